@@ -1,0 +1,72 @@
+//! Memory that both halves see while the programs run: the control page (written by the user half) and the
+//! per-CPU state (written by the programs).
+
+use crate::ConntrackOffsets;
+use core::mem::size_of;
+
+/// Kernel text of one function: `start <= address < end`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TextRange {
+    /// First address.
+    pub start: u64,
+    /// First address after it; zero for a function that this kernel does not have.
+    pub end: u64,
+}
+
+/// The control page: one element of a memory-mapped array, read by every program.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Control {
+    /// Address of `netns_operations`, the `ops` of every network namespace: what proves that a pointer is a
+    /// `struct net`. Zero: unknown, and no netns is believed.
+    pub netns_ops: u64,
+    /// Text of nf_hook_slow (net/netfilter/core.c).
+    pub nf_hook_slow: TextRange,
+    /// Text of nft_do_chain (net/netfilter/nf_tables_core.c).
+    pub nft_do_chain: TextRange,
+    /// Number of the current interval, starting at 1: a slot sends at least one full event in each.
+    pub interval: u32,
+    /// The generation of slots in use: 0 or 1.
+    pub generation: u32,
+    /// Full events a CPU may send in an interval beyond the first of each slot.
+    pub budget: u32,
+    /// Non-zero while programs are to look at packets at all.
+    pub armed: u32,
+    /// Layout of connection tracking's structures; they may come with a module that loads later.
+    pub conntrack: ConntrackOffsets,
+}
+
+/// One CPU's state: an element of a memory-mapped array, written by programs on that CPU only.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuState {
+    /// Programs running now on this CPU (more than one where a softirq interrupted process context).
+    pub level: u32,
+    /// The interval that `used` speaks of.
+    pub interval: u32,
+    /// Full events sent in that interval.
+    pub used: u32,
+    /// Not used.
+    pub reserved: u32,
+    /// Drops seen: counted plus filtered out.
+    pub seen: u64,
+    /// Drops that the filter did not let through; not counted elsewhere.
+    pub filtered: u64,
+    /// Full events that found no room in the ring buffer. Their drops are counted.
+    pub ring_full: u64,
+    /// Drops counted in a coarse slot because the flow part was full.
+    pub flow_full: u64,
+    /// Drops counted in the overflow slot: neither their flow nor their reason is known.
+    pub overflow: u64,
+    /// Drops whose sk_buff could not be read; counted in the overflow slot.
+    pub unreadable: u64,
+    /// Drops that found more than two programs under them on this CPU.
+    pub too_deep: u64,
+    /// Keeps a CPU's state in cache lines of its own.
+    pub padding: [u64; 7],
+}
+
+const _: () = assert!(size_of::<TextRange>() == 16);
+const _: () = assert!(size_of::<Control>() == 8 + 32 + 16 + size_of::<ConntrackOffsets>());
+const _: () = assert!(size_of::<CpuState>() == 128);

@@ -1,0 +1,171 @@
+//! The full event: everything about one dropped packet that cannot be read later, because the packet is gone.
+
+use crate::{ABSENT, FlowKey};
+use core::mem::size_of;
+
+/// Return addresses of the kernel stack kept in an event.
+pub const STACK_FRAMES: usize = 24;
+/// Words of the kernel stack above the program's context kept in an event.
+pub const WINDOW_WORDS: usize = 32;
+/// Packet bytes kept in an event, from the network header on.
+pub const HEADER_BYTES: usize = 192;
+/// Bytes of a conntrack tuple (struct nf_conntrack_tuple has 40).
+pub const TUPLE_BYTES: usize = 40;
+
+/// A network device as the kernel half saw it. All zero: none.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// The interface's name, NUL-padded (IFNAMSIZ, include/uapi/linux/if.h). Not trusted: any bytes but `/`.
+    pub name: [u8; 16],
+    /// The interface's index in its netns.
+    pub ifindex: u32,
+    /// Inode number of the device's netns.
+    pub netns: u32,
+}
+
+/// The packet's connection tracking entry, as raw tuples: [`ConntrackOffsets`](crate::ConntrackOffsets) tells
+/// where their fields are.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conntrack {
+    /// The tuple of the original direction.
+    pub original: [u8; TUPLE_BYTES],
+    /// The tuple of the reply direction.
+    pub reply: [u8; TUPLE_BYTES],
+    /// nf_conn.status (`IPS_*`, include/uapi/linux/netfilter/nf_conntrack_common.h).
+    pub status: u32,
+    /// nf_conn.mark
+    pub mark: u32,
+    /// Zone id; `u16::MAX` where this kernel has none.
+    pub zone: u16,
+    /// `enum ip_conntrack_info` of the packet (low three bits of `skb->_nfct`).
+    pub info: u8,
+    /// TCP state (`enum tcp_conntrack`); `u8::MAX` where it does not apply.
+    pub tcp_state: u8,
+    /// Explicit padding.
+    pub padding: u32,
+}
+
+/// Which structure told the packet's netns, in the order in which they are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum NetnsSource {
+    /// None was valid.
+    None = 0,
+    /// The socket that was to receive it (the tracepoint's `rx_sk`).
+    ReceivingSocket = 1,
+    /// Netfilter's hook state.
+    HookState = 2,
+    /// `skb->sk`.
+    Socket = 3,
+    /// The device of the packet's route.
+    Route = 4,
+    /// `skb->dev`.
+    Device = 5,
+}
+
+/// Bits of [`Event::flags`].
+pub mod event_flag {
+    /// `stack` is filled.
+    pub const STACK: u32 = 1;
+    /// `window` is filled.
+    pub const WINDOW: u32 = 2;
+    /// `conntrack` is filled.
+    pub const CONNTRACK: u32 = 4;
+    /// `state_in`, `state_out`, `hook` and `family` are filled.
+    pub const HOOK_STATE: u32 = 8;
+    /// `skb->dev` was a device of the packet's netns.
+    pub const DEVICE: u32 = 16;
+    /// First full event of its slot in this interval.
+    pub const FIRST: u32 = 32;
+    /// The program had interrupted another one on this CPU.
+    pub const NESTED: u32 = 64;
+}
+
+/// One dropped packet. Everything in host byte order unless a field says otherwise.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Event {
+    /// CLOCK_MONOTONIC, nanoseconds (bpf_ktime_get_ns).
+    pub time: u64,
+    /// Address of the sk_buff: identity of the packet while it lived.
+    pub skb: u64,
+    /// `count` of its slot after this drop.
+    pub count: u64,
+    /// `segments` of its slot after this drop.
+    pub segments: u64,
+    /// net_cookie of the netns; 0 where the kernel has none.
+    pub netns_cookie: u64,
+    /// The key of the flow (also where the drop was counted in a coarse slot).
+    pub key: FlowKey,
+    /// The slot that the drop was counted in.
+    pub slot: u32,
+    /// [`event_flag`] bits.
+    pub flags: u32,
+    /// skb->len, bytes.
+    pub length: u32,
+    /// skb->data_len: bytes not in the linear part.
+    pub data_length: u32,
+    /// skb->mark
+    pub mark: u32,
+    /// skb->skb_iif: index of the interface that the packet came in by, 0 if made here.
+    pub ingress_ifindex: u32,
+    /// The CPU.
+    pub cpu: u32,
+    /// gso_segs, at least 1.
+    pub gso_segments: u16,
+    /// gso_size, bytes of payload of each segment; 0 without GSO.
+    pub gso_size: u16,
+    /// `sk_family` of `skb->sk` or of the receiving socket (AF_*); 0 without.
+    pub socket_family: u16,
+    /// `sk_protocol` of that socket.
+    pub socket_protocol: u16,
+    /// nf_hook_state.hook
+    pub hook: u8,
+    /// nf_hook_state.pf (NFPROTO_*)
+    pub family: u8,
+    /// [`NetnsSource`]
+    pub netns_source: u8,
+    /// skb->pkt_type (PACKET_*)
+    pub packet_type: u8,
+    /// Bytes valid in `headers`.
+    pub header_length: u16,
+    /// Entries valid in `stack`.
+    pub stack_length: u16,
+    /// skb->dev.
+    pub device: Device,
+    /// nf_hook_state.in.
+    pub state_in: Device,
+    /// nf_hook_state.out.
+    pub state_out: Device,
+    /// The conntrack entry.
+    pub conntrack: Conntrack,
+    /// qdisc and tc leave their words here: `skb->cb`.
+    pub control_block: [u8; 48],
+    /// Return addresses, innermost first. The tracer's own frames come first.
+    pub stack: [u64; STACK_FRAMES],
+    /// The kernel stack from the program's context upwards: the saved registers of whoever freed the packet.
+    pub window: [u64; WINDOW_WORDS],
+    /// The packet from its network header on.
+    pub headers: [u8; HEADER_BYTES],
+}
+
+impl Conntrack {
+    /// No entry.
+    pub const NONE: Self = Self {
+        original: [0; TUPLE_BYTES],
+        reply: [0; TUPLE_BYTES],
+        status: 0,
+        mark: 0,
+        zone: u16::MAX,
+        info: 0,
+        tcp_state: u8::MAX,
+        padding: 0,
+    };
+}
+
+const _: () = assert!(size_of::<Device>() == 24);
+const _: () = assert!(size_of::<Conntrack>() == 96);
+const _: () = assert!(size_of::<Event>() == 40 + 72 + 28 + 8 + 4 + 4 + 72 + 4 + 96 + 48 + 192 + 256 + 192);
+const _: () = assert!(ABSENT == u32::MAX);

@@ -1,0 +1,34 @@
+//! The wire types that droptrace's two halves share: what the kernel half writes into its maps and its ring
+//! buffer, and what the user half hands it at load time and while it runs.
+//!
+//! Everything here is `#[repr(C)]`, has no padding bytes that are not named, and has its size asserted. No
+//! kernel layout is described here: offsets into kernel structures are *values* ([`Offsets`],
+//! [`ConntrackOffsets`]) that the user half reads from the running kernel's BTF.
+#![no_std]
+
+mod control;
+mod event;
+mod filter;
+mod offsets;
+mod slot;
+
+pub use control::{Control, CpuState, TextRange};
+pub use event::{
+    Conntrack, Device, Event, HEADER_BYTES, NetnsSource, STACK_FRAMES, TUPLE_BYTES, WINDOW_WORDS, event_flag,
+};
+pub use filter::{FilterSpec, PrefixKey, dimension, filter_bit};
+pub use offsets::{ABSENT, ConntrackOffsets, Offsets};
+pub use slot::{FlowKey, Layout, Slot, flow_flag, slot_state};
+
+/// Marks a type as plain data for aya's maps and globals.
+#[cfg(feature = "user")]
+macro_rules! pod {
+    ($($t:ty),* $(,)?) => {
+        // SAFETY: each type is `repr(C)`, made of integers and arrays of integers only, with no implicit
+        // padding (its size is asserted beside its definition), so every bit pattern is valid.
+        $(#[allow(clippy::undocumented_unsafe_blocks)] unsafe impl aya::Pod for $t {})*
+    };
+}
+
+#[cfg(feature = "user")]
+pod!(Control, CpuState, Event, FilterSpec, PrefixKey, Offsets, ConntrackOffsets, FlowKey, Layout, Slot);

@@ -1,0 +1,3 @@
+//! droptrace's kernel half.
+#![no_std]
+#![no_main]

@@ -1,0 +1,3 @@
+//! Events: from the kernel half's bytes to owned, typed, named facts. Nothing here touches the OS.
+
+pub mod model;

@@ -1,0 +1,283 @@
+//! The explained event: what every sink (line, JSON, recording, histogram) gets. Its serialised form is the
+//! published JSON schema, so field names here are a contract.
+
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// Nanoseconds since 1970-01-01T00:00:00Z (CLOCK_REALTIME).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Timestamp(pub i128);
+
+/// What the tracer says, in order. Each variant is one line of `-o json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Record {
+    /// Packets were dropped.
+    Drop(Box<Drop>),
+    /// Something was lost on the way: see [`Lost`].
+    Lost(Lost),
+}
+
+/// Something that the tracer could not see or keep.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// When it was noticed.
+    pub time: Timestamp,
+    /// How many since the last such record of the same `where`.
+    pub count: u64,
+    /// Where.
+    #[serde(rename = "where")]
+    pub place: LostPlace,
+}
+
+/// Where something was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LostPlace {
+    /// Full events that found no room in the ring buffer: detail is lost, their drops are counted.
+    Ring,
+    /// Drops that found no room for their flow: counted by reason, location and netns only.
+    Flow,
+    /// Drops that found no room at all: counted, but nothing else is known of them.
+    Overflow,
+    /// Drops that the kernel did not show to our program, because it was already running on that CPU
+    /// (`recursion_misses` of struct bpf_prog_info). Not counted anywhere else.
+    Recursion,
+}
+
+impl LostPlace {
+    /// True if drops themselves are missing from the counts, not only their detail.
+    #[must_use]
+    pub fn loses_counts(self) -> bool {
+        self == Self::Recursion
+    }
+}
+
+/// One or more dropped packets with the same key.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Drop {
+    /// When the first of them was dropped (or, without detail, a time before that, by at most an interval).
+    pub time: Timestamp,
+    /// When the last of them was dropped (or a time after that, by at most an interval).
+    pub time_last: Timestamp,
+    /// The node's name.
+    pub node: String,
+    /// Dropped skbs since the last line about them: every drop is in exactly one line.
+    pub count: u64,
+    /// Dropped segments (GSO), at least `count`.
+    pub segments: u64,
+    /// False where only counts are known: packet fields are null then.
+    pub detail: bool,
+    /// Where the packet came from, as on the wire at the drop.
+    pub source: Endpoint,
+    /// Where it was to go.
+    pub destination: Endpoint,
+    /// The connection's original direction, where NAT made it different from the packet's.
+    pub original: Option<Original>,
+    /// Interfaces and protocols.
+    pub network: Network,
+    /// The packet.
+    pub packet: Packet,
+    /// The packet's conntrack entry.
+    pub conntrack: Option<Conntrack>,
+    /// The packet that a tunnel carried.
+    pub inner: Option<Inner>,
+    /// The drop itself.
+    pub drop: Reason,
+    /// The kernel's stack at the drop, innermost first, `symbol+0xoffset [module]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stack: Vec<String>,
+}
+
+/// One end of a packet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Null where the packet has no IP header, or it was out of reach.
+    pub address: Option<IpAddr>,
+    /// TCP, UDP, SCTP ...; null for other protocols.
+    pub port: Option<u16>,
+    /// Who that is, in Kubernetes.
+    #[serde(default)]
+    pub k8s: Option<K8s>,
+}
+
+/// What an address is in Kubernetes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct K8s {
+    /// Namespace.
+    pub namespace: Option<String>,
+    /// Pod.
+    pub pod: Option<String>,
+    /// `kind/name` of the owner, for example `deployment/cart`.
+    pub workload: Option<String>,
+    /// Service.
+    pub service: Option<String>,
+}
+
+/// A pair of ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Original {
+    /// Who started the connection.
+    pub source: Endpoint,
+    /// Whom it dialled.
+    pub destination: Endpoint,
+}
+
+/// Where in the network the packet was.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// `ipv4`, `ipv6`, `arp`, or `0x` and the ethertype.
+    pub family: Option<String>,
+    /// `tcp`, `udp`, `sctp`, `icmp`, `icmpv6` ..., or the protocol's number.
+    pub transport: Option<String>,
+    /// skb->dev.
+    pub interface: Option<String>,
+    /// The interface that the packet came in by.
+    pub interface_in: Option<String>,
+    /// The interface that it was to leave by.
+    pub interface_out: Option<String>,
+    /// Inode number of the network namespace.
+    pub netns: Option<u32>,
+    /// What told the netns: `receiving-socket`, `hook-state`, `socket`, `route`, `device`.
+    pub netns_by: Option<String>,
+}
+
+/// The packet itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packet {
+    /// skb->len, bytes.
+    pub length: Option<u32>,
+    /// skb->mark.
+    pub mark: Option<u32>,
+    /// TTL or hop limit.
+    pub ttl: Option<u8>,
+    /// IPv4 identification, or that of the IPv6 fragment header.
+    pub ip_id: Option<u32>,
+    /// Set flags in the order `SYN,ACK,...`: FIN SYN RST PSH ACK URG ECE CWR, joined by `,`, SYN first.
+    pub tcp_flags: Option<String>,
+    /// ICMP or ICMPv6 type.
+    pub icmp_type: Option<u8>,
+    /// Its code.
+    pub icmp_code: Option<u8>,
+    /// Identifier of an echo message.
+    pub icmp_id: Option<u16>,
+    /// Sequence number of an echo message.
+    pub icmp_sequence: Option<u16>,
+    /// gso_segs, at least 1.
+    pub segments: Option<u16>,
+    /// True for a fragment other than the first.
+    pub fragment: Option<bool>,
+}
+
+/// Connection tracking, as it stood at the drop.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conntrack {
+    /// `new`, `established`, `related`, `invalid`, `untracked`.
+    pub state: String,
+    /// `original` or `reply`.
+    pub direction: Option<String>,
+    /// Names of the `IPS_*` bits that are set, lower case, joined by `,`.
+    pub status: String,
+    /// Zone id.
+    pub zone: Option<u16>,
+    /// nf_conn.mark
+    pub mark: Option<u32>,
+    /// TCP state of the connection, for example `SYN_SENT`.
+    pub tcp_state: Option<String>,
+    /// The tuple of the original direction.
+    pub original: Original,
+    /// The tuple of the reply direction.
+    pub reply: Original,
+}
+
+/// The packet inside a tunnel's packet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inner {
+    /// `vxlan`, `geneve`, `ipip`, `sit`, `ip6tnl`, `gre`, or `icmp-error` for the packet that an ICMP error quotes.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// VXLAN or Geneve network identifier.
+    pub vni: Option<u32>,
+    /// Its ends.
+    pub source: Endpoint,
+    /// Likewise.
+    pub destination: Endpoint,
+    /// Its transport protocol.
+    pub transport: Option<String>,
+}
+
+/// Why and where the kernel freed it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// Name of the drop reason without its prefix, `NETFILTER_DROP`; null on kernels without reasons (before 5.17).
+    pub reason: Option<String>,
+    /// `core`, `mac80211_unusable`, `openvswitch`, `qdisc` ...
+    pub subsystem: Option<String>,
+    /// `symbol+0xoffset` (and ` [module]`).
+    pub location: Option<String>,
+    /// Its class.
+    pub class: Class,
+    /// Which rule.
+    pub netfilter: Option<serde_json::Value>,
+    /// Which Cilium policy.
+    pub cilium: Option<serde_json::Value>,
+    /// Which program.
+    pub bpf: Option<serde_json::Value>,
+    /// Why, and what to do.
+    pub cause: Option<Cause>,
+}
+
+/// What kind of drop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// Somebody decided it: a rule, a policy, a program.
+    Policy,
+    /// Something is wrong: with the packet, the routes, a listener.
+    #[default]
+    Error,
+    /// Something is full.
+    Resource,
+    /// Nothing is wrong: hidden unless `--all`.
+    Routine,
+}
+
+/// Why a packet was dropped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// A stable name.
+    pub id: String,
+    /// `error`, `warning` or `info`.
+    pub severity: String,
+    /// One sentence.
+    pub why: String,
+    /// One sentence; empty where nothing needs to be done.
+    pub fix: String,
+    /// `exact`, `inferred` or `ambiguous`.
+    pub confidence: String,
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        let time: jiff::Timestamp = text.parse().map_err(serde::de::Error::custom)?;
+        Ok(Self(time.as_nanosecond()))
+    }
+}
+
+impl std::fmt::Display for Timestamp {
+    /// RFC 3339 in UTC with microseconds, for example `2026-11-20T22:14:03.112345Z`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let clamped = self.0.clamp(jiff::Timestamp::MIN.as_nanosecond(), jiff::Timestamp::MAX.as_nanosecond());
+        match jiff::Timestamp::from_nanosecond(clamped) {
+            Ok(time) => write!(f, "{time:.6}"),
+            Err(_) => f.write_str("0000-00-00T00:00:00.000000Z"),
+        }
+    }
+}

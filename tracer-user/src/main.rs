@@ -1,0 +1,3 @@
+//! The `droptrace` command.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Set-up, build, run, test, bench and dist for droptrace.
+
+fn main() {}
