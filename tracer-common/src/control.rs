@@ -31,17 +31,42 @@ pub struct Control {
     pub generation: u32,
     /// Full events a CPU may send in an interval beyond the first of each slot.
     pub budget: u32,
-    /// Non-zero while programs are to look at packets at all.
-    pub armed: u32,
+    /// nft_pktinfo.skb (include/net/netfilter/nf_tables.h), from the module's BTF; [`ABSENT`](crate::ABSENT)
+    /// until nf_tables is there.
+    pub pktinfo_skb: u32,
+    /// nft_pktinfo.state, likewise.
+    pub pktinfo_state: u32,
+    /// Explicit padding.
+    pub reserved: u32,
     /// Layout of connection tracking's structures; they may come with a module that loads later.
     pub conntrack: ConntrackOffsets,
 }
 
-/// One CPU's state: an element of a memory-mapped array, written by programs on that CPU only.
+/// A call site in netfilter that frees packets, and where on the kernel stack its hook state was found: learned
+/// by the programs, proven again for every packet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Site {
+    /// Return address of the call (the tracepoint's `location`).
+    pub location: u64,
+    /// Word of the stack window that leads to the hook state, plus one; 0: not known.
+    pub word: u32,
+    /// 1 if that word points to an nft_pktinfo that points to the state, 0 if it points to the state itself.
+    pub through_pktinfo: u32,
+}
+
+impl Site {
+    /// Elements of the map; a power of two.
+    pub const COUNT: u32 = 64;
+}
+
+/// State of one level of one CPU: element `cpu * Layout::LEVELS + level` of a memory-mapped array. Each has one
+/// writer, the program that runs there.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuState {
-    /// Programs running now on this CPU (more than one where a softirq interrupted process context).
+    /// Programs running now on this CPU (more than one where a softirq interrupted process context). In the
+    /// element of level 0.
     pub level: u32,
     /// The interval that `used` speaks of.
     pub interval: u32,
@@ -61,12 +86,13 @@ pub struct CpuState {
     pub overflow: u64,
     /// Drops whose sk_buff could not be read; counted in the overflow slot.
     pub unreadable: u64,
-    /// Drops that found more than two programs under them on this CPU.
+    /// Drops that found a program on every level of this CPU; counted in the last level's overflow slot.
     pub too_deep: u64,
-    /// Keeps a CPU's state in cache lines of its own.
+    /// Keeps each state in cache lines of its own.
     pub padding: [u64; 7],
 }
 
 const _: () = assert!(size_of::<TextRange>() == 16);
-const _: () = assert!(size_of::<Control>() == 8 + 32 + 16 + size_of::<ConntrackOffsets>());
+const _: () = assert!(size_of::<Site>() == 16);
+const _: () = assert!(size_of::<Control>() == 8 + 32 + 24 + size_of::<ConntrackOffsets>());
 const _: () = assert!(size_of::<CpuState>() == 128);

@@ -12,7 +12,7 @@ mod filter;
 mod offsets;
 mod slot;
 
-pub use control::{Control, CpuState, TextRange};
+pub use control::{Control, CpuState, Site, TextRange};
 pub use event::{
     Conntrack, Device, Event, HEADER_BYTES, NetnsSource, STACK_FRAMES, TUPLE_BYTES, WINDOW_WORDS, event_flag,
 };
@@ -31,4 +31,4 @@ macro_rules! pod {
 }
 
 #[cfg(feature = "user")]
-pod!(Control, CpuState, Event, FilterSpec, PrefixKey, Offsets, ConntrackOffsets, FlowKey, Layout, Slot);
+pod!(Control, CpuState, Site, Event, FilterSpec, PrefixKey, Offsets, ConntrackOffsets, FlowKey, Layout, Slot);

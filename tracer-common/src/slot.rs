@@ -7,13 +7,14 @@
 //! One CPU's part of one generation, in slots:
 //!
 //! ```text
-//! | flow: flow_slots | coarse: coarse_slots | nested: nested_slots | overflow: 1 |
+//! | flow: flow_slots | coarse: coarse_slots | nested: nested_slots | overflow: LEVELS |
 //! ```
 //!
 //! A drop is counted in its flow's slot; if there is no room, in the coarse slot of its (reason, location, netns,
 //! attribution); if there is no room either, in the overflow slot, which cannot fail. A program that interrupted
 //! another one on the same CPU (softirq over process context, on kernels without a recursion guard) uses the
-//! nested part instead of the first two.
+//! nested part instead of the first two, and every level has its own overflow slot: so each slot has one writer,
+//! and plain additions are exact.
 
 use core::mem::size_of;
 
@@ -98,6 +99,8 @@ pub struct Layout {
 impl Layout {
     /// Generations of the table.
     pub const GENERATIONS: u32 = 2;
+    /// Programs that may run on a CPU at the same time: process context, softirq, hardirq, NMI.
+    pub const LEVELS: u32 = 4;
     /// Slots looked at before the flow part counts as full.
     pub const FLOW_PROBES: u32 = 8;
     /// Slots looked at before the coarse or the nested part counts as full.
@@ -107,13 +110,20 @@ impl Layout {
     #[inline(always)]
     #[must_use]
     pub const fn stride(&self) -> u32 {
-        self.flow_slots + self.coarse_slots + self.nested_slots + 1
+        self.flow_slots + self.coarse_slots + self.nested_slots + Self::LEVELS
     }
 
     /// Slots in all.
     #[must_use]
     pub const fn total(&self) -> u32 {
         self.stride() * self.cpus * Self::GENERATIONS
+    }
+
+    /// Offset of a level's overflow slot in a CPU's part.
+    #[inline(always)]
+    #[must_use]
+    pub const fn overflow(&self, level: u32) -> u32 {
+        self.flow_slots + self.coarse_slots + self.nested_slots + level
     }
 
     /// The first slot of a CPU's part.

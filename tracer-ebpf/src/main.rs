@@ -1,3 +1,61 @@
-//! droptrace's kernel half.
+//! droptrace's kernel half: what runs when the kernel drops a packet.
+//!
+//! ```text
+//! drop     one dropped packet, start to end
+//! packet   addresses and ports from the packet's headers
+//! netns    which network namespace it was in
+//! stack    saved registers on the kernel stack: netfilter's hook state
+//! conntrack  the packet's connection tracking entry
+//! filter   what the user asked to see
+//! counts   the slots in which every drop is counted
+//! emit     the full event
+//! maps     maps and load-time constants shared with the user half
+//! memory   reading kernel memory
+//! ```
 #![no_std]
 #![no_main]
+#![allow(unreachable_pub, missing_docs, reason = "a program: nothing here is anybody's interface")]
+
+mod conntrack;
+mod counts;
+mod drop;
+mod emit;
+mod filter;
+mod maps;
+mod memory;
+mod netns;
+mod packet;
+mod stack;
+
+use aya_ebpf::{
+    EbpfContext,
+    macros::{btf_tracepoint, raw_tracepoint},
+    programs::{BtfTracePointContext, RawTracePointContext},
+};
+
+/// Every packet that the kernel frees as dropped (include/trace/events/skb.h).
+#[btf_tracepoint(function = "kfree_skb")]
+pub fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
+    drop::on_kfree_skb(&ctx);
+    0
+}
+
+/// Never attached: run once by the user half to learn what a network namespace looks like, from its own.
+#[raw_tracepoint]
+pub fn own_netns(ctx: RawTracePointContext) -> i32 {
+    let _ = ctx.as_ptr();
+    netns::learn_own();
+    0
+}
+
+/// The licence that the kernel checks for GPL-only helpers.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // The verifier refuses a program that can get here.
+    loop {}
+}

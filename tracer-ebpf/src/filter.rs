@@ -1,0 +1,337 @@
+//! What the user asked to see (semantics: `tracer_common::filter`).
+//!
+//! Addresses and ports are looked for in the packet, in both tuples of its conntrack entry (turned to the packet's
+//! direction) and in the packet that a tunnel carries; one of these must satisfy address and port together.
+
+use crate::{
+    conntrack,
+    maps::{
+        FILTER, FILTER_ADDRESS, FILTER_INTERFACE, FILTER_NETNS, FILTER_PORT, FILTER_PROTOCOL, FILTER_REASON,
+        Scratch, constant, has, offset, skb_field,
+    },
+    memory::{copy, is_kernel_address, read},
+    netns::{self, Netns},
+    packet::{ETH_P_IP, ETH_P_IPV6, ETH_P_TEB, Layers, protocol, set_ipv4},
+    stack::HookState,
+};
+use aya_ebpf::maps::lpm_trie::Key;
+use core::mem::offset_of;
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+use tracer_common::{ABSENT, Control, dimension, filter_bit, flow_flag};
+
+/// Positive bits; the negative ones are `<< NEGATIVE` of them.
+const POSITIVE: u32 = filter_bit::EITHER | filter_bit::FROM | filter_bit::TO;
+const NEGATIVE: u32 = 3;
+
+/// `ip_conntrack_info` of a packet in the reply direction (IP_CT_IS_REPLY) up to the untracked mark.
+const REPLY_FIRST: u8 = 3;
+const REPLY_LAST: u8 = 5;
+
+/// `nf_conntrack_tuple.src.l3num` (NFPROTO_IPV4).
+const NFPROTO_IPV4: u16 = 2;
+
+macro_rules! active {
+    ($dimension:ident) => {
+        constant(&FILTER.active) & dimension::$dimension != 0
+    };
+}
+
+macro_rules! required {
+    ($dimension:ident) => {
+        constant(&FILTER.required[dimension::$dimension.trailing_zeros() as usize])
+    };
+}
+
+/// True if the packet is one that the user asked for.
+///
+/// # Safety
+/// The pointers must be map values, `scratch` with the sk_buff's copy and the key in it.
+#[inline(always)]
+pub unsafe fn passes(
+    control: *const Control,
+    scratch: *mut Scratch,
+    layers: &Layers,
+    netns: Netns,
+    state: Option<HookState>,
+) -> bool {
+    // SAFETY: map values.
+    unsafe {
+        let key = &raw const (*scratch).key;
+        if active!(REASON) {
+            let reason = (*key).reason;
+            let bits = FILTER_REASON.get(&reason).copied().unwrap_or(0);
+            if !single(bits, required!(REASON)) {
+                return false;
+            }
+        }
+        if active!(NETNS) {
+            let bits = FILTER_NETNS.get(&netns.inode).copied().unwrap_or(0);
+            if !single(bits, required!(NETNS)) {
+                return false;
+            }
+        }
+        if active!(PROTOCOL) {
+            let (transport, ethertype) = ((*key).transport as u32, (*key).ethertype as u32);
+            let mut bits = 0;
+            if (*key).flags & flow_flag::ADDRESSES != 0 && ethertype != 0x0806 {
+                bits |= FILTER_PROTOCOL.get(&transport).copied().unwrap_or(0);
+            }
+            bits |= FILTER_PROTOCOL.get(&(ethertype | dimension::ETHERTYPE)).copied().unwrap_or(0);
+            if !single(bits, required!(PROTOCOL)) {
+                return false;
+            }
+        }
+        if active!(INTERFACE) && !single(interfaces(control, scratch, netns, state), required!(INTERFACE)) {
+            return false;
+        }
+        if active!(ADDRESS) || active!(PORT) {
+            return tuples(control, scratch, layers);
+        }
+        true
+    }
+}
+
+/// For dimensions with one value: every kind of word asked for is satisfied, none unwanted is.
+#[inline(always)]
+fn single(bits: u32, required: u32) -> bool {
+    bits & required == required && bits & (POSITIVE << NEGATIVE) == 0
+}
+
+/// What the packet's interfaces satisfy: `skb->dev` if it is to be believed, and the hook's two.
+#[inline(always)]
+unsafe fn interfaces(control: *const Control, scratch: *const Scratch, netns: Netns, state: Option<HookState>) -> u32 {
+    let mut bits = 0;
+    // SAFETY: map values.
+    unsafe {
+        if has!(skb_dev) {
+            bits |= interface(control, skb_field!(scratch, skb_dev, u64), netns.inode);
+        }
+        if let Some(state) = state {
+            if has!(state_in)
+                && let Some(device) = read::<u64>(state.address + offset!(state_in) as u64)
+            {
+                bits |= interface(control, device, netns.inode);
+            }
+            if has!(state_out)
+                && let Some(device) = read::<u64>(state.address + offset!(state_out) as u64)
+            {
+                bits |= interface(control, device, netns.inode);
+            }
+        }
+    }
+    bits
+}
+
+#[inline(always)]
+unsafe fn interface(control: *const Control, device: u64, inode: u32) -> u32 {
+    if !is_kernel_address(device) || !has!(dev_net, dev_name) {
+        return 0;
+    }
+    let Some(net) = read::<u64>(device + offset!(dev_net) as u64) else { return 0 };
+    // SAFETY: a map value.
+    if inode == 0 || unsafe { netns::inode(control, net) } != inode {
+        return 0;
+    }
+    let Some(mut name) = read::<[u8; 16]>(device + offset!(dev_name) as u64) else { return 0 };
+    // The kernel may leave old bytes behind the NUL (a renamed device).
+    let mut ended = false;
+    let mut i = 0;
+    while i < 16 {
+        ended |= name[i] == 0;
+        if ended {
+            name[i] = 0;
+        }
+        i += 1;
+    }
+    // SAFETY: the map's value is not written while programs run.
+    unsafe { FILTER_INTERFACE.get(&name) }.copied().unwrap_or(0)
+}
+
+/// One pair of ends.
+#[derive(Clone, Copy)]
+struct Ports {
+    source: u16,
+    destination: u16,
+    known: bool,
+}
+
+#[inline(always)]
+unsafe fn tuples(control: *const Control, scratch: *mut Scratch, layers: &Layers) -> bool {
+    // SAFETY: map values.
+    unsafe {
+        let key = &raw const (*scratch).key;
+        let tuple = (&raw mut (*scratch).tuple).cast::<[u8; 16]>();
+        let mut wanted = false;
+        let mut unwanted = false;
+
+        if (*key).flags & flow_flag::ADDRESSES != 0 {
+            *tuple = (*key).source;
+            *tuple.add(1) = (*key).destination;
+            let icmp = (*key).transport == protocol::ICMP || (*key).transport == protocol::ICMPV6;
+            let known = (*key).flags & flow_flag::PORTS != 0 && !icmp;
+            let ports = Ports { source: (*key).source_port, destination: (*key).destination_port, known };
+            judge(tuple, ports, &mut wanted, &mut unwanted);
+        }
+
+        let (entry, info) = conntrack::of_packet(scratch);
+        let (original, reply) = ((*control).conntrack.original, (*control).conntrack.reply);
+        if entry != 0 && original != ABSENT && reply != ABSENT {
+            let in_reply = info >= REPLY_FIRST && info <= REPLY_LAST;
+            if let Some(ports) = conntrack_tuple(control, entry + original as u64, tuple, in_reply) {
+                judge(tuple, ports, &mut wanted, &mut unwanted);
+            }
+            if let Some(ports) = conntrack_tuple(control, entry + reply as u64, tuple, !in_reply) {
+                judge(tuple, ports, &mut wanted, &mut unwanted);
+            }
+        }
+
+        if let Some(ports) = inner(scratch, layers, tuple) {
+            judge(tuple, ports, &mut wanted, &mut unwanted);
+        }
+        wanted && !unwanted
+    }
+}
+
+/// Adds what one pair of ends says.
+#[inline(always)]
+unsafe fn judge(tuple: *const [u8; 16], ports: Ports, wanted: &mut bool, unwanted: &mut bool) {
+    let mut satisfied = true;
+    if active!(ADDRESS) {
+        // SAFETY: `tuple` has two addresses.
+        let (source, destination) = unsafe { (address_bits(tuple), address_bits(tuple.add(1))) };
+        let (positive, negative) = combine(source, destination);
+        satisfied &= positive & required!(ADDRESS) == required!(ADDRESS);
+        *unwanted |= negative;
+    }
+    if active!(PORT) {
+        let (source, destination) =
+            if ports.known { (port_bits(ports.source), port_bits(ports.destination)) } else { (0, 0) };
+        let (positive, negative) = combine(source, destination);
+        satisfied &= positive & required!(PORT) == required!(PORT);
+        *unwanted |= negative;
+    }
+    *wanted |= satisfied;
+}
+
+/// The kinds of words that two ends satisfy, and whether they satisfy an unwanted one.
+#[inline(always)]
+fn combine(source: u32, destination: u32) -> (u32, bool) {
+    let all = ((source | destination) & (filter_bit::EITHER | filter_bit::NOT_EITHER))
+        | (source & (filter_bit::FROM | filter_bit::NOT_FROM))
+        | (destination & (filter_bit::TO | filter_bit::NOT_TO));
+    (all & POSITIVE, all & (POSITIVE << NEGATIVE) != 0)
+}
+
+#[inline(always)]
+unsafe fn address_bits(address: *const [u8; 16]) -> u32 {
+    // SAFETY: the caller's.
+    let key = Key::new(128, unsafe { *address });
+    FILTER_ADDRESS.get(&key).copied().unwrap_or(0)
+}
+
+#[inline(always)]
+fn port_bits(port: u16) -> u32 {
+    // SAFETY: the map's values are not written while programs run.
+    unsafe { FILTER_PORT.get(&(port as u32)) }.copied().unwrap_or(0)
+}
+
+/// Reads a conntrack tuple, turned round if it is that of the other direction.
+#[inline(always)]
+unsafe fn conntrack_tuple(
+    control: *const Control,
+    at: u64,
+    tuple: *mut [u8; 16],
+    turned: bool,
+) -> Option<Ports> {
+    // SAFETY: map values.
+    unsafe {
+        let layout = &raw const (*control).conntrack;
+        let family = read::<u16>(at + (*layout).tuple_family as u64)?;
+        let transport = read::<u8>(at + (*layout).tuple_protocol as u64)?;
+        let (first, second) = if turned { (1, 0) } else { (0, 1) };
+        address(at + (*layout).tuple_source as u64, family, tuple.add(first))?;
+        address(at + (*layout).tuple_destination as u64, family, tuple.add(second))?;
+        let source = u16::from_be(read::<u16>(at + (*layout).tuple_source_port as u64)?);
+        let destination = u16::from_be(read::<u16>(at + (*layout).tuple_destination_port as u64)?);
+        let known = transport != protocol::ICMP && transport != protocol::ICMPV6;
+        Some(if turned {
+            Ports { source: destination, destination: source, known }
+        } else {
+            Ports { source, destination, known }
+        })
+    }
+}
+
+#[inline(always)]
+unsafe fn address(from: u64, family: u16, to: *mut [u8; 16]) -> Option<()> {
+    // SAFETY: `to` has room for an address.
+    unsafe {
+        if family == NFPROTO_IPV4 {
+            set_ipv4(to, read::<u32>(from)?);
+            Some(())
+        } else if copy(to.cast(), 16, from) {
+            Some(())
+        } else {
+            None
+        }
+    }
+}
+
+/// Reads the ends of the packet that this one carries: VXLAN (RFC 7348), Geneve (RFC 8926), IP in IP.
+#[inline(always)]
+unsafe fn inner(scratch: *const Scratch, layers: &Layers, tuple: *mut [u8; 16]) -> Option<Ports> {
+    // SAFETY: map values.
+    unsafe {
+        let key = &raw const (*scratch).key;
+        if layers.network == 0 || layers.transport == 0 {
+            return None;
+        }
+        let transport = layers.network + layers.transport as u64;
+        let (version, at) = match (*key).transport {
+            protocol::IPIP => (4, transport),
+            protocol::IPV6 => (6, transport),
+            protocol::UDP => {
+                let payload = transport + 8;
+                let ethernet = match (*key).destination_port {
+                    4789 | 8472 => payload + 8,
+                    6081 => {
+                        let first = read::<u32>(payload)?.to_ne_bytes();
+                        if u16::from_be_bytes([first[2], first[3]]) != ETH_P_TEB {
+                            return None;
+                        }
+                        payload + 8 + (((first[0] & 0x3f) as u64) << 2)
+                    }
+                    _ => return None,
+                };
+                // Past two MAC addresses.
+                match u16::from_be(read::<u16>(ethernet + 12)?) {
+                    ETH_P_IP => (4, ethernet + 14),
+                    ETH_P_IPV6 => (6, ethernet + 14),
+                    _ => return None,
+                }
+            }
+            _ => return None,
+        };
+        let first = read::<u8>(at)?;
+        if first >> 4 != version {
+            return None;
+        }
+        let (next, after) = if version == 4 {
+            set_ipv4(tuple, read::<u32>(at + offset_of!(Ipv4Hdr, src_addr) as u64)?);
+            set_ipv4(tuple.add(1), read::<u32>(at + offset_of!(Ipv4Hdr, dst_addr) as u64)?);
+            (read::<u8>(at + offset_of!(Ipv4Hdr, proto) as u64)?, at + (((first & 0x0f) as u64) << 2))
+        } else {
+            if !copy(tuple.cast(), 32, at + offset_of!(Ipv6Hdr, src_addr) as u64) {
+                return None;
+            }
+            (read::<u8>(at + offset_of!(Ipv6Hdr, next_hdr) as u64)?, at + Ipv6Hdr::LEN as u64)
+        };
+        let known = matches!(next, protocol::TCP | protocol::UDP | protocol::SCTP);
+        let word = read::<u32>(after).unwrap_or(0).to_ne_bytes();
+        Some(Ports {
+            source: u16::from_be_bytes([word[0], word[1]]),
+            destination: u16::from_be_bytes([word[2], word[3]]),
+            known,
+        })
+    }
+}

@@ -1,0 +1,140 @@
+//! Maps and load-time constants: all that the two halves share.
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, RingBuf},
+};
+use tracer_common::{Control, CpuState, FilterSpec, FlowKey, Layout, Offsets, Site, Slot, WINDOW_WORDS};
+
+/// Where the running kernel keeps its fields. Read with [`offset!`].
+#[unsafe(no_mangle)]
+pub static OFFSETS: Offsets = Offsets::NONE;
+
+/// How the slots are laid out. Read with [`layout!`].
+#[unsafe(no_mangle)]
+pub static LAYOUT: Layout = Layout { cpus: 1, flow_slots: 1, coarse_slots: 1, nested_slots: 1 };
+
+/// What the user asked to see. Read with [`filter!`].
+#[unsafe(no_mangle)]
+pub static FILTER: FilterSpec = FilterSpec { active: 0, required: [0; 6] };
+
+/// A load-time constant, as the user half wrote it before the program was loaded. The verifier knows its value too,
+/// and drops the branches that this kernel doesn't need.
+#[inline(always)]
+pub fn constant<T: Copy>(value: &'static T) -> T {
+    // SAFETY: a valid reference; volatile because what the compiler sees here is not what will be there.
+    unsafe { core::ptr::read_volatile(value) }
+}
+
+/// A field of type `T` in the sk_buff's copy, `at` bytes from its start.
+///
+/// # Safety
+/// `scratch` must be a map value. The verifier knows `at` and checks it against the copy's size.
+#[inline(always)]
+pub unsafe fn field_at<T: Copy>(scratch: *const Scratch, at: u32) -> T {
+    // SAFETY: the caller's.
+    unsafe { *(&raw const (*scratch).skb).cast::<u8>().add(at as usize).cast::<T>() }
+}
+
+/// A field of [`OFFSETS`].
+macro_rules! offset {
+    ($field:ident) => {
+        $crate::maps::constant(&$crate::maps::OFFSETS.$field)
+    };
+}
+
+/// True if this kernel has the fields.
+macro_rules! has {
+    ($($field:ident),+) => {
+        $($crate::maps::offset!($field) != tracer_common::ABSENT)&&+
+    };
+}
+
+/// A field of [`LAYOUT`].
+macro_rules! layout {
+    ($field:ident) => {
+        $crate::maps::constant(&$crate::maps::LAYOUT.$field)
+    };
+}
+
+/// A field of the sk_buff's copy in the scratch memory, by the name of its offset.
+macro_rules! skb_field {
+    ($scratch:expr, $field:ident, $type:ty) => {
+        $crate::maps::field_at::<$type>($scratch, $crate::maps::offset!($field))
+    };
+}
+
+pub(crate) use {has, layout, offset, skb_field};
+
+/// Working memory of one program run: too large for the stack.
+#[repr(C)]
+pub struct Scratch {
+    /// Copy of the struct sk_buff.
+    pub skb: [u64; Offsets::SKB_MAX / 8],
+    /// The packet's first bytes from its network header on.
+    pub header: [u64; HEADER_WORDS],
+    /// The kernel stack above the program's context.
+    pub window: [u64; WINDOW_WORDS],
+    /// What this drop is counted under.
+    pub key: FlowKey,
+    /// A filter's inner packet or tuple.
+    pub tuple: [u64; 4],
+    /// Pointers go through here to become plain numbers to the verifier.
+    pub pointers: [u64; 2],
+}
+
+/// Words of the packet looked at in place: 60 bytes of IPv4 header and 8 behind it, rounded up.
+pub const HEADER_WORDS: usize = 10;
+
+/// Written by the user half, read by the programs.
+#[map]
+pub static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// State of each level of each CPU; the user half sets the number.
+#[map]
+pub static CPUS: Array<CpuState> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// The counting slots; the user half sets the number.
+#[map]
+pub static SLOTS: Array<Slot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Likewise.
+#[map]
+pub static SCRATCH: Array<Scratch> = Array::with_max_entries(1, 0);
+
+/// Call sites whose stack layout is known.
+#[map]
+pub static SITES: Array<Site> = Array::with_max_entries(Site::COUNT, 0);
+
+/// Full events.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// Result of `own_netns`: address of the struct net, its `ops`, its inode number.
+#[map]
+pub static OWN_NETNS: Array<[u64; 3]> = Array::with_max_entries(1, 0);
+
+/// Filter: addresses.
+#[map]
+pub static FILTER_ADDRESS: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(4096, 0);
+
+/// Filter: ports, as `u32`.
+#[map]
+pub static FILTER_PORT: HashMap<u32, u32> = HashMap::with_max_entries(1024, 0);
+
+/// Filter: protocols.
+#[map]
+pub static FILTER_PROTOCOL: HashMap<u32, u32> = HashMap::with_max_entries(512, 0);
+
+/// Filter: interface names.
+#[map]
+pub static FILTER_INTERFACE: HashMap<[u8; 16], u32> = HashMap::with_max_entries(1024, 0);
+
+/// Filter: netns inode numbers.
+#[map]
+pub static FILTER_NETNS: HashMap<u32, u32> = HashMap::with_max_entries(1024, 0);
+
+/// Filter: drop reasons.
+#[map]
+pub static FILTER_REASON: HashMap<u32, u32> = HashMap::with_max_entries(1024, 0);

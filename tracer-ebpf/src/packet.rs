@@ -1,0 +1,260 @@
+//! Addresses and ports from the packet's headers. Only what a count is kept by; the user half reads the rest from
+//! the bytes that the full event carries.
+
+use crate::{
+    maps::{HEADER_WORDS, Scratch, has, skb_field},
+    memory::{copy, read},
+};
+use core::mem::offset_of;
+use network_types::{
+    arp::ArpHdr,
+    ip::{Ipv4Hdr, Ipv6Hdr},
+};
+use tracer_common::{FlowKey, flow_flag};
+
+/// Ethertypes (include/uapi/linux/if_ether.h).
+pub const ETH_P_IP: u16 = 0x0800;
+pub const ETH_P_ARP: u16 = 0x0806;
+pub const ETH_P_TEB: u16 = 0x6558;
+pub const ETH_P_IPV6: u16 = 0x86dd;
+
+/// IP protocol numbers (IANA).
+pub mod protocol {
+    pub const HOP_BY_HOP: u8 = 0;
+    pub const ICMP: u8 = 1;
+    pub const IPIP: u8 = 4;
+    pub const TCP: u8 = 6;
+    pub const UDP: u8 = 17;
+    pub const DCCP: u8 = 33;
+    pub const IPV6: u8 = 41;
+    pub const ROUTING: u8 = 43;
+    pub const FRAGMENT: u8 = 44;
+    pub const AH: u8 = 51;
+    pub const ICMPV6: u8 = 58;
+    pub const DESTINATION_OPTIONS: u8 = 60;
+    pub const SCTP: u8 = 132;
+    pub const MOBILITY: u8 = 135;
+    pub const UDPLITE: u8 = 136;
+}
+
+/// Extension headers looked at in one packet.
+const EXTENSIONS: u32 = 6;
+
+/// Where the packet's layers are.
+#[derive(Clone, Copy)]
+pub struct Layers {
+    /// Kernel address of the network header; 0 if the packet has none.
+    pub network: u64,
+    /// Bytes from there to the end of the linear part.
+    pub available: u32,
+    /// Offset of the transport header from the network header; 0 if it is not known.
+    pub transport: u32,
+}
+
+impl Layers {
+    const NONE: Self = Self { network: 0, available: 0, transport: 0 };
+}
+
+/// Fills the flow's part of the key from the packet.
+///
+/// # Safety
+/// `scratch` must be a map value with the sk_buff's copy in it, and a zeroed key.
+#[inline(always)]
+pub unsafe fn parse(scratch: *mut Scratch) -> Layers {
+    if !has!(skb_protocol, skb_head, skb_network_header, skb_tail) {
+        return Layers::NONE;
+    }
+    // SAFETY: map values.
+    unsafe {
+        let ethertype = u16::from_be(skb_field!(scratch, skb_protocol, u16));
+        let key = &raw mut (*scratch).key;
+        (*key).ethertype = ethertype;
+
+        let head = skb_field!(scratch, skb_head, u64);
+        let start = skb_field!(scratch, skb_network_header, u16);
+        // An offset from head on 64-bit kernels (sk_buff_data_t).
+        let tail = skb_field!(scratch, skb_tail, u32);
+        if start == u16::MAX || start as u32 >= tail {
+            return Layers::NONE;
+        }
+        let mut layers =
+            Layers { network: head + start as u64, available: tail - start as u32, transport: 0 };
+        let header = (&raw mut (*scratch).header).cast::<u8>();
+        if !copy(header, (HEADER_WORDS * 8) as u32, layers.network) {
+            return Layers::NONE;
+        }
+        let found = match ethertype {
+            ETH_P_IP => ipv4(header, key, &mut layers),
+            ETH_P_IPV6 => ipv6(header, key, &mut layers),
+            ETH_P_ARP => arp(header, key, &layers),
+            _ => return layers,
+        };
+        if found { layers } else { Layers::NONE }
+    }
+}
+
+/// The first four bytes of an IPv4-mapped address's last eight (`::ffff:0:0/96`, RFC 4291 2.5.5.2).
+const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+
+/// Writes an IPv4 address, in network byte order as read from memory, as a mapped IPv6 address.
+#[inline(always)]
+pub unsafe fn set_ipv4(to: *mut [u8; 16], address: u32) {
+    let to = to.cast::<u32>();
+    // SAFETY: 16 bytes, aligned to 4.
+    unsafe {
+        *to = 0;
+        *to.add(1) = 0;
+        *to.add(2) = MAPPED;
+        *to.add(3) = address;
+    }
+}
+
+#[inline(always)]
+unsafe fn ipv4(header: *const u8, key: *mut FlowKey, layers: &mut Layers) -> bool {
+    // SAFETY: `header` has HEADER_WORDS words; the offsets below are at most 60 + 8.
+    unsafe {
+        let first = *header;
+        let length = ((first & 0x0f) as u32) << 2;
+        if first >> 4 != 4 || length < Ipv4Hdr::LEN as u32 || layers.available < Ipv4Hdr::LEN as u32 {
+            return false;
+        }
+        let transport = *header.add(offset_of!(Ipv4Hdr, proto));
+        set_ipv4(&raw mut (*key).source, *header.add(offset_of!(Ipv4Hdr, src_addr)).cast());
+        set_ipv4(&raw mut (*key).destination, *header.add(offset_of!(Ipv4Hdr, dst_addr)).cast());
+        (*key).transport = transport;
+        let mut flags = flow_flag::ADDRESSES;
+        let fragment = u16::from_be(*header.add(offset_of!(Ipv4Hdr, frags)).cast::<u16>()) & 0x1fff;
+        if fragment != 0 {
+            flags |= flow_flag::FRAGMENT;
+        } else if length + 8 <= layers.available {
+            layers.transport = length;
+            flags |= ports(*header.add(length as usize).cast::<u64>(), transport, key);
+        }
+        (*key).flags = flags;
+        true
+    }
+}
+
+#[inline(always)]
+unsafe fn ipv6(header: *const u8, key: *mut FlowKey, layers: &mut Layers) -> bool {
+    // SAFETY: as for ipv4.
+    unsafe {
+        if *header >> 4 != 6 || layers.available < Ipv6Hdr::LEN as u32 {
+            return false;
+        }
+        let source = header.add(offset_of!(Ipv6Hdr, src_addr)).cast::<u64>();
+        let to = (&raw mut (*key).source).cast::<u64>();
+        let mut i = 0;
+        while i < 4 {
+            // The destination follows the source, in the header as in the key.
+            *to.add(i) = *source.add(i);
+            i += 1;
+        }
+        let mut flags = flow_flag::ADDRESSES;
+        let mut next = *header.add(offset_of!(Ipv6Hdr, next_hdr));
+        let mut offset = Ipv6Hdr::LEN as u32;
+        let mut word = *header.add(Ipv6Hdr::LEN).cast::<u64>();
+        let mut seen = 0;
+        while seen < EXTENSIONS && is_extension(next) {
+            if offset + 8 > layers.available {
+                break;
+            }
+            let bytes = word.to_ne_bytes();
+            let length = if next == protocol::FRAGMENT {
+                if u16::from_be_bytes([bytes[2], bytes[3]]) & 0xfff8 != 0 {
+                    flags |= flow_flag::FRAGMENT;
+                }
+                8
+            } else if next == protocol::AH {
+                (bytes[1] as u32 + 2) << 2
+            } else {
+                (bytes[1] as u32 + 1) << 3
+            };
+            next = bytes[0];
+            offset += length;
+            if flags & flow_flag::FRAGMENT != 0 {
+                break;
+            }
+            match read::<u64>(layers.network + offset as u64) {
+                Some(read) => word = read,
+                None => break,
+            }
+            seen += 1;
+        }
+        (*key).transport = next;
+        if flags & flow_flag::FRAGMENT == 0 && offset + 8 <= layers.available {
+            layers.transport = offset;
+            flags |= ports(word, next, key);
+        }
+        (*key).flags = flags;
+        true
+    }
+}
+
+/// IPv6 extension headers that say what follows them (RFC 8200, 4; RFC 4302; RFC 6275).
+#[inline(always)]
+fn is_extension(next: u8) -> bool {
+    matches!(
+        next,
+        protocol::HOP_BY_HOP
+            | protocol::ROUTING
+            | protocol::FRAGMENT
+            | protocol::AH
+            | protocol::DESTINATION_OPTIONS
+            | protocol::MOBILITY
+    )
+}
+
+/// Ports, or ICMP's type, code and identifier, from the first eight bytes of the transport header.
+#[inline(always)]
+unsafe fn ports(word: u64, transport: u8, key: *mut FlowKey) -> u8 {
+    let bytes = word.to_ne_bytes();
+    let (source, destination) = match transport {
+        protocol::TCP | protocol::UDP | protocol::SCTP | protocol::DCCP | protocol::UDPLITE => {
+            (u16::from_be_bytes([bytes[0], bytes[1]]), u16::from_be_bytes([bytes[2], bytes[3]]))
+        }
+        protocol::ICMP | protocol::ICMPV6 => {
+            // Echo request and reply (RFC 792; RFC 4443, 4).
+            let echo = if transport == protocol::ICMP {
+                bytes[0] == 8 || bytes[0] == 0
+            } else {
+                bytes[0] == 128 || bytes[0] == 129
+            };
+            let id = if echo { u16::from_be_bytes([bytes[4], bytes[5]]) } else { 0 };
+            (id, u16::from_be_bytes([bytes[0], bytes[1]]))
+        }
+        _ => return 0,
+    };
+    // SAFETY: a map value.
+    unsafe {
+        (*key).source_port = source;
+        (*key).destination_port = destination;
+    }
+    flow_flag::PORTS
+}
+
+/// Sender's and target's IPv4 address of an ARP packet over Ethernet (RFC 826).
+#[inline(always)]
+unsafe fn arp(header: *const u8, key: *mut FlowKey, layers: &Layers) -> bool {
+    // SAFETY: as for ipv4.
+    unsafe {
+        if layers.available < ArpHdr::LEN as u32
+            || *header.add(offset_of!(ArpHdr, hlen)) != 6
+            || *header.add(offset_of!(ArpHdr, plen)) != 4
+        {
+            return false;
+        }
+        set_ipv4(&raw mut (*key).source, unaligned(header.add(offset_of!(ArpHdr, spa))));
+        set_ipv4(&raw mut (*key).destination, unaligned(header.add(offset_of!(ArpHdr, tpa))));
+        (*key).flags = flow_flag::ADDRESSES;
+        true
+    }
+}
+
+/// Four bytes at an address that is even at least.
+#[inline(always)]
+unsafe fn unaligned(from: *const u8) -> u32 {
+    let from = from.cast::<u16>();
+    // SAFETY: the caller's.
+    unsafe { (*from as u32) | ((*from.add(1) as u32) << 16) }
+}
