@@ -1,0 +1,455 @@
+//! The kernel half, loaded and attached: its memory, its ring, its miss counter. Everything it holds dies with it.
+
+use super::mapped::Mapped;
+use crate::filter::Compiled;
+use aya::{
+    Btf, Ebpf, EbpfLoader, Pod,
+    maps::{Array, HashMap, LpmTrie, MapData, MapError, RingBuf, lpm_trie},
+    programs::{
+        BtfTracePoint, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _,
+        tp_btf::BtfTracePointLinkId,
+    },
+};
+use std::{io, os::fd::AsFd as _, os::fd::AsRawFd as _};
+use tracer_common::{
+    ABSENT, ConntrackOffsets, Control, CpuState, FlowKey, Layout, Offsets, Slot, TextRange, slot_state,
+};
+
+/// The eBPF object, put in by `cargo xtask`; empty in a build without the eBPF toolchain.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/droptrace.bpf.o"));
+
+/// Memory for the counting slots of both generations on all CPUs, in bytes.
+const SLOT_MEMORY: usize = 6 << 20;
+
+/// Full events a CPU may send in an interval beyond the first of each slot.
+const BUDGET: u32 = 2000;
+
+/// Why the kernel half doesn't run.
+#[derive(Debug, thiserror::Error)]
+pub enum TracerError {
+    /// Built without the eBPF toolchain.
+    #[error("this droptrace was built without its kernel half; build it with `cargo xtask build`")]
+    NoObject,
+    /// The object or its maps were refused.
+    #[error("the kernel refuses droptrace's maps: {0:#}")]
+    Load(#[from] aya::EbpfError),
+    /// A program was refused.
+    #[error("the kernel refuses droptrace's program {name}: {error:#}")]
+    Program {
+        /// Its name.
+        name: &'static str,
+        /// What the kernel said, with the verifier's log.
+        error: Box<ProgramError>,
+    },
+    /// Our own object is not what we think.
+    #[error("the eBPF object has no {0}; this build of droptrace is broken")]
+    Missing(&'static str),
+    /// A map can't be used.
+    #[error("can't use map {name}: {error:#}")]
+    Map {
+        /// Its name.
+        name: &'static str,
+        /// Why.
+        error: MapError,
+    },
+    /// A map can't be mapped into memory.
+    #[error("can't map {name} into memory: {error}")]
+    Mmap {
+        /// Its name.
+        name: &'static str,
+        /// Why.
+        error: io::Error,
+    },
+    /// The kernel's types can't be read by aya.
+    #[error("can't read the kernel's BTF: {0:#}")]
+    Btf(#[from] aya::BtfError),
+    /// The network namespace that the program sees is not the one that we are in.
+    #[error("the kernel half reads netns {seen} where this process is in {own}: this kernel's layout is not understood")]
+    OwnNetns {
+        /// What the program read.
+        seen: u64,
+        /// Inode number of /proc/self/ns/net.
+        own: u64,
+    },
+    /// /proc or another file of the system.
+    #[error("can't read {path}: {error}")]
+    File {
+        /// Which.
+        path: &'static str,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// What the running kernel looks like, as far as the programs need it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KernelLayout {
+    /// Load-time constants.
+    pub offsets: Offsets,
+    /// Connection tracking, if it is there already.
+    pub conntrack: ConntrackOffsets,
+    /// nft_pktinfo.skb and nft_pktinfo.state, if nf_tables is there already.
+    pub pktinfo: Option<(u32, u32)>,
+    /// Text of nf_hook_slow.
+    pub nf_hook_slow: TextRange,
+    /// Text of nft_do_chain; zero if nf_tables is not there.
+    pub nft_do_chain: TextRange,
+}
+
+/// The running kernel half.
+pub struct Tracer {
+    ebpf: Ebpf,
+    link: Option<BtfTracePointLinkId>,
+    layout: Layout,
+    control: Mapped<Control>,
+    cpus: Mapped<CpuState>,
+    slots: Mapped<Slot>,
+    ring: RingBuf<MapData>,
+}
+
+/// What the programs could not do, in all since they were loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Full events without room in the ring.
+    pub ring: u64,
+    /// Drops without a slot for their flow.
+    pub flow: u64,
+    /// Drops in the overflow slot.
+    pub overflow: u64,
+    /// Drops that the kernel did not show to the program.
+    pub recursion: u64,
+    /// Drops that the filter did not let through.
+    pub filtered: u64,
+    /// Drops shown to the program.
+    pub seen: u64,
+}
+
+/// A slot's counter at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// The slot.
+    pub slot: u32,
+    /// What it counts.
+    pub key: FlowKey,
+    /// Dropped skbs so far.
+    pub count: u64,
+    /// Dropped segments so far.
+    pub segments: u64,
+}
+
+impl Tracer {
+    /// Loads the programs and attaches them: from here on every drop is counted.
+    ///
+    /// # Errors
+    /// Whatever the kernel refuses.
+    pub fn start(kernel: &KernelLayout, filter: &Compiled) -> Result<Self, TracerError> {
+        if OBJECT.is_empty() {
+            return Err(TracerError::NoObject);
+        }
+        let cpus = possible_cpus()?;
+        let layout = layout_for(cpus);
+        let mut ebpf = EbpfLoader::new()
+            .override_global("OFFSETS", &kernel.offsets, true)
+            .override_global("LAYOUT", &layout, true)
+            .override_global("FILTER", &filter.spec, true)
+            .map_max_entries("CPUS", cpus * Layout::LEVELS)
+            .map_max_entries("SCRATCH", cpus * Layout::LEVELS)
+            .map_max_entries("SLOTS", layout.total())
+            .load(OBJECT)?;
+
+        let control = mapped::<Control>(&mut ebpf, "CONTROL", 1)?;
+        let cpu_states = mapped::<CpuState>(&mut ebpf, "CPUS", cpus * Layout::LEVELS)?;
+        let slots = mapped::<Slot>(&mut ebpf, "SLOTS", layout.total())?;
+        let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)
+            .map_err(|error| TracerError::Map { name: "EVENTS", error })?;
+
+        let (pktinfo_skb, pktinfo_state) = kernel.pktinfo.unwrap_or((ABSENT, ABSENT));
+        let page = Control {
+            netns_ops: netns_ops(&mut ebpf)?,
+            nf_hook_slow: kernel.nf_hook_slow,
+            nft_do_chain: kernel.nft_do_chain,
+            interval: 1,
+            generation: 0,
+            budget: BUDGET,
+            pktinfo_skb,
+            pktinfo_state,
+            reserved: 0,
+            conntrack: kernel.conntrack,
+        };
+        // SAFETY: the page is ours, and no program runs yet.
+        unsafe { control.at(0).write_volatile(page) };
+        fill_filter(&mut ebpf, filter)?;
+
+        let btf = Btf::from_sys_fs()?;
+        let program: &mut BtfTracePoint = program(&mut ebpf, "kfree_skb")?;
+        let refuse = |error| TracerError::Program { name: "kfree_skb", error: Box::new(error) };
+        program.load("kfree_skb", &btf).map_err(refuse)?;
+        let link = Some(program.attach().map_err(refuse)?);
+        Ok(Self { ebpf, link, layout, control, cpus: cpu_states, slots, ring })
+    }
+
+    /// The ring buffer of full events.
+    pub fn ring(&mut self) -> &mut RingBuf<MapData> {
+        &mut self.ring
+    }
+
+    /// How the slots are laid out.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Starts the next interval: every slot may send a first event again.
+    pub fn next_interval(&mut self) {
+        let page = self.control.at(0);
+        // SAFETY: a field of the mapped page; only we write it.
+        unsafe {
+            let interval = &raw mut (*page).interval;
+            interval.write_volatile(interval.read_volatile().wrapping_add(1).max(1));
+        }
+    }
+
+    /// The generation of slots in use.
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        // SAFETY: a field of the mapped page.
+        unsafe { (&raw const (*self.control.at(0)).generation).read_volatile() & 1 }
+    }
+
+    /// Turns to the other generation. Programs that are running may go on with the old one: see
+    /// [`Tracer::is_quiet`].
+    pub fn turn_generation(&mut self) {
+        let next = self.generation() ^ 1;
+        // SAFETY: a field of the mapped page; only we write it.
+        unsafe { (&raw mut (*self.control.at(0)).generation).write_volatile(next) };
+    }
+
+    /// Clears a generation that no program uses: not the one in use, and [`Tracer::is_quiet`] since the turn.
+    pub fn clear_generation(&mut self, generation: u32) {
+        let first = self.layout.base(generation, 0);
+        let last = self.layout.base(generation, self.layout.cpus - 1) + self.layout.stride();
+        self.slots.clear(first..last);
+    }
+
+    /// Marks in `quiet` the CPUs that were seen without a running program.
+    pub fn note_quiet(&self, quiet: &mut [bool]) {
+        /// Looks at a CPU's level: in a storm a program runs most of the time.
+        const LOOKS: u32 = 2000;
+        for (cpu, quiet) in (0..self.layout.cpus).zip(quiet.iter_mut()) {
+            let level = self.cpus.at(cpu * Layout::LEVELS);
+            for _ in 0..LOOKS {
+                // SAFETY: a field of a mapped element.
+                *quiet = *quiet || unsafe { (&raw const (*level).level).read_volatile() } == 0;
+                if *quiet {
+                    break;
+                }
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    /// Reads the counters of a generation whose CPU parts changed since `seen` (drops seen by each state), and
+    /// brings `seen` up to date.
+    pub fn read_slots(&self, generation: u32, mut each: impl FnMut(Reading)) {
+        for cpu in 0..self.layout.cpus {
+            let first = self.layout.base(generation, cpu);
+            for slot in first..first + self.layout.stride() {
+                let at = self.slots.at(slot);
+                // SAFETY: fields of a mapped element. The programs write the key before the state, and the segments
+                // before the count; here they are read in the opposite order.
+                unsafe {
+                    if (&raw const (*at).state).read_volatile() != slot_state::READY {
+                        continue;
+                    }
+                    let count = (&raw const (*at).count).read_volatile();
+                    let segments = (&raw const (*at).segments).read_volatile();
+                    each(Reading { slot, key: (&raw const (*at).key).read_volatile(), count, segments });
+                }
+            }
+        }
+    }
+
+    /// What was lost, in all.
+    #[must_use]
+    pub fn losses(&self) -> Losses {
+        let mut losses = Losses { recursion: self.recursion_misses(), ..Losses::default() };
+        for index in 0..self.cpus.len() {
+            let state = self.cpus.read(index);
+            losses.ring += state.ring_full;
+            losses.flow += state.flow_full;
+            losses.overflow += state.overflow;
+            losses.filtered += state.filtered;
+            losses.seen += state.seen;
+        }
+        losses
+    }
+
+    /// Layouts that came with a module loaded later.
+    pub fn update_layout(&mut self, kernel: &KernelLayout) {
+        let page = self.control.at(0);
+        let (skb, state) = kernel.pktinfo.unwrap_or((ABSENT, ABSENT));
+        // SAFETY: fields of the mapped page; only we write them. A program that sees one half of a change reads a
+        // wrong field once, which it doesn't believe.
+        unsafe {
+            (&raw mut (*page).conntrack).write_volatile(kernel.conntrack);
+            (&raw mut (*page).pktinfo_skb).write_volatile(skb);
+            (&raw mut (*page).pktinfo_state).write_volatile(state);
+            (&raw mut (*page).nft_do_chain).write_volatile(kernel.nft_do_chain);
+        }
+    }
+
+    /// Detaches the program. Runs that have begun end within moments.
+    ///
+    /// # Errors
+    /// Whatever the kernel says.
+    pub fn stop(&mut self) -> Result<(), TracerError> {
+        if let Some(link) = self.link.take() {
+            program::<BtfTracePoint>(&mut self.ebpf, "kfree_skb")?
+                .detach(link)
+                .map_err(|error| TracerError::Program { name: "kfree_skb", error: Box::new(error) })?;
+        }
+        Ok(())
+    }
+
+    /// The kernel half's own log (aya-log), for `-v`.
+    pub fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// `recursion_misses` of the program (struct bpf_prog_info, include/uapi/linux/bpf.h; 0 before 5.12).
+    fn recursion_misses(&self) -> u64 {
+        let Some(fd) = self
+            .ebpf
+            .program("kfree_skb")
+            .and_then(|program| program.fd().ok())
+            .map(|fd| fd.as_fd().as_raw_fd())
+        else {
+            return 0;
+        };
+        prog_info(fd).map_or(0, |info| info.recursion_misses)
+    }
+}
+
+/// Asks the kernel about a program (BPF_OBJ_GET_INFO_BY_FD).
+fn prog_info(fd: i32) -> io::Result<aya_obj::generated::bpf_prog_info> {
+    use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_info};
+    // SAFETY: plain C structures of integers: zero is valid.
+    let (mut info, mut attr): (bpf_prog_info, bpf_attr) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+    #[allow(clippy::cast_sign_loss, reason = "a descriptor that is open")]
+    {
+        attr.info.bpf_fd = fd as u32;
+    }
+    attr.info.info_len = u32::try_from(size_of_val(&info)).unwrap_or(u32::MAX);
+    attr.info.info = (&raw mut info) as u64;
+    // SAFETY: `attr` describes `info`, which has the length that it says.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            bpf_cmd::BPF_OBJ_GET_INFO_BY_FD,
+            &raw mut attr,
+            size_of_val(&attr),
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(info) }
+}
+
+/// Slots for so many CPUs, in bounded memory.
+fn layout_for(cpus: u32) -> Layout {
+    let most = SLOT_MEMORY / (size_of::<Slot>() * Layout::GENERATIONS as usize * cpus as usize);
+    let flow_slots = u32::try_from(most).unwrap_or(u32::MAX).clamp(256, 16384);
+    let flow_slots = if flow_slots.is_power_of_two() { flow_slots } else { flow_slots.next_power_of_two() / 2 };
+    let coarse_slots = if cpus > 32 { 256 } else { 512 };
+    Layout { cpus, flow_slots, coarse_slots, nested_slots: 64 }
+}
+
+fn possible_cpus() -> Result<u32, TracerError> {
+    aya::util::nr_cpus()
+        .map_err(|(_, error)| TracerError::File { path: "/sys/devices/system/cpu/possible", error })
+        .map(|cpus| u32::try_from(cpus).unwrap_or(1))
+}
+
+/// Learns what the `ops` of a network namespace is, from our own; and that the offsets are right.
+fn netns_ops(ebpf: &mut Ebpf) -> Result<u64, TracerError> {
+    use std::os::unix::fs::MetadataExt as _;
+    let refuse = |error| TracerError::Program { name: "own_netns", error: Box::new(error) };
+    let program: &mut RawTracePoint = program(ebpf, "own_netns")?;
+    program.load().map_err(refuse)?;
+    program.test_run(RawTracePointRunOptions::new()).map_err(refuse)?;
+    program.unload().map_err(refuse)?;
+    let found: Array<_, [u64; 3]> = map(ebpf, "OWN_NETNS")?;
+    let [_, ops, seen] =
+        found.get(&0, 0).map_err(|error| TracerError::Map { name: "OWN_NETNS", error })?;
+    let path = "/proc/self/ns/net";
+    let own = std::fs::metadata(path).map_err(|error| TracerError::File { path, error })?.ino();
+    if seen == own && ops != 0 { Ok(ops) } else { Err(TracerError::OwnNetns { seen, own }) }
+}
+
+fn fill_filter(ebpf: &mut Ebpf, filter: &Compiled) -> Result<(), TracerError> {
+    let fail = |name| move |error| TracerError::Map { name, error };
+    let name = "FILTER_ADDRESS";
+    let mut addresses: LpmTrie<_, [u8; 16], u32> = map(ebpf, name)?;
+    for (prefix, bits) in &filter.addresses {
+        addresses.insert(&lpm_trie::Key::new(prefix.length, prefix.address), bits, 0).map_err(fail(name))?;
+    }
+    fill(ebpf, "FILTER_PORT", filter.ports.iter().map(|(port, bits)| (u32::from(*port), *bits)))?;
+    fill(ebpf, "FILTER_PROTOCOL", filter.protocols.iter().copied())?;
+    fill(ebpf, "FILTER_INTERFACE", filter.interfaces.iter().copied())?;
+    fill(ebpf, "FILTER_NETNS", filter.netns.iter().copied())?;
+    fill(ebpf, "FILTER_REASON", filter.reasons.iter().copied())
+}
+
+fn fill<K: Pod>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    words: impl Iterator<Item = (K, u32)>,
+) -> Result<(), TracerError> {
+    let mut to: HashMap<_, K, u32> = map(ebpf, name)?;
+    for (value, bits) in words {
+        to.insert(value, bits, 0).map_err(|error| TracerError::Map { name, error })?;
+    }
+    Ok(())
+}
+
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, TracerError> {
+    ebpf.take_map(name).ok_or(TracerError::Missing(name))
+}
+
+fn map<'a, M>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<M, TracerError>
+where
+    M: TryFrom<&'a mut aya::maps::Map, Error = MapError>,
+{
+    M::try_from(ebpf.map_mut(name).ok_or(TracerError::Missing(name))?)
+        .map_err(|error| TracerError::Map { name, error })
+}
+
+fn mapped<T: Pod>(ebpf: &mut Ebpf, name: &'static str, length: u32) -> Result<Mapped<T>, TracerError> {
+    let aya::maps::Map::Array(data) = ebpf.map_mut(name).ok_or(TracerError::Missing(name))? else {
+        return Err(TracerError::Missing(name));
+    };
+    Mapped::new(data, length).map_err(|error| TracerError::Mmap { name, error })
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, TracerError>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    <&mut P>::try_from(ebpf.program_mut(name).ok_or(TracerError::Missing(name))?)
+        .map_err(|error| TracerError::Program { name, error: Box::new(error) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_fit_their_memory_on_any_machine() {
+        for cpus in [1, 2, 8, 64, 128, 512] {
+            let layout = layout_for(cpus);
+            assert!(layout.flow_slots.is_power_of_two(), "{layout:?}");
+            assert!(layout.flow_slots >= 256, "{layout:?}");
+            let bytes = layout.total() as usize * size_of::<Slot>();
+            assert!(bytes <= SLOT_MEMORY + (64 << 10) * cpus as usize + (96 * 1024) * cpus as usize, "{layout:?}");
+        }
+        assert_eq!(layout_for(2).flow_slots, 8192);
+    }
+}
