@@ -51,8 +51,8 @@ pub struct Site {
     pub location: u64,
     /// Word of the stack window that leads to the hook state, plus one; 0: not known.
     pub word: u32,
-    /// 1 if that word points to an nft_pktinfo that points to the state, 0 if it points to the state itself.
-    pub through_pktinfo: u32,
+    /// How it leads there: 0 it points to the state, 1 to an nft_pktinfo that does, 2 it is that pktinfo's start.
+    pub path: u32,
 }
 
 impl Site {

@@ -143,6 +143,8 @@ pub struct Event {
     pub conntrack: Conntrack,
     /// qdisc and tc leave their words here: `skb->cb`.
     pub control_block: [u8; 48],
+    /// Explicit padding.
+    pub padding: u32,
     /// Return addresses, innermost first. The tracer's own frames come first.
     pub stack: [u64; STACK_FRAMES],
     /// The kernel stack from the program's context upwards: the saved registers of whoever freed the packet.
@@ -167,5 +169,5 @@ impl Conntrack {
 
 const _: () = assert!(size_of::<Device>() == 24);
 const _: () = assert!(size_of::<Conntrack>() == 96);
-const _: () = assert!(size_of::<Event>() == 40 + 72 + 28 + 8 + 4 + 4 + 72 + 4 + 96 + 48 + 192 + 256 + 192);
+const _: () = assert!(size_of::<Event>() == 40 + 72 + 28 + 8 + 4 + 4 + 72 + 96 + 48 + 4 + 192 + 256 + 192);
 const _: () = assert!(ABSENT == u32::MAX);

@@ -1,93 +1,77 @@
 //! Counting: each drop in exactly one slot (see `tracer_common::slot`).
 
-use crate::maps::{SLOTS, layout};
+use crate::maps::{CONTROL, CPUS, SLOTS, layout, scratch};
 use core::ptr::{read_volatile, write_volatile};
-use tracer_common::{Control, CpuState, FlowKey, Layout, Slot, flow_flag, slot_state};
+use tracer_common::{CpuState, FlowKey, Layout, flow_flag, slot_state};
 
 /// Words of a key.
 const KEY_WORDS: usize = size_of::<FlowKey>() / 8;
 
-/// Where a drop was counted.
-pub struct Counted {
-    pub slot: *mut Slot,
-    pub index: u32,
-}
-
-/// Counts one dropped skb of `segments` segments.
-///
-/// # Safety
-/// All pointers must be map values; `key` is left as it was.
-#[inline(always)]
-pub unsafe fn count(
-    control: *const Control,
-    cpu: *mut CpuState,
-    cpu_id: u32,
-    level: u32,
-    key: *mut FlowKey,
-    segments: u64,
-) -> Option<Counted> {
+/// Step: counts one dropped skb; returns the index of its slot.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn count_drop(index: u32) -> u32 {
+    let scratch = scratch!(index);
+    let (cpu_id, level) = (index / Layout::LEVELS, index % Layout::LEVELS);
+    let Some(state) = CPUS.get_ptr_mut(index) else { return 0 };
     // SAFETY: map values; slots of this CPU and level are written by this program run only.
     unsafe {
-        let flow_slots = layout!(flow_slots);
-        let coarse_slots = layout!(coarse_slots);
-        let base = base(control, cpu_id);
-
-        let hash = hash(key);
+        let key = &raw mut (*scratch).key;
+        let start = base(cpu_id);
         if level == 0 {
-            if let Some(counted) = find::<{ Layout::FLOW_PROBES }>(base, flow_slots, hash, key) {
-                return Some(add(counted, segments));
+            let slot = find::<{ Layout::FLOW_PROBES }>(start, layout!(flow_slots), key);
+            if slot != NONE {
+                return add(slot, (*scratch).segments);
             }
-            (*cpu).flow_full += 1;
+            (*state).flow_full += 1;
         }
         if level < 2 {
             let flow = Flow::take(key);
-            let hash = self::hash(key);
-            let found = if level == 0 {
-                find::<{ Layout::COARSE_PROBES }>(base + flow_slots, coarse_slots, hash, key)
+            let coarse = start + layout!(flow_slots);
+            let slot = if level == 0 {
+                find::<{ Layout::COARSE_PROBES }>(coarse, layout!(coarse_slots), key)
             } else {
-                find::<{ Layout::COARSE_PROBES }>(base + flow_slots + coarse_slots, layout!(nested_slots), hash, key)
+                find::<{ Layout::COARSE_PROBES }>(coarse + layout!(coarse_slots), layout!(nested_slots), key)
             };
             flow.put_back(key);
-            if let Some(counted) = found {
-                return Some(add(counted, segments));
+            if slot != NONE {
+                return add(slot, (*scratch).segments);
             }
         }
-        overflow(control, cpu, cpu_id, level, segments)
+        overflow(state, cpu_id, level, (*scratch).segments)
     }
 }
 
-/// Counts a drop in the slot that is always there.
+/// No slot.
+const NONE: u32 = u32::MAX;
+
+/// Counts a drop in the slot that is always there; returns its index.
 ///
 /// # Safety
-/// The pointers must be map values.
+/// `state` must be the map value of this CPU and level.
 #[inline(always)]
-pub unsafe fn overflow(
-    control: *const Control,
-    cpu: *mut CpuState,
-    cpu_id: u32,
-    level: u32,
-    segments: u64,
-) -> Option<Counted> {
+pub unsafe fn overflow(state: *mut CpuState, cpu_id: u32, level: u32, segments: u64) -> u32 {
+    let index =
+        base(cpu_id) + layout!(flow_slots) + layout!(coarse_slots) + layout!(nested_slots) + level;
     // SAFETY: map values; this level's own.
     unsafe {
-        let index = base(control, cpu_id)
-            + layout!(flow_slots)
-            + layout!(coarse_slots)
-            + layout!(nested_slots)
-            + level;
-        let slot = SLOTS.get_ptr_mut(index)?;
-        (*cpu).overflow += 1;
-        write_volatile(&raw mut (*slot).state, slot_state::READY);
-        Some(add(Counted { slot, index }, segments))
+        (*state).overflow += 1;
+        if let Some(slot) = SLOTS.get_ptr_mut(index) {
+            write_volatile(&raw mut (*slot).state, slot_state::READY);
+        }
+        add(index, segments)
     }
 }
 
 /// The first slot of this CPU's part of the generation in use ([`Layout::base`]).
 #[inline(always)]
-unsafe fn base(control: *const Control, cpu_id: u32) -> u32 {
+fn base(cpu_id: u32) -> u32 {
     let stride = layout!(flow_slots) + layout!(coarse_slots) + layout!(nested_slots) + Layout::LEVELS;
-    // SAFETY: a map value; volatile because the user half may turn to the other generation at any time.
-    let generation = unsafe { read_volatile(&raw const (*control).generation) } & 1;
+    let generation = match CONTROL.get_ptr(0) {
+        // SAFETY: a map value; volatile because the user half may turn to the other generation at any time.
+        Some(control) => unsafe { read_volatile(&raw const (*control).generation) & 1 },
+        None => 0,
+    };
     (generation * layout!(cpus) + cpu_id) * stride
 }
 
@@ -107,11 +91,12 @@ impl Flow {
             let ports = (&raw mut (*key).source_port).cast::<u64>();
             let flow =
                 Self { words: [*words, *words.add(1), *words.add(2), *words.add(3)], ports: *ports };
-            *words = 0;
-            *words.add(1) = 0;
-            *words.add(2) = 0;
-            *words.add(3) = 0;
-            *ports = 0;
+            // Volatile, or the compiler makes a call of memset of it, whose loop the verifier can't bound.
+            write_volatile(words, 0);
+            write_volatile(words.add(1), 0);
+            write_volatile(words.add(2), 0);
+            write_volatile(words.add(3), 0);
+            write_volatile(ports, 0);
             (*key).flags = flow_flag::COARSE;
             flow
         }
@@ -132,14 +117,15 @@ impl Flow {
 }
 
 #[inline(always)]
-unsafe fn add(counted: Counted, segments: u64) -> Counted {
-    // SAFETY: a slot that only this program run writes. The count comes last: who sees it sees the rest.
-    unsafe {
-        let slot = counted.slot;
-        write_volatile(&raw mut (*slot).segments, (*slot).segments + segments);
-        write_volatile(&raw mut (*slot).count, (*slot).count + 1);
+unsafe fn add(index: u32, segments: u64) -> u32 {
+    if let Some(slot) = SLOTS.get_ptr_mut(index) {
+        // SAFETY: a slot that only this program run writes. The count comes last: who sees it sees the rest.
+        unsafe {
+            write_volatile(&raw mut (*slot).segments, (*slot).segments + segments);
+            write_volatile(&raw mut (*slot).count, (*slot).count + 1);
+        }
     }
-    counted
+    index
 }
 
 /// Multiply-and-xor over the key's words; the products don't wait for one another.
@@ -170,21 +156,17 @@ unsafe fn hash(key: *const FlowKey) -> u32 {
     (sum >> 32) as u32
 }
 
-/// The slot of `key` in the part that starts at `start`, claimed if it is new; None if the part is full.
+/// The slot of `key` in the part that starts at `start`, claimed if it is new; [`NONE`] if the part is full.
 #[inline(always)]
-unsafe fn find<const PROBES: u32>(
-    start: u32,
-    slots: u32,
-    hash: u32,
-    key: *const FlowKey,
-) -> Option<Counted> {
-    // A bounded loop that the compiler must not unroll into as many copies.
+unsafe fn find<const PROBES: u32>(start: u32, slots: u32, key: *const FlowKey) -> u32 {
+    // SAFETY: the key is a map value.
+    let hash = unsafe { hash(key) };
     let mut probe = 0;
     while probe < PROBES {
         let index = start + ((hash + probe) & (slots - 1));
-        // SAFETY: a map value, and the key too.
+        let Some(slot) = SLOTS.get_ptr_mut(index) else { return NONE };
+        // SAFETY: map values.
         unsafe {
-            let slot = SLOTS.get_ptr_mut(index)?;
             if read_volatile(&raw const (*slot).state) == slot_state::EMPTY {
                 let (to, from) = (slot.cast::<u64>(), key.cast::<u64>());
                 let mut i = 0;
@@ -194,15 +176,15 @@ unsafe fn find<const PROBES: u32>(
                 }
                 // Seen by the user half, so after the key (x86 keeps stores in order).
                 write_volatile(&raw mut (*slot).state, slot_state::READY);
-                return Some(Counted { slot, index });
+                return index;
             }
             if same(slot.cast(), key.cast()) {
-                return Some(Counted { slot, index });
+                return index;
             }
         }
         probe += 1;
     }
-    None
+    NONE
 }
 
 #[inline(always)]

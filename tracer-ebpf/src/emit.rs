@@ -2,100 +2,78 @@
 
 use crate::{
     conntrack,
-    counts::Counted,
-    maps::{EVENTS, Scratch, has, offset, skb_field},
+    maps::{EVENTS, SLOTS, Scratch, control, has, offset, scratch, skb_field},
     memory::{copy, is_kernel_address, read},
-    netns::{self, Netns},
-    packet::Layers,
-    stack::{self, HookState},
+    netns, stack,
 };
 use aya_ebpf::{
     EbpfContext,
     helpers::{bpf_get_stack, bpf_ktime_get_ns},
     programs::BtfTracePointContext,
 };
-use core::mem::size_of;
-use tracer_common::{Control, CpuState, Device, Event, HEADER_BYTES, Slot, event_flag};
+use tracer_common::{Control, CpuState, Device, Event, HEADER_BYTES, Layout, WINDOW_WORDS, event_flag};
 
-/// What is already known of the packet.
-pub struct Packet {
-    pub skb: u64,
-    pub context: u64,
-    pub receiving_socket: u64,
-    pub layers: Layers,
-    pub netns: Netns,
-    pub state: Option<HookState>,
-    pub segments: u16,
-    pub first: bool,
-    pub level: u32,
-    pub cpu_id: u32,
+/// Whether a drop sends an event.
+pub enum Turn {
+    /// No: it is only counted.
+    Silent,
+    /// Yes: the first of its slot in this interval.
+    First,
+    /// Yes: the CPU's budget allows it.
+    Another,
 }
 
-/// Whether this drop sends an event: the first of its slot in an interval does, and others while the CPU's budget
-/// lasts. `Some(true)` for a first one.
+/// Whether this drop, counted in `slot`, sends an event.
 ///
 /// # Safety
-/// The pointers must be map values.
+/// The pointers must be map values, `state` that of this CPU and level.
 #[inline(always)]
-pub unsafe fn turn(control: *const Control, cpu: *mut CpuState, slot: *mut Slot) -> Option<bool> {
-    // SAFETY: map values; `cpu` and `slot` are this CPU's.
+pub unsafe fn turn(control: *const Control, state: *mut CpuState, slot: u32) -> Turn {
+    let Some(slot) = SLOTS.get_ptr_mut(slot) else { return Turn::Silent };
+    // SAFETY: map values.
     unsafe {
         let interval = (*control).interval;
         if (*slot).interval != interval {
             (*slot).interval = interval;
-            return Some(true);
+            return Turn::First;
         }
-        if (*cpu).interval != interval {
-            (*cpu).interval = interval;
-            (*cpu).used = 0;
+        if (*state).interval != interval {
+            (*state).interval = interval;
+            (*state).used = 0;
         }
-        if (*cpu).used >= (*control).budget {
-            return None;
+        if (*state).used >= (*control).budget {
+            return Turn::Silent;
         }
-        (*cpu).used += 1;
-        Some(false)
+        (*state).used += 1;
+        Turn::Another
     }
 }
 
-/// Sends the full event.
-///
-/// # Safety
-/// The pointers must be map values, `scratch` filled.
-#[inline(always)]
-pub unsafe fn event(
-    ctx: &BtfTracePointContext,
-    control: *const Control,
-    cpu: *mut CpuState,
-    scratch: *mut Scratch,
-    counted: &Counted,
-    packet: &Packet,
-) {
-    let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
-        // SAFETY: a map value of this CPU.
-        unsafe { (*cpu).ring_full += 1 };
-        return;
-    };
-    let event = entry.as_mut_ptr();
-    // SAFETY: the ring's memory has room for an Event; every field is written, or its flag is not set.
+/// Step: puts the event together in the working memory, all but the stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn fill_event(index: u32, slot_index: u32) -> u32 {
+    let scratch = scratch!(index);
+    let control = control!();
+    let Some(slot) = SLOTS.get_ptr_mut(slot_index) else { return 0 };
+    // SAFETY: map values; every field is written, or its flag is not set.
     unsafe {
-        let mut flags = if packet.first { event_flag::FIRST } else { 0 };
-        if packet.level > 0 {
-            flags |= event_flag::NESTED;
-        }
+        let event = &raw mut (*scratch).event;
+        let mut flags = if index % Layout::LEVELS > 0 { event_flag::NESTED } else { 0 };
         (*event).time = bpf_ktime_get_ns();
-        (*event).skb = packet.skb;
-        (*event).count = (*counted.slot).count;
-        (*event).segments = (*counted.slot).segments;
-        (*event).slot = counted.index;
+        (*event).skb = (*scratch).packet;
+        (*event).count = (*slot).count;
+        (*event).segments = (*slot).segments;
+        (*event).slot = slot_index;
         (*event).key = (*scratch).key;
-        (*event).netns_cookie = if has!(net_cookie) && packet.netns.address != 0 {
-            read::<u64>(packet.netns.address + offset!(net_cookie) as u64).unwrap_or(0)
+        (*event).netns_cookie = if has!(net_cookie) && (*scratch).netns != 0 {
+            read::<u64>((*scratch).netns + offset!(net_cookie) as u64).unwrap_or(0)
         } else {
             0
         };
-        (*event).netns_source = packet.netns.source as u8;
-        (*event).cpu = packet.cpu_id;
-        (*event).gso_segments = packet.segments;
+        (*event).netns_source = (*scratch).netns_source as u8;
+        (*event).cpu = index / Layout::LEVELS;
+        (*event).gso_segments = (*scratch).segments as u16;
         (*event).gso_size = gso_size(scratch);
 
         (*event).length = if has!(skb_len) { skb_field!(scratch, skb_len, u32) } else { 0 };
@@ -105,21 +83,22 @@ pub unsafe fn event(
         // The lowest three bits (struct sk_buff, include/linux/skbuff.h).
         (*event).packet_type = if has!(skb_pkt_type) { skb_field!(scratch, skb_pkt_type, u8) & 7 } else { 0 };
 
-        socket(event, scratch, packet.receiving_socket);
+        socket(event, scratch);
         if has!(skb_dev)
             && device(control, skb_field!(scratch, skb_dev, u64), &raw mut (*event).device)
-            && (*event).device.netns == packet.netns.inode
+            && (*event).device.netns == (*scratch).key.netns
         {
             flags |= event_flag::DEVICE;
         }
         (*event).hook = 0;
         (*event).family = 0;
-        if let Some(state) = packet.state {
+        let state = (*scratch).state;
+        if state != 0 {
             flags |= event_flag::HOOK_STATE;
-            (*event).hook = read::<u8>(state.address + offset!(state_hook) as u64).unwrap_or(0);
-            (*event).family = read::<u8>(state.address + offset!(state_pf) as u64).unwrap_or(0);
-            state_device(control, state.address, offset!(state_in), &raw mut (*event).state_in);
-            state_device(control, state.address, offset!(state_out), &raw mut (*event).state_out);
+            (*event).hook = read::<u8>(state + offset!(state_hook) as u64).unwrap_or(0);
+            (*event).family = read::<u8>(state + offset!(state_pf) as u64).unwrap_or(0);
+            state_device(control, state, offset!(state_in), &raw mut (*event).state_in);
+            state_device(control, state, offset!(state_out), &raw mut (*event).state_out);
         }
         let (nfct, info) = conntrack::of_packet(scratch);
         if conntrack::read_entry(control, nfct, info, &raw mut (*event).conntrack) {
@@ -134,40 +113,70 @@ pub unsafe fn event(
                 i += 1;
             }
         }
-        headers(event, &packet.layers);
-
+        headers(event, scratch);
         (*event).stack_length = 0;
-        if packet.first {
-            let to = &raw mut (*event).stack;
-            let bytes = bpf_get_stack(ctx.as_ptr(), to.cast(), size_of_val(&*to) as u32, 0);
-            if bytes > 0 {
-                flags |= event_flag::STACK;
-                (*event).stack_length = (bytes / 8) as u16;
-            }
-        }
         if stack::is_netfilter(control, (*scratch).key.location) {
-            stack::copy_window(&raw mut (*event).window, packet.context);
+            stack::copy_window((&raw mut (*event).window).cast(), WINDOW_WORDS, (*scratch).context);
             flags |= event_flag::WINDOW;
         }
         (*event).flags = flags;
     }
-    entry.submit(0);
+    0
 }
 
-/// The packet's first bytes. A read may fail where they reach past the buffer's page; the parser's copy then does.
+/// Adds the kernel's stack: the costliest part of an event, so only a slot's first one in an interval has it.
+///
+/// # Safety
+/// `scratch` must be a map value with the event in it.
 #[inline(always)]
-unsafe fn headers(event: *mut Event, layers: &Layers) {
+pub unsafe fn add_stack(ctx: &BtfTracePointContext, scratch: *mut Scratch) {
+    // SAFETY: a map value.
+    unsafe {
+        let event = &raw mut (*scratch).event;
+        (*event).flags |= event_flag::FIRST;
+        let to = &raw mut (*event).stack;
+        let bytes = bpf_get_stack(ctx.as_ptr(), to.cast(), size_of_val(&*to) as u32, 0);
+        if bytes > 0 {
+            (*event).flags |= event_flag::STACK;
+            (*event).stack_length = (bytes / 8) as u16;
+        }
+    }
+}
+
+/// Sends the event that is in the working memory.
+///
+/// # Safety
+/// The pointers must be map values.
+#[inline(always)]
+pub unsafe fn send(scratch: *const Scratch, state: *mut CpuState) {
+    // SAFETY: map values.
+    unsafe {
+        if EVENTS.output::<Event>(&(*scratch).event, 0).is_err() {
+            (*state).ring_full += 1;
+        }
+    }
+}
+
+/// The packet's first bytes. A read may fail where they reach past the buffer's page: then fewer.
+#[inline(always)]
+unsafe fn headers(event: *mut Event, scratch: *const Scratch) {
+    const FEWER: u32 = 64;
     // SAFETY: within the event.
     unsafe {
         let to = (&raw mut (*event).headers).cast::<u8>();
-        let available =
-            if layers.available > HEADER_BYTES as u32 { HEADER_BYTES as u32 } else { layers.available };
+        let (network, available) = ((*scratch).network, (*scratch).available);
         (*event).header_length = 0;
-        if layers.network != 0 && copy(to, HEADER_BYTES as u32, layers.network) {
-            (*event).header_length = available as u16;
-        } else if layers.network != 0 && copy(to, 64, layers.network) {
-            (*event).header_length = if available > 64 { 64 } else { available as u16 };
+        if network == 0 {
+            return;
         }
+        let most = if copy(to, HEADER_BYTES as u32, network) {
+            HEADER_BYTES as u32
+        } else if copy(to, FEWER, network) {
+            FEWER
+        } else {
+            0
+        };
+        (*event).header_length = if available < most { available } else { most } as u16;
     }
 }
 
@@ -181,30 +190,29 @@ unsafe fn gso_size(scratch: *const Scratch) -> u16 {
     read::<u16>(shared + offset!(shinfo_gso_size) as u64).unwrap_or(0)
 }
 
-/// Family and protocol of the socket that the packet belongs to, or was to be received by.
+/// Family and protocol of the socket that was to receive the packet, or that it belongs to.
 #[inline(always)]
-unsafe fn socket(event: *mut Event, scratch: *const Scratch, receiving: u64) {
-    // SAFETY: the ring's memory, and a map value.
+unsafe fn socket(event: *mut Event, scratch: *const Scratch) {
+    // TCP_TIME_WAIT and TCP_NEW_SYN_RECV (include/net/tcp_states.h): smaller structures without a protocol.
+    const TIME_WAIT: u8 = 6;
+    const NEW_SYN_RECV: u8 = 12;
+    // SAFETY: map values.
     unsafe {
         (*event).socket_family = 0;
         (*event).socket_protocol = 0;
-        if !has!(skb_sk, sock_family, sock_protocol) {
+        if !has!(skb_sk, sock_family, sock_state, sock_protocol) {
             return;
         }
-        let own = skb_field!(scratch, skb_sk, u64);
-        let socket = if is_kernel_address(receiving) { receiving } else { own };
-        if is_kernel_address(socket) {
-            (*event).socket_family = read::<u16>(socket + offset!(sock_family) as u64).unwrap_or(0);
-            // Only full sockets have a protocol: TCP_TIME_WAIT and TCP_NEW_SYN_RECV are smaller structures
-            // (include/net/tcp_states.h).
-            let state = if has!(sock_state) {
-                read::<u8>(socket + offset!(sock_state) as u64).unwrap_or(0)
-            } else {
-                0
-            };
-            if state != 6 && state != 12 {
-                (*event).socket_protocol = read::<u16>(socket + offset!(sock_protocol) as u64).unwrap_or(0);
-            }
+        let receiving = (*scratch).receiving_socket;
+        let socket =
+            if is_kernel_address(receiving) { receiving } else { skb_field!(scratch, skb_sk, u64) };
+        if !is_kernel_address(socket) {
+            return;
+        }
+        (*event).socket_family = read::<u16>(socket + offset!(sock_family) as u64).unwrap_or(0);
+        let state = read::<u8>(socket + offset!(sock_state) as u64).unwrap_or(TIME_WAIT);
+        if state != TIME_WAIT && state != NEW_SYN_RECV {
+            (*event).socket_protocol = read::<u16>(socket + offset!(sock_protocol) as u64).unwrap_or(0);
         }
     }
 }

@@ -7,12 +7,11 @@ use crate::{
     conntrack,
     maps::{
         FILTER, FILTER_ADDRESS, FILTER_INTERFACE, FILTER_NETNS, FILTER_PORT, FILTER_PROTOCOL, FILTER_REASON,
-        Scratch, constant, has, offset, skb_field,
+        Scratch, constant, control, has, offset, scratch, skb_field,
     },
     memory::{copy, is_kernel_address, read},
-    netns::{self, Netns},
-    packet::{ETH_P_IP, ETH_P_IPV6, ETH_P_TEB, Layers, protocol, set_ipv4},
-    stack::HookState,
+    netns,
+    packet::{ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, ETH_P_TEB, protocol, set_ipv4},
 };
 use aya_ebpf::maps::lpm_trie::Key;
 use core::mem::offset_of;
@@ -42,18 +41,24 @@ macro_rules! required {
     };
 }
 
-/// True if the packet is one that the user asked for.
-///
-/// # Safety
-/// The pointers must be map values, `scratch` with the sk_buff's copy and the key in it.
+/// True if there is anything to filter by.
 #[inline(always)]
-pub unsafe fn passes(
-    control: *const Control,
-    scratch: *mut Scratch,
-    layers: &Layers,
-    netns: Netns,
-    state: Option<HookState>,
-) -> bool {
+pub fn is_active() -> bool {
+    constant(&FILTER.active) != 0
+}
+
+/// Step: 1 if the packet is one that the user asked for.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn passes_filter(index: u32) -> u32 {
+    let scratch = scratch!(index);
+    let control = control!();
+    // SAFETY: map values.
+    (unsafe { passes(control, scratch) }) as u32
+}
+
+#[inline(always)]
+unsafe fn passes(control: *const Control, scratch: *mut Scratch) -> bool {
     // SAFETY: map values.
     unsafe {
         let key = &raw const (*scratch).key;
@@ -65,7 +70,7 @@ pub unsafe fn passes(
             }
         }
         if active!(NETNS) {
-            let bits = FILTER_NETNS.get(&netns.inode).copied().unwrap_or(0);
+            let bits = FILTER_NETNS.get(&(*key).netns).copied().unwrap_or(0);
             if !single(bits, required!(NETNS)) {
                 return false;
             }
@@ -73,7 +78,7 @@ pub unsafe fn passes(
         if active!(PROTOCOL) {
             let (transport, ethertype) = ((*key).transport as u32, (*key).ethertype as u32);
             let mut bits = 0;
-            if (*key).flags & flow_flag::ADDRESSES != 0 && ethertype != 0x0806 {
+            if (*key).flags & flow_flag::ADDRESSES != 0 && ethertype != ETH_P_ARP as u32 {
                 bits |= FILTER_PROTOCOL.get(&transport).copied().unwrap_or(0);
             }
             bits |= FILTER_PROTOCOL.get(&(ethertype | dimension::ETHERTYPE)).copied().unwrap_or(0);
@@ -81,11 +86,11 @@ pub unsafe fn passes(
                 return false;
             }
         }
-        if active!(INTERFACE) && !single(interfaces(control, scratch, netns, state), required!(INTERFACE)) {
+        if active!(INTERFACE) && !single(interfaces(control, scratch), required!(INTERFACE)) {
             return false;
         }
         if active!(ADDRESS) || active!(PORT) {
-            return tuples(control, scratch, layers);
+            return tuples(control, scratch);
         }
         true
     }
@@ -99,24 +104,18 @@ fn single(bits: u32, required: u32) -> bool {
 
 /// What the packet's interfaces satisfy: `skb->dev` if it is to be believed, and the hook's two.
 #[inline(always)]
-unsafe fn interfaces(control: *const Control, scratch: *const Scratch, netns: Netns, state: Option<HookState>) -> u32 {
+unsafe fn interfaces(control: *const Control, scratch: *const Scratch) -> u32 {
     let mut bits = 0;
     // SAFETY: map values.
     unsafe {
+        let inode = (*scratch).key.netns;
         if has!(skb_dev) {
-            bits |= interface(control, skb_field!(scratch, skb_dev, u64), netns.inode);
+            bits |= interface(control, skb_field!(scratch, skb_dev, u64), inode);
         }
-        if let Some(state) = state {
-            if has!(state_in)
-                && let Some(device) = read::<u64>(state.address + offset!(state_in) as u64)
-            {
-                bits |= interface(control, device, netns.inode);
-            }
-            if has!(state_out)
-                && let Some(device) = read::<u64>(state.address + offset!(state_out) as u64)
-            {
-                bits |= interface(control, device, netns.inode);
-            }
+        let state = (*scratch).state;
+        if state != 0 && has!(state_in, state_out) {
+            bits |= interface(control, read(state + offset!(state_in) as u64).unwrap_or(0), inode);
+            bits |= interface(control, read(state + offset!(state_out) as u64).unwrap_or(0), inode);
         }
     }
     bits
@@ -156,7 +155,7 @@ struct Ports {
 }
 
 #[inline(always)]
-unsafe fn tuples(control: *const Control, scratch: *mut Scratch, layers: &Layers) -> bool {
+unsafe fn tuples(control: *const Control, scratch: *mut Scratch) -> bool {
     // SAFETY: map values.
     unsafe {
         let key = &raw const (*scratch).key;
@@ -185,7 +184,7 @@ unsafe fn tuples(control: *const Control, scratch: *mut Scratch, layers: &Layers
             }
         }
 
-        if let Some(ports) = inner(scratch, layers, tuple) {
+        if let Some(ports) = inner(scratch, tuple) {
             judge(tuple, ports, &mut wanted, &mut unwanted);
         }
         wanted && !unwanted
@@ -279,14 +278,14 @@ unsafe fn address(from: u64, family: u16, to: *mut [u8; 16]) -> Option<()> {
 
 /// Reads the ends of the packet that this one carries: VXLAN (RFC 7348), Geneve (RFC 8926), IP in IP.
 #[inline(always)]
-unsafe fn inner(scratch: *const Scratch, layers: &Layers, tuple: *mut [u8; 16]) -> Option<Ports> {
+unsafe fn inner(scratch: *const Scratch, tuple: *mut [u8; 16]) -> Option<Ports> {
     // SAFETY: map values.
     unsafe {
         let key = &raw const (*scratch).key;
-        if layers.network == 0 || layers.transport == 0 {
+        if (*scratch).network == 0 || (*scratch).transport == 0 {
             return None;
         }
-        let transport = layers.network + layers.transport as u64;
+        let transport = (*scratch).network + (*scratch).transport as u64;
         let (version, at) = match (*key).transport {
             protocol::IPIP => (4, transport),
             protocol::IPV6 => (6, transport),

@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LpmTrie, RingBuf},
 };
-use tracer_common::{Control, CpuState, FilterSpec, FlowKey, Layout, Offsets, Site, Slot, WINDOW_WORDS};
+use tracer_common::{Control, CpuState, Event, FilterSpec, FlowKey, Layout, Offsets, Site, Slot};
 
 /// Where the running kernel keeps its fields. Read with [`offset!`].
 #[unsafe(no_mangle)]
@@ -65,27 +65,81 @@ macro_rules! skb_field {
     };
 }
 
-pub(crate) use {has, layout, offset, skb_field};
-
-/// Working memory of one program run: too large for the stack.
+/// Working memory of one program run: what its steps hand to each other.
+///
+/// Each step is a function that the verifier checks once and for all, whatever came before it. For that its only
+/// argument is the index of this memory, and all else goes through here.
 #[repr(C)]
 pub struct Scratch {
+    /// The tracepoint's `skb`.
+    pub packet: u64,
+    /// Address of the program's context, which lies on the kernel's stack.
+    pub context: u64,
+    /// The tracepoint's `rx_sk`, or 0.
+    pub receiving_socket: u64,
+    /// Address of the network header; 0 if the packet has none.
+    pub network: u64,
+    /// Bytes from there to the end of the linear part.
+    pub available: u32,
+    /// Offset of the transport header from the network header; 0 if it is not known.
+    pub transport: u32,
+    /// Address of netfilter's hook state, proven; 0 without.
+    pub state: u64,
+    /// Its `net`.
+    pub state_net: u64,
+    /// Inode number of that.
+    pub state_inode: u32,
+    /// Where `key.netns` comes from (`NetnsSource`).
+    pub netns_source: u32,
+    /// Address of the struct net; 0 if it is not known.
+    pub netns: u64,
+    /// Segments of the packet, at least 1.
+    pub segments: u64,
+    /// The word of the stack window that the search found last.
+    pub found: u32,
+    /// Explicit padding.
+    pub reserved: u32,
+    /// What this drop is counted under.
+    pub key: FlowKey,
     /// Copy of the struct sk_buff.
     pub skb: [u64; Offsets::SKB_MAX / 8],
     /// The packet's first bytes from its network header on.
     pub header: [u64; HEADER_WORDS],
     /// The kernel stack above the program's context.
-    pub window: [u64; WINDOW_WORDS],
-    /// What this drop is counted under.
-    pub key: FlowKey,
-    /// A filter's inner packet or tuple.
-    pub tuple: [u64; 4],
-    /// Pointers go through here to become plain numbers to the verifier.
-    pub pointers: [u64; 2],
+    pub window: [u64; SCAN_WORDS],
+    /// A filter's pair of addresses.
+    pub tuple: [[u8; 16]; 2],
+    /// The full event, until it is sent.
+    pub event: Event,
+}
+
+/// Words of the stack that are searched for the hook state.
+pub const SCAN_WORDS: usize = 192;
+
+/// The working memory of a step; the step ends where there is none.
+macro_rules! scratch {
+    ($index:expr) => {
+        match $crate::maps::SCRATCH.get_ptr_mut($index) {
+            Some(scratch) => scratch,
+            None => return 0,
+        }
+    };
+}
+
+/// The control page; the step ends where there is none.
+macro_rules! control {
+    () => {
+        match $crate::maps::CONTROL.get_ptr(0) {
+            Some(control) => control,
+            None => return 0,
+        }
+    };
 }
 
 /// Words of the packet looked at in place: 60 bytes of IPv4 header and 8 behind it, rounded up.
 pub const HEADER_WORDS: usize = 10;
+
+pub(crate) use {control, has, layout, offset, scratch, skb_field};
 
 /// Written by the user half, read by the programs.
 #[map]

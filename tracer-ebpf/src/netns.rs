@@ -5,25 +5,11 @@
 //! whose `ns.ops` is that of network namespaces.
 
 use crate::{
-    maps::{OWN_NETNS, has, offset, skb_field},
+    maps::{OWN_NETNS, Scratch, control, has, offset, scratch, skb_field},
     memory::{is_kernel_address, read},
 };
 use aya_ebpf::helpers::bpf_get_current_task;
 use tracer_common::{Control, NetnsSource};
-
-use crate::maps::Scratch;
-
-/// A network namespace, proven to be one.
-#[derive(Clone, Copy)]
-pub struct Netns {
-    pub address: u64,
-    pub inode: u32,
-    pub source: NetnsSource,
-}
-
-impl Netns {
-    pub const UNKNOWN: Self = Self { address: 0, inode: 0, source: NetnsSource::None };
-}
 
 /// The inode number of the `struct net` at `address`; 0 if there is none.
 #[inline(always)]
@@ -51,79 +37,89 @@ pub unsafe fn inode(control: *const Control, address: u64) -> u32 {
     if expected != 0 && ops == expected { inum } else { 0 }
 }
 
-/// The netns of the packet, from the most to the least trusted source. `state_net` is the netns of netfilter's
-/// hook state, already proven, or 0.
-#[inline(always)]
-pub unsafe fn of_packet(
-    control: *const Control,
-    scratch: *const Scratch,
-    receiving_socket: u64,
-    state: (u64, u32),
-) -> Netns {
+/// Step: finds the packet's netns, from the most to the least trusted source.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn find_netns(index: u32) -> u32 {
+    let scratch = scratch!(index);
+    let control = control!();
     // SAFETY: map values.
     unsafe {
-        if receiving_socket != 0
-            && let Some(netns) = of_socket(control, receiving_socket, NetnsSource::ReceivingSocket)
-        {
-            return netns;
+        if of_socket(control, scratch, (*scratch).receiving_socket, NetnsSource::ReceivingSocket) {
+            return 0;
         }
-        if state.1 != 0 {
-            return Netns { address: state.0, inode: state.1, source: NetnsSource::HookState };
+        if (*scratch).state_inode != 0 {
+            (*scratch).netns = (*scratch).state_net;
+            (*scratch).key.netns = (*scratch).state_inode;
+            (*scratch).netns_source = NetnsSource::HookState as u32;
+            return 0;
         }
-        if has!(skb_sk) {
-            let socket = skb_field!(scratch, skb_sk, u64);
-            if socket != 0
-                && let Some(netns) = of_socket(control, socket, NetnsSource::Socket)
-            {
-                return netns;
-            }
+        if has!(skb_sk) && of_socket(control, scratch, skb_field!(scratch, skb_sk, u64), NetnsSource::Socket) {
+            return 0;
         }
         if has!(skb_refdst, dst_dev) {
             // The lowest bit says that the reference is not counted (SKB_DST_NOREF, include/linux/skbuff.h).
             let route = skb_field!(scratch, skb_refdst, u64) & !1;
             if is_kernel_address(route)
                 && let Some(device) = read::<u64>(route + offset!(dst_dev) as u64)
-                && let Some(netns) = of_device(control, device, NetnsSource::Route)
+                && of_device(control, scratch, device, NetnsSource::Route)
             {
-                return netns;
+                return 0;
             }
         }
-        if has!(skb_dev)
-            && let Some(netns) = of_device(control, skb_field!(scratch, skb_dev, u64), NetnsSource::Device)
+        if has!(skb_dev) && of_device(control, scratch, skb_field!(scratch, skb_dev, u64), NetnsSource::Device)
         {
-            return netns;
+            return 0;
         }
-        Netns::UNKNOWN
+        (*scratch).netns = 0;
+        (*scratch).key.netns = 0;
+        (*scratch).netns_source = NetnsSource::None as u32;
     }
+    0
 }
 
 #[inline(always)]
-unsafe fn of_socket(control: *const Control, socket: u64, source: NetnsSource) -> Option<Netns> {
+unsafe fn of_socket(control: *const Control, scratch: *mut Scratch, socket: u64, source: NetnsSource) -> bool {
     if !is_kernel_address(socket) || !has!(sock_net) {
-        return None;
+        return false;
     }
-    let address = read::<u64>(socket + offset!(sock_net) as u64)?;
-    // SAFETY: a map value.
-    match unsafe { inode(control, address) } {
-        0 => None,
-        inode => Some(Netns { address, inode, source }),
+    // SAFETY: map values.
+    match read::<u64>(socket + offset!(sock_net) as u64) {
+        Some(address) => unsafe { believe(control, scratch, address, source) },
+        None => false,
     }
 }
 
 /// The netns of a device, unless the pointer is none, or a stand-in: a route whose device was unregistered points
 /// to `blackhole_netdev`, which has no index and is in the initial netns.
 #[inline(always)]
-unsafe fn of_device(control: *const Control, device: u64, source: NetnsSource) -> Option<Netns> {
+unsafe fn of_device(control: *const Control, scratch: *mut Scratch, device: u64, source: NetnsSource) -> bool {
     if !is_kernel_address(device) || !has!(dev_net, dev_ifindex) {
-        return None;
+        return false;
     }
-    let address = read::<u64>(device + offset!(dev_net) as u64)?;
-    // SAFETY: a map value.
-    let inode = unsafe { inode(control, address) };
-    if inode == 0 || read::<i32>(device + offset!(dev_ifindex) as u64)? <= 0 {
-        return None;
+    let (Some(address), Some(ifindex)) =
+        (read::<u64>(device + offset!(dev_net) as u64), read::<i32>(device + offset!(dev_ifindex) as u64))
+    else {
+        return false;
+    };
+    // SAFETY: map values.
+    ifindex > 0 && unsafe { believe(control, scratch, address, source) }
+}
+
+/// Takes the netns at `address` for the packet's, if it is one.
+#[inline(always)]
+unsafe fn believe(control: *const Control, scratch: *mut Scratch, address: u64, source: NetnsSource) -> bool {
+    // SAFETY: map values.
+    unsafe {
+        let inode = inode(control, address);
+        if inode == 0 {
+            return false;
+        }
+        (*scratch).netns = address;
+        (*scratch).key.netns = inode;
+        (*scratch).netns_source = source as u32;
+        true
     }
-    Some(Netns { address, inode, source })
 }
 
 /// Writes down address, `ops` and inode number of the current task's network namespace.

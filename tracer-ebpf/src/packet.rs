@@ -2,7 +2,7 @@
 //! the bytes that the full event carries.
 
 use crate::{
-    maps::{HEADER_WORDS, Scratch, has, skb_field},
+    maps::{HEADER_WORDS, Scratch, has, scratch, skb_field},
     memory::{copy, read},
 };
 use core::mem::offset_of;
@@ -40,57 +40,45 @@ pub mod protocol {
 /// Extension headers looked at in one packet.
 const EXTENSIONS: u32 = 6;
 
-/// Where the packet's layers are.
-#[derive(Clone, Copy)]
-pub struct Layers {
-    /// Kernel address of the network header; 0 if the packet has none.
-    pub network: u64,
-    /// Bytes from there to the end of the linear part.
-    pub available: u32,
-    /// Offset of the transport header from the network header; 0 if it is not known.
-    pub transport: u32,
-}
-
-impl Layers {
-    const NONE: Self = Self { network: 0, available: 0, transport: 0 };
-}
-
-/// Fills the flow's part of the key from the packet.
-///
-/// # Safety
-/// `scratch` must be a map value with the sk_buff's copy in it, and a zeroed key.
-#[inline(always)]
-pub unsafe fn parse(scratch: *mut Scratch) -> Layers {
+/// Step: fills the flow's part of the key from the packet, and finds its layers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn parse_packet(index: u32) -> u32 {
+    let scratch = scratch!(index);
     if !has!(skb_protocol, skb_head, skb_network_header, skb_tail) {
-        return Layers::NONE;
+        return 0;
     }
-    // SAFETY: map values.
+    // SAFETY: a map value with the sk_buff's copy and a cleared key in it.
     unsafe {
+        (*scratch).network = 0;
+        (*scratch).transport = 0;
         let ethertype = u16::from_be(skb_field!(scratch, skb_protocol, u16));
-        let key = &raw mut (*scratch).key;
-        (*key).ethertype = ethertype;
+        (*scratch).key.ethertype = ethertype;
 
-        let head = skb_field!(scratch, skb_head, u64);
         let start = skb_field!(scratch, skb_network_header, u16);
         // An offset from head on 64-bit kernels (sk_buff_data_t).
         let tail = skb_field!(scratch, skb_tail, u32);
         if start == u16::MAX || start as u32 >= tail {
-            return Layers::NONE;
+            return 0;
         }
-        let mut layers =
-            Layers { network: head + start as u64, available: tail - start as u32, transport: 0 };
+        let network = skb_field!(scratch, skb_head, u64) + start as u64;
+        (*scratch).available = tail - start as u32;
         let header = (&raw mut (*scratch).header).cast::<u8>();
-        if !copy(header, (HEADER_WORDS * 8) as u32, layers.network) {
-            return Layers::NONE;
+        if !copy(header, (HEADER_WORDS * 8) as u32, network) {
+            return 0;
         }
+        (*scratch).network = network;
         let found = match ethertype {
-            ETH_P_IP => ipv4(header, key, &mut layers),
-            ETH_P_IPV6 => ipv6(header, key, &mut layers),
-            ETH_P_ARP => arp(header, key, &layers),
-            _ => return layers,
+            ETH_P_IP => ipv4(scratch, header),
+            ETH_P_IPV6 => ipv6(scratch, header),
+            ETH_P_ARP => arp(scratch, header),
+            _ => true,
         };
-        if found { layers } else { Layers::NONE }
+        if !found {
+            (*scratch).network = 0;
+        }
     }
+    0
 }
 
 /// The first four bytes of an IPv4-mapped address's last eight (`::ffff:0:0/96`, RFC 4291 2.5.5.2).
@@ -110,12 +98,13 @@ pub unsafe fn set_ipv4(to: *mut [u8; 16], address: u32) {
 }
 
 #[inline(always)]
-unsafe fn ipv4(header: *const u8, key: *mut FlowKey, layers: &mut Layers) -> bool {
+unsafe fn ipv4(scratch: *mut Scratch, header: *const u8) -> bool {
     // SAFETY: `header` has HEADER_WORDS words; the offsets below are at most 60 + 8.
     unsafe {
+        let key = &raw mut (*scratch).key;
         let first = *header;
         let length = ((first & 0x0f) as u32) << 2;
-        if first >> 4 != 4 || length < Ipv4Hdr::LEN as u32 || layers.available < Ipv4Hdr::LEN as u32 {
+        if first >> 4 != 4 || length < Ipv4Hdr::LEN as u32 || (*scratch).available < Ipv4Hdr::LEN as u32 {
             return false;
         }
         let transport = *header.add(offset_of!(Ipv4Hdr, proto));
@@ -126,8 +115,8 @@ unsafe fn ipv4(header: *const u8, key: *mut FlowKey, layers: &mut Layers) -> boo
         let fragment = u16::from_be(*header.add(offset_of!(Ipv4Hdr, frags)).cast::<u16>()) & 0x1fff;
         if fragment != 0 {
             flags |= flow_flag::FRAGMENT;
-        } else if length + 8 <= layers.available {
-            layers.transport = length;
+        } else if length + 8 <= (*scratch).available {
+            (*scratch).transport = length;
             flags |= ports(*header.add(length as usize).cast::<u64>(), transport, key);
         }
         (*key).flags = flags;
@@ -136,10 +125,11 @@ unsafe fn ipv4(header: *const u8, key: *mut FlowKey, layers: &mut Layers) -> boo
 }
 
 #[inline(always)]
-unsafe fn ipv6(header: *const u8, key: *mut FlowKey, layers: &mut Layers) -> bool {
+unsafe fn ipv6(scratch: *mut Scratch, header: *const u8) -> bool {
     // SAFETY: as for ipv4.
     unsafe {
-        if *header >> 4 != 6 || layers.available < Ipv6Hdr::LEN as u32 {
+        let key = &raw mut (*scratch).key;
+        if *header >> 4 != 6 || (*scratch).available < Ipv6Hdr::LEN as u32 {
             return false;
         }
         let source = header.add(offset_of!(Ipv6Hdr, src_addr)).cast::<u64>();
@@ -156,7 +146,7 @@ unsafe fn ipv6(header: *const u8, key: *mut FlowKey, layers: &mut Layers) -> boo
         let mut word = *header.add(Ipv6Hdr::LEN).cast::<u64>();
         let mut seen = 0;
         while seen < EXTENSIONS && is_extension(next) {
-            if offset + 8 > layers.available {
+            if offset + 8 > (*scratch).available {
                 break;
             }
             let bytes = word.to_ne_bytes();
@@ -175,15 +165,15 @@ unsafe fn ipv6(header: *const u8, key: *mut FlowKey, layers: &mut Layers) -> boo
             if flags & flow_flag::FRAGMENT != 0 {
                 break;
             }
-            match read::<u64>(layers.network + offset as u64) {
+            match read::<u64>((*scratch).network + offset as u64) {
                 Some(read) => word = read,
                 None => break,
             }
             seen += 1;
         }
         (*key).transport = next;
-        if flags & flow_flag::FRAGMENT == 0 && offset + 8 <= layers.available {
-            layers.transport = offset;
+        if flags & flow_flag::FRAGMENT == 0 && offset + 8 <= (*scratch).available {
+            (*scratch).transport = offset;
             flags |= ports(word, next, key);
         }
         (*key).flags = flags;
@@ -235,10 +225,11 @@ unsafe fn ports(word: u64, transport: u8, key: *mut FlowKey) -> u8 {
 
 /// Sender's and target's IPv4 address of an ARP packet over Ethernet (RFC 826).
 #[inline(always)]
-unsafe fn arp(header: *const u8, key: *mut FlowKey, layers: &Layers) -> bool {
+unsafe fn arp(scratch: *mut Scratch, header: *const u8) -> bool {
     // SAFETY: as for ipv4.
     unsafe {
-        if layers.available < ArpHdr::LEN as u32
+        let key = &raw mut (*scratch).key;
+        if (*scratch).available < ArpHdr::LEN as u32
             || *header.add(offset_of!(ArpHdr, hlen)) != 6
             || *header.add(offset_of!(ArpHdr, plen)) != 4
         {

@@ -6,19 +6,12 @@
 //! choice: found by looking, remembered for each call site, and proven again for every packet.
 
 use crate::{
-    maps::{SITES, Scratch, has, offset},
+    maps::{SCAN_WORDS, SITES, Scratch, control, has, offset, scratch},
     memory::{copy, is_kernel_address, read},
     netns,
 };
+use core::ptr::{read_volatile, write_volatile};
 use tracer_common::{ABSENT, Control, Site, TextRange, WINDOW_WORDS};
-
-/// Netfilter's hook state of this packet, proven.
-#[derive(Clone, Copy)]
-pub struct HookState {
-    pub address: u64,
-    pub net: u64,
-    pub inode: u32,
-}
 
 /// Hooks and protocol families that exist, with room (NF_INET_INGRESS is 5; NFPROTO_NUMPROTO is 13;
 /// include/uapi/linux/netfilter.h).
@@ -44,98 +37,191 @@ pub unsafe fn is_netfilter(control: *const Control, location: u64) -> bool {
 /// can't be read the helper leaves zero.
 ///
 /// # Safety
-/// `to` must be writable.
+/// `to` must have room for `words` words, a multiple of 8.
 #[inline(always)]
-pub unsafe fn copy_window(to: *mut [u64; WINDOW_WORDS], context: u64) {
-    const PIECE: usize = 64;
+pub unsafe fn copy_window(to: *mut u64, words: usize, context: u64) {
+    const PIECE: usize = 8;
     let mut at = 0;
-    while at < WINDOW_WORDS * 8 {
+    while at < words {
         // SAFETY: within the window.
-        unsafe { copy(to.cast::<u8>().add(at), PIECE as u32, context + at as u64) };
+        unsafe { copy(to.add(at).cast(), (PIECE * 8) as u32, context + at as u64 * 8) };
         at += PIECE;
     }
 }
 
-/// The hook state of a packet that netfilter freed.
-///
-/// # Safety
-/// The pointers must be map values.
-#[inline(always)]
-pub unsafe fn hook_state(
-    control: *const Control,
-    scratch: *mut Scratch,
-    location: u64,
-    skb: u64,
-    context: u64,
-) -> Option<HookState> {
-    if !has!(state_hook, state_pf, state_net) {
-        return None;
-    }
-    let index = ((location >> 2) ^ (location >> 9)) as u32 & (Site::COUNT - 1);
-    let site = SITES.get_ptr_mut(index)?;
+/// How a word of the stack leads to the hook state.
+mod path {
+    /// It points to the state.
+    pub const STATE: u32 = 0;
+    /// It points to an nft_pktinfo that points to the state.
+    pub const PKTINFO: u32 = 1;
+    /// It is the first word of an nft_pktinfo.
+    pub const IN_PKTINFO: u32 = 2;
+}
+
+/// Step: finds the hook state of a packet that netfilter freed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn find_hook_state(index: u32) -> u32 {
+    let scratch = scratch!(index);
+    let control = control!();
     // SAFETY: map values. Several CPUs may write one site: each writes the same, or it is not believed.
     unsafe {
-        if (*site).location == location && (*site).word != 0 {
-            let word = read::<u64>(context + (((*site).word - 1) as u64) * 8)?;
-            let state =
-                if (*site).through_pktinfo != 0 { through_pktinfo(control, word, skb) } else { proven(control, word) };
-            if state.is_some() {
-                return state;
-            }
+        let location = (*scratch).key.location;
+        let Some(site) = SITES.get_ptr_mut(site_index(location)) else { return 0 };
+        if (*site).location != location || (*site).word == 0 {
+            return 0;
         }
-        copy_window(&raw mut (*scratch).window, context);
-        let window = (&raw const (*scratch).window).cast::<u64>();
+        let at = (*scratch).context + (((*site).word - 1) as u64) * 8;
+        let Some(word) = read::<u64>(at) else { return 0 };
+        let pktinfo = match (*site).path {
+            path::STATE => return believe(control, scratch, word) as u32,
+            path::PKTINFO => word,
+            _ => at,
+        };
+        through_pktinfo(control, scratch, pktinfo) as u32
+    }
+}
+
+/// Step: searches the stack for the hook state, and remembers where it was for this call site.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn search_hook_state(index: u32) -> u32 {
+    let scratch = scratch!(index);
+    if !has!(state_hook, state_pf, state_net) {
+        return 0;
+    }
+    // SAFETY: map values.
+    unsafe {
+        let context = (*scratch).context;
+        let window = (&raw mut (*scratch).window).cast::<u64>();
+        copy_window(window, SCAN_WORDS, context);
         let mut word = 0;
+        // Callee-saved registers lie close to the context: pointers are followed only there.
         while word < WINDOW_WORDS {
-            let value = *window.add(word);
-            if is_kernel_address(value) {
-                let direct = proven(control, value);
-                let state = if direct.is_some() { direct } else { through_pktinfo(control, value, skb) };
-                if state.is_some() {
-                    (*site).word = word as u32 + 1;
-                    (*site).through_pktinfo = direct.is_none() as u32;
-                    (*site).location = location;
-                    return state;
+            if is_kernel_address(*window.add(word)) {
+                let path = try_pointer(index, word as u32);
+                if path != 0 {
+                    return remember(scratch, word as u32, path - 1);
                 }
             }
             word += 1;
         }
-        None
+        // nft's own frame is large and keeps old words. The living nft_pktinfo is in its caller's frame: the
+        // highest one wins.
+        // Found in memory, not in a variable: the verifier would follow every value that it may have.
+        let found = &raw mut (*scratch).found;
+        write_volatile(found, NONE);
+        let mut word = 0;
+        while word < SCAN_WORDS {
+            if *window.add(word) == (*scratch).packet && try_pktinfo(index, word as u32) != 0 {
+                write_volatile(found, word as u32);
+            }
+            word += 1;
+        }
+        let found = read_volatile(found);
+        if found != NONE && try_pktinfo(index, found) != 0 {
+            return remember(scratch, found, path::IN_PKTINFO);
+        }
+    }
+    0
+}
+
+/// No word.
+const NONE: u32 = u32::MAX;
+
+/// Step: tries a word of the stack as a pointer; returns the path that it leads to the hook state by, plus 1.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn try_pointer(index: u32, word: u32) -> u32 {
+    let scratch = scratch!(index);
+    let control = control!();
+    // SAFETY: map values.
+    unsafe {
+        let Some(value) = read::<u64>((*scratch).context + word as u64 * 8) else { return 0 };
+        if believe(control, scratch, value) {
+            path::STATE + 1
+        } else if through_pktinfo(control, scratch, value) {
+            path::PKTINFO + 1
+        } else {
+            0
+        }
     }
 }
 
-/// The state at `address`, if there is one: its netns is a netns, hook and family exist.
-#[inline(always)]
-unsafe fn proven(control: *const Control, address: u64) -> Option<HookState> {
-    if !is_kernel_address(address) {
-        return None;
-    }
-    let net = read::<u64>(address + offset!(state_net) as u64)?;
-    // SAFETY: a map value.
-    let inode = unsafe { netns::inode(control, net) };
-    if inode == 0 {
-        return None;
-    }
-    let hook = read::<u8>(address + offset!(state_hook) as u64)?;
-    let family = read::<u8>(address + offset!(state_pf) as u64)?;
-    if hook >= HOOKS || family >= FAMILIES || family == 0 {
-        return None;
-    }
-    Some(HookState { address, net, inode })
+/// Step: tries the stack at a word as an nft_pktinfo.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn try_pktinfo(index: u32, word: u32) -> u32 {
+    let scratch = scratch!(index);
+    let control = control!();
+    // SAFETY: map values.
+    unsafe { through_pktinfo(control, scratch, (*scratch).context + word as u64 * 8) as u32 }
 }
 
-/// The state of the nft_pktinfo at `address`, if that speaks of this very packet.
 #[inline(always)]
-unsafe fn through_pktinfo(control: *const Control, address: u64, skb: u64) -> Option<HookState> {
+fn site_index(location: u64) -> u32 {
+    ((location >> 2) ^ (location >> 9)) as u32 & (Site::COUNT - 1)
+}
+
+#[inline(always)]
+unsafe fn remember(scratch: *const Scratch, word: u32, path: u32) -> u32 {
     // SAFETY: a map value.
     unsafe {
+        let location = (*scratch).key.location;
+        if let Some(site) = SITES.get_ptr_mut(site_index(location)) {
+            (*site).word = word + 1;
+            (*site).path = path;
+            (*site).location = location;
+        }
+    }
+    1
+}
+
+/// Takes the state at `address` for the packet's, if it is one: its netns is a netns, hook and family exist.
+#[inline(always)]
+unsafe fn believe(control: *const Control, scratch: *mut Scratch, address: u64) -> bool {
+    if !is_kernel_address(address) {
+        return false;
+    }
+    let Some(net) = read::<u64>(address + offset!(state_net) as u64) else { return false };
+    // SAFETY: map values.
+    unsafe {
+        let inode = netns::inode(control, net);
+        if inode == 0 {
+            return false;
+        }
+        let (Some(hook), Some(family)) = (
+            read::<u8>(address + offset!(state_hook) as u64),
+            read::<u8>(address + offset!(state_pf) as u64),
+        ) else {
+            return false;
+        };
+        if hook >= HOOKS || family >= FAMILIES || family == 0 {
+            return false;
+        }
+        (*scratch).state = address;
+        (*scratch).state_net = net;
+        (*scratch).state_inode = inode;
+        true
+    }
+}
+
+/// Takes the state of the nft_pktinfo at `address`, if that speaks of this very packet.
+#[inline(always)]
+unsafe fn through_pktinfo(control: *const Control, scratch: *mut Scratch, address: u64) -> bool {
+    // SAFETY: map values.
+    unsafe {
         let (skb_at, state_at) = ((*control).pktinfo_skb, (*control).pktinfo_state);
-        if skb_at == ABSENT || state_at == ABSENT || !is_kernel_address(address) {
-            return None;
+        if skb_at == ABSENT || state_at == ABSENT {
+            return false;
         }
-        if read::<u64>(address + skb_at as u64)? != skb {
-            return None;
+        if read::<u64>(address + skb_at as u64) != Some((*scratch).packet) {
+            return false;
         }
-        proven(control, read::<u64>(address + state_at as u64)?)
+        match read::<u64>(address + state_at as u64) {
+            Some(state) => believe(control, scratch, state),
+            None => false,
+        }
     }
 }

@@ -18,7 +18,7 @@ fn main() -> anyhow::Result<()> {
     k.nft_do_chain = range("nft_do_chain").unwrap_or_default();
     eprintln!("{:?} {:x?}", k.pktinfo, k.nft_do_chain);
     let mut tr = Tracer::start(&k, &Compiled::default())?;
-    eprintln!("attached {:?} {:?}", t.elapsed(), tr.layout());
+    tr.dbg(); eprintln!("attached {:?} {:?}", t.elapsed(), tr.layout());
     let n: u64 = std::env::args().nth(1).and_then(|s| s.parse().ok()).unwrap_or(3);
     let mut ev = 0u64;
     let mut shown = 0;

@@ -146,6 +146,7 @@ impl Tracer {
         if OBJECT.is_empty() {
             return Err(TracerError::NoObject);
         }
+        let t0 = std::time::Instant::now();
         let cpus = possible_cpus()?;
         let layout = layout_for(cpus);
         let mut ebpf = EbpfLoader::new()
@@ -157,6 +158,7 @@ impl Tracer {
             .map_max_entries("SLOTS", layout.total())
             .load(OBJECT)?;
 
+        eprintln!("loaded {:?}", t0.elapsed());
         let control = mapped::<Control>(&mut ebpf, "CONTROL", 1)?;
         let cpu_states = mapped::<CpuState>(&mut ebpf, "CPUS", cpus * Layout::LEVELS)?;
         let slots = mapped::<Slot>(&mut ebpf, "SLOTS", layout.total())?;
@@ -180,10 +182,13 @@ impl Tracer {
         unsafe { control.at(0).write_volatile(page) };
         fill_filter(&mut ebpf, filter)?;
 
+        eprintln!("filled {:?}", t0.elapsed());
         let btf = Btf::from_sys_fs()?;
+        eprintln!("btf {:?}", t0.elapsed());
         let program: &mut BtfTracePoint = program(&mut ebpf, "kfree_skb")?;
         let refuse = |error| TracerError::Program { name: "kfree_skb", error: Box::new(error) };
         program.load("kfree_skb", &btf).map_err(refuse)?;
+        eprintln!("verified {:?}", t0.elapsed());
         let link = Some(program.attach().map_err(refuse)?);
         Ok(Self { ebpf, link, layout, control, cpus: cpu_states, slots, ring })
     }
@@ -315,6 +320,9 @@ impl Tracer {
     pub fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
+
+    /// dbg
+    pub fn dbg(&self) { let fd=self.ebpf.program("kfree_skb").and_then(|program| program.fd().ok()).map(|fd| fd.as_fd().as_raw_fd()).unwrap(); let i=prog_info(fd).unwrap(); eprintln!("verified {} xlated {} jited {}", i.verified_insns, i.xlated_prog_len/8, i.jited_prog_len); }
 
     /// `recursion_misses` of the program (struct bpf_prog_info, include/uapi/linux/bpf.h; 0 before 5.12).
     fn recursion_misses(&self) -> u64 {
