@@ -939,7 +939,7 @@ mod tests {
         assert_eq!(message(&no_end), "damaged BTF: the last string has no end");
         let mut odd = good;
         odd[12..16].copy_from_slice(&100_u32.to_ne_bytes()); // type_len
-        assert_eq!(message(&odd), "damaged BTF: type 7: it is cut off");
+        assert_eq!(message(&odd), "damaged BTF: type 6: it is cut off");
     }
 
     /// Everything that anyone asks of BTF.

@@ -30,7 +30,7 @@ pub struct MissingField {
 
 impl std::fmt::Display for MissingField {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "this kernel has no {} (as droptrace knows it): {}", self.what, self.consequence)
+        write!(f, "this kernel lacks {}: {}", self.what, self.consequence)
     }
 }
 

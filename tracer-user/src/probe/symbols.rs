@@ -189,6 +189,9 @@ impl Symbols {
     /// than one address has its name, so that none is certain.
     #[must_use]
     pub fn range(&self, name: &str) -> Option<(u64, u64)> {
+        if name.contains('\n') {
+            return None; // Would match two names in a row.
+        }
         let mut found = self.entries.iter().filter(|entry| self.is_named(**entry, name));
         let start = found.next()?.address;
         if start == 0 || found.any(|other| other.address != start) {
