@@ -82,8 +82,8 @@ struct Entry {
 pub struct Symbols {
     /// By address; of several names for one address the file's first is first, as the kernel prints it.
     entries: Vec<Entry>,
-    /// All names, each with a newline after it.
-    names: String,
+    /// All names, in printable ASCII, each with a newline after it.
+    names: Vec<u8>,
     /// `modules[id - 1]`
     modules: Vec<Box<str>>,
 }
@@ -142,18 +142,19 @@ impl Symbols {
             Some(module) => self.module_id(module),
             None => KERNEL,
         };
-        self.names.extend(name.iter().take(MAX_NAME).map(|byte| printable(*byte)));
-        self.names.push('\n');
+        self.names.extend(name.iter().take(MAX_NAME).map(printable));
+        self.names.push(b'\n');
         self.entries.push(Entry { address, name: start, module });
     }
 
     /// The id of a module; a new one if it is new. Symbols of one module come together.
     fn module_id(&mut self, name: &[u8]) -> u16 {
-        let name: String = name.iter().take(MAX_MODULE).map(|byte| printable(*byte)).collect();
-        let known = self.modules.iter().rposition(|module| **module == *name);
+        let name = &name[..name.len().min(MAX_MODULE)];
+        let shown = || name.iter().map(printable);
+        let known = self.modules.iter().rposition(|module| module.bytes().eq(shown()));
         let index = known.unwrap_or_else(|| {
             if self.modules.len() < usize::from(u16::MAX) {
-                self.modules.push(name.into());
+                self.modules.push(shown().map(char::from).collect());
             }
             self.modules.len() - 1
         });
@@ -162,7 +163,9 @@ impl Symbols {
 
     fn name(&self, entry: Entry) -> &str {
         let rest = self.names.get(entry.name as usize..).unwrap_or_default();
-        rest.split_once('\n').map_or(rest, |(name, _)| name)
+        let end = rest.iter().position(|byte| *byte == b'\n').unwrap_or(0);
+        // ASCII by construction.
+        std::str::from_utf8(&rest[..end]).unwrap_or_default()
     }
 
     /// The function that an address lies in, as far as its symbols tell.
@@ -204,8 +207,7 @@ impl Symbols {
     /// Whether an entry has that name, without looking for the end of the entry's name.
     fn is_named(&self, entry: Entry, name: &str) -> bool {
         let start = entry.name as usize;
-        let names = self.names.as_bytes();
-        names.get(start + name.len()) == Some(&b'\n') && names[start..].starts_with(name.as_bytes())
+        self.names.get(start + name.len()) == Some(&b'\n') && self.names[start..].starts_with(name.as_bytes())
     }
 
     /// How many functions are known.
@@ -288,8 +290,8 @@ fn parse_hex(digits: &[u8]) -> Option<u64> {
 }
 
 /// Names end up on terminals.
-fn printable(byte: u8) -> char {
-    if byte.is_ascii_graphic() { char::from(byte) } else { '?' }
+fn printable(byte: &u8) -> u8 {
+    if byte.is_ascii_graphic() { *byte } else { b'?' }
 }
 
 #[cfg(test)]
