@@ -1,0 +1,9 @@
+//! The kernel as it is here: what this process may do, how its structures are laid out, what its symbols, drop
+//! reasons and clocks are.
+
+pub mod btf;
+pub mod clock;
+pub mod environment;
+pub mod offsets;
+pub mod reasons;
+pub mod symbols;
