@@ -136,10 +136,11 @@ fn sources_list(suite: Suite, mirrors: &Mirrors) -> String {
 }
 
 /// Picks the kernel's own packages from `apt-cache depends --recurse`, whose unindented lines are package
-/// names: one `linux-image-VERSION` up to trixie, then split into image, binary and modules.
+/// names: one `linux-image-VERSION` up to trixie, then split into image, base (configuration, list of
+/// built-in modules), binary (the image itself) and modules.
 fn kernel_packages(depends: &str) -> Vec<String> {
     let is_kernel = |name: &&str| {
-        ["linux-image-", "linux-binary-", "linux-modules-"]
+        ["linux-image-", "linux-base-", "linux-binary-", "linux-modules-"]
             .iter()
             .filter_map(|prefix| name.strip_prefix(prefix))
             .any(|version| version.starts_with(|first: char| first.is_ascii_digit()))
@@ -159,7 +160,9 @@ mod tests {
         let sid = "linux-image-cloud-amd64\nlinux-base-cloud-amd64\nlinux-image-7.2.13+deb14-cloud-amd64\n\
                    linux-base-7.2.13+deb14-cloud-amd64\nlinux-binary-7.2.13+deb14-cloud-amd64\n\
                    linux-modules-7.2.13+deb14-cloud-amd64\n";
-        assert_eq!(kernel_packages(sid).len(), 3);
+        let of_sid = ["image", "base", "binary", "modules"]
+            .map(|part| format!("linux-{part}-7.2.13+deb14-cloud-amd64"));
+        assert_eq!(kernel_packages(sid), of_sid);
     }
 
     #[test]

@@ -40,6 +40,20 @@ enum Entry {
     CharDevice { mode: u32, major: u32, minor: u32 },
 }
 
+impl Entry {
+    fn describe(&self) -> String {
+        match self {
+            Entry::Folder => "folder".to_owned(),
+            Entry::Symlink { target } => format!("-> {}", target.display()),
+            Entry::Text { mode, bytes } => format!("{mode:o} {:?}", String::from_utf8_lossy(bytes)),
+            Entry::HostFile { mode, source, size, modified: (seconds, nanos) } => {
+                format!("{mode:o} {} {size} {seconds}.{nanos:09}", source.display())
+            }
+            Entry::CharDevice { mode, major, minor } => format!("{mode:o} char {major}:{minor}"),
+        }
+    }
+}
+
 impl Archive {
     /// Adds an empty folder.
     pub(super) fn folder(&mut self, path: impl AsRef<Path>) {
@@ -104,7 +118,10 @@ impl Archive {
     /// One line per entry that changes whenever the entry's contents may have changed; host files count as
     /// changed when their size or modification time is.
     pub(super) fn describe(&self) -> String {
-        self.entries.iter().map(|(path, entry)| format!("{} {entry:?}\n", path.display())).collect()
+        self.entries
+            .iter()
+            .map(|(path, entry)| format!("{} {}\n", path.display(), entry.describe()))
+            .collect()
     }
 
     /// Writes the archive, padded to a multiple of 512 bytes, so that another one can follow.

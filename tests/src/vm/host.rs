@@ -82,9 +82,11 @@ pub(super) fn require(programs: &[(&str, &str)]) -> Result<(), Error> {
     // SAFETY: geteuid(2) has no preconditions and cannot fail.
     let root = unsafe { libc::geteuid() } == 0;
     if root && find("apt-get").is_some() {
-        let mut install = Command::new("apt-get");
-        install.args(["-q", "-y", "--no-install-recommends", "install"]).args(&packages);
-        stdout_of(install.env("DEBIAN_FRONTEND", "noninteractive"))?;
+        // On a bare machine the package lists are missing.
+        install(&packages).or_else(|_| {
+            stdout_of(Command::new("apt-get").args(["-q", "update"]))?;
+            install(&packages)
+        })?;
     }
     let still: Vec<&str> = missing().map(|(program, _)| *program).collect();
     if still.is_empty() {
@@ -93,6 +95,12 @@ pub(super) fn require(programs: &[(&str, &str)]) -> Result<(), Error> {
     let packages: BTreeSet<&str> = missing().map(|(_, package)| *package).collect();
     let packages: Vec<&str> = packages.into_iter().collect();
     Err(Error::MissingPrograms { programs: still.join(" "), packages: packages.join(" ") })
+}
+
+fn install(packages: &BTreeSet<&str>) -> Result<(), Error> {
+    let mut command = Command::new("apt-get");
+    command.args(["-q", "-y", "--no-install-recommends", "install"]).args(packages);
+    stdout_of(command.env("DEBIAN_FRONTEND", "noninteractive")).map(drop)
 }
 
 /// The shared libraries, the dynamic loader included, that these ELF files need; none for static ones.

@@ -58,6 +58,7 @@ impl Initramfs {
         let (base, recipe_file) = (dir.join("base.cpio"), dir.join("base.recipe"));
         let mut archive = programs()?;
         skeleton(&mut archive);
+        archive.host_file(format!("/boot/config-{}", kernel.release), &kernel.config())?;
         let recipe =
             format!("{} {}\n{}{}", kernel.release, kernel.version, modules::recipe(), archive.describe());
         let current = fs::read_to_string(&recipe_file).is_ok_and(|cached| cached == recipe);

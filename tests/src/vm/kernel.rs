@@ -12,7 +12,7 @@ use super::{
     cache::{SuiteLock, remove_dir},
     command::stdout_of,
     error::IoContext,
-    modules,
+    host, modules,
 };
 
 /// A kernel image with its modules, uncompressed and indexed, in the cache.
@@ -36,7 +36,9 @@ impl Kernel {
         let folder = folder(cache, suite);
         let packages = fs::read_to_string(folder.join(PACKAGES)).ok()?;
         let (release, version) = packages.lines().find_map(parse_image_file_name)?;
-        Some(Kernel { suite, release, version, folder })
+        let kernel = Kernel { suite, release, version, folder };
+        let complete = [kernel.image(), kernel.config(), kernel.modules()].iter().all(|path| path.exists());
+        complete.then_some(kernel)
     }
 
     /// The cached kernel or, when there is none, a fetched one.
@@ -59,13 +61,14 @@ impl Kernel {
     /// attempt is repeated once; the cached kernel stays until its successor is complete.
     ///
     /// # Errors
-    /// [`Error::Fetch`], whatever went wrong.
+    /// [`Error::Fetch`], or [`Error::MissingPrograms`] when this machine lacks what unpacking takes.
     pub fn fetch(
         cache: &Cache,
         _lock: &SuiteLock,
         suite: Suite,
         mirrors: Option<&Mirrors>,
     ) -> Result<Kernel, Error> {
+        host::require(&host::HOST_PROGRAMS)?;
         let attempt = || {
             let mirrors = mirrors.ok_or_else(|| {
                 Error::Unexpected("apt's sources name no Debian mirror; give one with --mirror".to_owned())
@@ -78,6 +81,11 @@ impl Kernel {
     /// The image to boot.
     pub fn image(&self) -> PathBuf {
         self.folder.join("vmlinuz")
+    }
+
+    /// The kernel's build configuration.
+    pub(super) fn config(&self) -> PathBuf {
+        self.folder.join("config")
     }
 
     /// The folder that has the modules' `kernel/` and indexes in it.
@@ -102,7 +110,8 @@ fn fetch(cache: &Cache, suite: Suite, mirrors: &Mirrors) -> Result<Kernel, Error
     let listing: String = apt.file_names(&packages)?.iter().map(|name| format!("{name}\n")).collect();
 
     let folder = folder(cache, suite);
-    let up_to_date = fs::read_to_string(folder.join(PACKAGES)).is_ok_and(|cached| cached == listing);
+    let up_to_date = Kernel::cached(cache, suite).is_some()
+        && fs::read_to_string(folder.join(PACKAGES)).is_ok_and(|cached| cached == listing);
     if !up_to_date {
         let work = suite_dir.join("kernel.new");
         remove_dir(&work)?;
@@ -131,14 +140,16 @@ fn unpack(work: &Path, download: &Path, listing: &str) -> Result<(), Error> {
             stdout_of(Command::new("dpkg").arg("-x").arg(&path).arg(&tree))?;
         }
     }
-    // Up to bookworm below /lib, then below /usr/lib; the image moved there too.
+    // Up to bookworm below /lib, then below /usr/lib, where in sid the image and its
+    // configuration are too.
     let modules_now = first_existing(&[
         tree.join("usr/lib/modules").join(&release),
         tree.join("lib/modules").join(&release),
     ])?;
-    let image = first_existing(&[tree.join(format!("boot/vmlinuz-{release}")), modules_now.join("vmlinuz")])?;
-    let image_to = work.join("vmlinuz");
-    fs::rename(&image, &image_to).context("move", &image)?;
+    for name in ["vmlinuz", "config"] {
+        let from = first_existing(&[tree.join(format!("boot/{name}-{release}")), modules_now.join(name)])?;
+        fs::rename(&from, work.join(name)).context("move", &from)?;
+    }
     let modules_to = module_folder(work, &release);
     if let Some(parent) = modules_to.parent() {
         fs::create_dir_all(parent).context("create", parent)?;
@@ -181,7 +192,15 @@ mod tests {
     fn an_incomplete_kernel_is_not_cached() {
         let root = tempfile::tempdir().unwrap();
         let cache = Cache::open(root.path()).unwrap();
-        fs::create_dir_all(folder(&cache, Suite::Sid)).unwrap();
+        let folder = folder(&cache, Suite::Sid);
+        fs::create_dir_all(module_folder(&folder, "7.2.13")).unwrap();
+        for name in ["vmlinuz", "config"] {
+            fs::write(folder.join(name), "").unwrap();
+        }
+        assert!(Kernel::cached(&cache, Suite::Sid).is_none());
+        fs::write(folder.join(PACKAGES), "linux-image-7.2.13_7.2.13-1_amd64.deb\n").unwrap();
+        assert_eq!(Kernel::cached(&cache, Suite::Sid).unwrap().version, "7.2.13-1");
+        fs::remove_file(folder.join("config")).unwrap();
         assert!(Kernel::cached(&cache, Suite::Sid).is_none());
     }
 }

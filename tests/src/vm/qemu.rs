@@ -93,6 +93,10 @@ pub fn boot(
     let (timed_out, first_output) = thread::scope(|scope| {
         let copier = scope.spawn(move || output.and_then(|output| copy_output(output, out)));
         let timed_out = wait(&mut child, started + machine.timeout, &status_file);
+        if timed_out.is_err() {
+            // The copier reads until QEMU is gone.
+            let _ = child.kill();
+        }
         (timed_out, copier.join().ok().flatten())
     });
     let timed_out = timed_out?;
@@ -100,12 +104,13 @@ pub fn boot(
 
     let status = fs::read(&status_file).unwrap_or_default();
     let verdict = Verdict::from_status(&String::from_utf8_lossy(&status), timed_out);
-    let console = cache.console_log(kernel.suite);
-    fs::rename(run.0.join("console"), &console).context("keep", &console)?;
+    let console_now = run.0.join("console");
     let console_tail = matches!(verdict, Verdict::Died | Verdict::TimedOut).then(|| {
-        let text = fs::read(&console).unwrap_or_default();
+        let text = fs::read(&console_now).unwrap_or_default();
         last_lines(&printable(&String::from_utf8_lossy(&text)), CONSOLE_TAIL)
     });
+    let console = cache.console_log(kernel.suite);
+    fs::rename(&console_now, &console).context("keep", &console_now)?;
     Ok(Outcome { verdict, first_output: first_output.map(|at| at - started), total, console_tail, console })
 }
 
