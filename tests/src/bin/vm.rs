@@ -115,7 +115,7 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("vm: {error}");
             if matches!(error, Error::Fetch { .. }) {
-                eprintln!("vm: SKIPPED: NOTHING WAS TESTED ON THIS KERNEL");
+                eprintln!("vm: SKIPPED: NOTHING RAN ON THIS KERNEL");
                 EXIT_SKIPPED.into()
             } else {
                 EXIT_BROKEN.into()
