@@ -16,7 +16,7 @@ pub enum DecodeError {
     /// The halves of the tracer were built from different wire types, or the ring buffer is corrupt.
     #[error(
         "the kernel half sent an event of {found} bytes where {expected} were expected: \
-         rebuild both halves together (cargo xtask build)"
+         rebuild both halves together with `cargo xtask run`"
     )]
     Length {
         /// Bytes that an event has.
