@@ -2,3 +2,5 @@
 //! `output`. The parts that decide are pure functions over plain data; only the edges touch the OS.
 
 pub mod event;
+pub mod filter;
+pub mod output;

@@ -274,7 +274,8 @@ impl<'de> Deserialize<'de> for Timestamp {
 impl std::fmt::Display for Timestamp {
     /// RFC 3339 in UTC with microseconds, for example `2026-11-20T22:14:03.112345Z`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let clamped = self.0.clamp(jiff::Timestamp::MIN.as_nanosecond(), jiff::Timestamp::MAX.as_nanosecond());
+        let clamped =
+            self.0.clamp(jiff::Timestamp::MIN.as_nanosecond(), jiff::Timestamp::MAX.as_nanosecond());
         match jiff::Timestamp::from_nanosecond(clamped) {
             Ok(time) => write!(f, "{time:.6}"),
             Err(_) => f.write_str("0000-00-00T00:00:00.000000Z"),

@@ -1,0 +1,3 @@
+//! tmp
+mod escape;
+pub use escape::escape;
