@@ -11,6 +11,8 @@ use std::time::Duration;
 
 /// How long repeats are gathered, and the unit of the limit.
 const SECOND: Duration = Duration::from_secs(1);
+/// How often the windows are looked through for those that ended, at most: they may be many.
+const SCAN_INTERVAL: Duration = Duration::from_millis(50);
 /// Flows whose repeats are gathered at a time: bounds memory. Those beyond are printed as they come.
 const MAX_WINDOWS: usize = 4096;
 /// Kinds of suppressed drops told apart within a second; those beyond share a line.
@@ -88,7 +90,7 @@ struct Window {
 pub(super) struct Fold {
     limits: Limits,
     windows: HashMap<Key, Window>,
-    /// No window ends before.
+    /// No window is ended before.
     next_end: Duration,
     second_end: Duration,
     lines: u32,
@@ -176,7 +178,8 @@ impl Fold {
             });
             true
         });
-        self.next_end = self.windows.values().map(|window| window.end).min().unwrap_or(Duration::MAX);
+        let next_end = self.windows.values().map(|window| window.end).min().unwrap_or(Duration::MAX);
+        self.next_end = next_end.max(now.saturating_add(SCAN_INTERVAL));
         ended.sort_by_key(|drop| drop.time);
         for drop in ended {
             self.limit(Line { kind: Kind::Repeats, drop }, out);
