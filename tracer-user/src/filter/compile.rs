@@ -17,7 +17,7 @@
 //!   both must be satisfied.
 //! - A dimension with unwanted words only has `required` 0, and is active.
 
-use super::{Family, Filter, Flag, Glob, Prefix, Side, Value, Word, WordError, near};
+use super::{Filter, Flag, Glob, Prefix, Side, Value, Word, WordError, near};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tracer_common::{FilterSpec, PrefixKey, dimension, filter_bit};
@@ -124,9 +124,7 @@ fn word_bit(word: &Word) -> u32 {
         | Flag::Interface
         | Flag::Netns
         | Flag::Reason => filter_bit::EITHER,
-        Flag::Ip(Side::From) | Flag::Port(Side::From) | Flag::Family(Family::V4 | Family::V6) => {
-            filter_bit::FROM
-        }
+        Flag::Ip(Side::From) | Flag::Port(Side::From) | Flag::Family(_) => filter_bit::FROM,
         Flag::Ip(Side::To) | Flag::Port(Side::To) => filter_bit::TO,
     };
     // NOT_EITHER, NOT_FROM and NOT_TO are the wanted bits moved up by three.
@@ -198,7 +196,7 @@ fn expand(word: &Word, glob: &Glob, names: &[(u32, String)]) -> Result<Vec<u32>,
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Protocol, matches, tests::parse};
+    use super::super::{Family, Protocol, matches, tests::parse};
     use super::*;
     use crate::event::model::{Conntrack, Drop, Endpoint, Inner, Network, Original, Reason};
 

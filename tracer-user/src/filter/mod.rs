@@ -1,5 +1,5 @@
 //! Filters: the words of the command line, as typed data, and their two readings: [`compile`] makes the kernel
-//! half's maps of them, [`matches`] evaluates them over an explained event. Both mean the same:
+//! half's maps of them, [`matches()`] evaluates them over an explained event. Both mean the same:
 //!
 //! - Words of one flag are joined by OR, different flags by AND. A negated word must not match; several negated
 //!   words are several things that must not match.
