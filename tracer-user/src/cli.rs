@@ -1,0 +1,616 @@
+//! The command line. Parsing is a pure function of the arguments (and of how a `--netns` word resolves); what it
+//! refuses, it points at.
+
+use crate::filter::{Family, Filter, Flag, RawWord, Side, WordError, netns::NetnsError};
+use crate::output::{Format, Settings, TimeFormat, escape};
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{ArgAction, ArgMatches, Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
+use jiff::tz::TimeZone;
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+/// What to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Stream drops.
+    Live(Box<Live>),
+    /// Print the JSON Schema ([`crate::output::SCHEMA`]).
+    Schema,
+    /// Print a shell's completions ([`completions`]).
+    Completions(clap_complete::Shell),
+    /// Print the manual page ([`man`]).
+    Man,
+}
+
+/// A live stream.
+#[derive(Clone, Debug)]
+pub struct Live {
+    /// What to show.
+    pub filter: Filter,
+    /// How to print it.
+    pub output: OutputArgs,
+    /// When to stop, and what the exit code says.
+    pub run: RunArgs,
+}
+
+const AFTER_HELP: &str = "\
+Without a filter this shows the drops of the whole node: all network namespaces, and so all Kubernetes namespaces. \
+Drops that mean nothing (routine) are hidden and counted; --all shows them.
+
+A filter flag that is repeated means any of its values; different flags must all match. --not before a filter negates \
+it: `droptrace --ip 10.0.0.0/8 --not --port 22`. Address and port filters match the packet, both tuples of its \
+conntrack entry, and the inner packet of a tunnel.";
+
+const AFTER_LONG_HELP: &str = "\
+Exit codes:
+  0    ended as asked (-c, --for, SIGINT, SIGTERM, or the reader of a pipe went away)
+  1    error
+  2    the command line has no meaning
+  3    a privilege or a kernel feature is missing
+  4    drops were seen and --assert-no-drops was given
+  5    events were lost and --strict was given
+  130  SIGINT or SIGTERM a second time
+
+NO_COLOR, CLICOLOR_FORCE and TERM=dumb are respected.";
+
+/// Explain packet drops on this node, live.
+///
+/// Prints every packet that the Linux kernel drops, with its reason, its addresses, and where in the kernel it died.
+#[derive(Debug, Parser)]
+#[command(
+    name = "droptrace",
+    bin_name = "droptrace",
+    version,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    after_help = AFTER_HELP,
+    after_long_help = format!("{AFTER_HELP}\n\n{AFTER_LONG_HELP}"),
+    styles = Styles::styled().header(AnsiColor::Yellow.on_default().bold()).literal(AnsiColor::Cyan.on_default())
+)]
+struct Cli {
+    #[command(subcommand)]
+    other: Option<Other>,
+    #[command(flatten)]
+    filters: FilterArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Other {
+    /// Print the JSON Schema of the lines of `-o json`
+    Schema,
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page (roff)
+    Man,
+}
+
+/// Their values and their order are read from the matches: see [`raw_words`].
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Filters")]
+struct FilterArgs {
+    /// Packets from or to this address or network
+    #[arg(long, value_name = "CIDR")]
+    ip: Vec<String>,
+    /// Packets from this address or network
+    #[arg(long, value_name = "CIDR")]
+    from_ip: Vec<String>,
+    /// Packets to this address or network
+    #[arg(long, value_name = "CIDR")]
+    to_ip: Vec<String>,
+    /// Packets from or to this port
+    #[arg(long, value_name = "PORT")]
+    port: Vec<String>,
+    /// Packets from this port
+    #[arg(long, value_name = "PORT")]
+    from_port: Vec<String>,
+    /// Packets to this port
+    #[arg(long, value_name = "PORT")]
+    to_port: Vec<String>,
+    /// tcp, udp, sctp, icmp, icmpv6, arp ..., a protocol number, or an ethertype (0x88cc)
+    #[arg(long, value_name = "NAME")]
+    protocol: Vec<String>,
+    /// IPv4 only
+    #[arg(short = '4', long = "ipv4", action = ArgAction::Append, num_args = 0, default_missing_value = "true")]
+    ipv4: Vec<bool>,
+    /// IPv6 only
+    #[arg(short = '6', long = "ipv6", action = ArgAction::Append, num_args = 0, default_missing_value = "true")]
+    ipv6: Vec<bool>,
+    /// Packets on, in by or out by this interface
+    #[arg(long, value_name = "NAME")]
+    interface: Vec<String>,
+    /// Packets in this network namespace: its inode number, name (`ip netns`), path, or the id of a process in it
+    #[arg(long, value_name = "NETNS")]
+    netns: Vec<String>,
+    /// Drop reasons by name or pattern; '!NAME' leaves one out
+    #[arg(long, value_name = "NAME|GLOB")]
+    reason: Vec<String>,
+    /// Negate the filter that follows
+    #[arg(long, action = ArgAction::Append, num_args = 0, default_missing_value = "true")]
+    not: Vec<bool>,
+}
+
+/// How to print.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct OutputArgs {
+    /// Form of the lines
+    #[arg(short, long = "output", value_name = "FORMAT", default_value = "compact")]
+    pub output: Format,
+    /// Same as -o json
+    #[arg(long, conflicts_with = "output")]
+    pub json: bool,
+    /// Show routine drops, too
+    #[arg(long)]
+    pub all: bool,
+    /// Show kernel stacks
+    #[arg(long)]
+    pub stack: bool,
+    /// Colours
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub color: ColorChoice,
+    /// Form of the times (JSON always has RFC 3339 in UTC)
+    #[arg(long, value_name = "FORMAT")]
+    pub time_format: Option<TimeFormat>,
+    /// Times in UTC
+    #[arg(long)]
+    pub utc: bool,
+    /// Print at most N lines a second; the rest is counted in one line per kind of drop
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate_limit: Option<u32>,
+    /// More of droptrace's own messages
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// When to stop, and what the exit code says.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Run")]
+pub struct RunArgs {
+    /// Stop after N lines about drops
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Stop after a time, for example 30s, 5m, 1h30m
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Exit with 4 if any drop was seen that is not hidden as routine
+    #[arg(long)]
+    pub assert_no_drops: bool,
+    /// Exit with 5 if events were lost
+    #[arg(long)]
+    pub strict: bool,
+}
+
+impl Live {
+    /// How to print on this process's stdout: asks whether it is a terminal, the environment for colour
+    /// (`NO_COLOR`, `CLICOLOR_FORCE`, `TERM`), and the system for its time zone.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        let stdout = io::stdout();
+        let color = match self.output.color {
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+            ColorChoice::Auto => anstream::AutoStream::choice(&stdout) != anstream::ColorChoice::Never,
+        };
+        let zone = if self.output.utc { TimeZone::UTC } else { TimeZone::system() };
+        self.settings_for(stdout.is_terminal(), color, zone)
+    }
+
+    fn settings_for(&self, terminal: bool, color: bool, zone: TimeZone) -> Settings {
+        let OutputArgs { output, json, all, stack, time_format, rate_limit, .. } = self.output;
+        Settings {
+            format: if json { Format::Json } else { output },
+            all,
+            stack,
+            color,
+            terminal,
+            time: time_format,
+            zone,
+            rate_limit,
+            count: self.run.count,
+        }
+    }
+}
+
+/// Parses the arguments, the program's name first. `resolve_netns` is [`crate::filter::netns::resolve`].
+///
+/// # Errors
+/// What to print instead: an error, or the help that was asked for.
+pub fn parse(
+    arguments: &[OsString],
+    resolve_netns: &dyn Fn(&str) -> Result<u32, NetnsError>,
+) -> Result<Command, Refusal> {
+    let matches = Cli::command().try_get_matches_from(arguments)?;
+    let cli = Cli::from_arg_matches(&matches)?;
+    match cli.other {
+        Some(Other::Schema) => return Ok(Command::Schema),
+        Some(Other::Completions { shell }) => return Ok(Command::Completions(shell)),
+        Some(Other::Man) => return Ok(Command::Man),
+        None => {}
+    }
+    let words = raw_words(&matches).map_err(|stray| Refusal::stray_not(arguments, stray))?;
+    let filter = Filter::parse(&words, resolve_netns).map_err(|error| Refusal::word(arguments, &error))?;
+    Ok(Command::Live(Box::new(Live { filter, output: cli.output, run: cli.run })))
+}
+
+/// The filters in the order of the command line, each with the `--not` that stands directly before it.
+///
+/// # Errors
+/// The position, among all `--not`, of one that stands before something else.
+fn raw_words(matches: &ArgMatches) -> Result<Vec<RawWord>, usize> {
+    // clap counts every flag and every value, and tells the indices of the values. Switches have one as well (their
+    // default_missing_value), so an argument takes two indices and a word's predecessor is two before it.
+    let mut found: Vec<(usize, RawWord)> = Vec::new();
+    for flag in Flag::ALL {
+        let id = argument_id(flag);
+        let Some(indices) = matches.indices_of(id) else {
+            continue;
+        };
+        let texts: Vec<String> = match flag {
+            Flag::Family(_) => Vec::new(),
+            _ => matches.get_many::<String>(id).into_iter().flatten().cloned().collect(),
+        };
+        for (position, index) in indices.enumerate() {
+            let text = texts.get(position).cloned().unwrap_or_default();
+            found.push((index, RawWord { flag, text, negated: false }));
+        }
+    }
+    found.sort_by_key(|&(index, _)| index);
+    for (position, not) in matches.indices_of("not").into_iter().flatten().enumerate() {
+        match found.iter_mut().find(|(index, _)| *index == not + 2) {
+            Some((_, word)) => word.negated = true,
+            None => return Err(position),
+        }
+    }
+    Ok(found.into_iter().map(|(_, word)| word).collect())
+}
+
+fn argument_id(flag: Flag) -> &'static str {
+    match flag {
+        Flag::Ip(Side::Either) => "ip",
+        Flag::Ip(Side::From) => "from_ip",
+        Flag::Ip(Side::To) => "to_ip",
+        Flag::Port(Side::Either) => "port",
+        Flag::Port(Side::From) => "from_port",
+        Flag::Port(Side::To) => "to_port",
+        Flag::Protocol => "protocol",
+        Flag::Family(Family::V4) => "ipv4",
+        Flag::Family(Family::V6) => "ipv6",
+        Flag::Interface => "interface",
+        Flag::Netns => "netns",
+        Flag::Reason => "reason",
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let example = "a time with its unit, such as 30s, 5m or 1h30m";
+    let parsed: jiff::SignedDuration = text.parse().map_err(|_| example.to_owned())?;
+    match Duration::try_from(parsed) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err(format!("{example}, and more than nothing")),
+    }
+}
+
+/// The completions of a shell.
+#[must_use]
+pub fn completions(shell: clap_complete::Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "droptrace", &mut script);
+    script
+}
+
+/// The manual page, in roff.
+///
+/// # Errors
+/// None in practice: it writes to memory.
+pub fn man() -> io::Result<Vec<u8>> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+    Ok(page)
+}
+
+/// Why a command line is not run: an error in it, or help or version that was asked for.
+#[derive(Debug)]
+pub struct Refusal(Box<Inner>);
+
+#[derive(Debug)]
+enum Inner {
+    Clap(clap::Error),
+    Pointed(String),
+}
+
+impl From<clap::Error> for Refusal {
+    fn from(error: clap::Error) -> Self {
+        Self(Box::new(Inner::Clap(error)))
+    }
+}
+
+impl Refusal {
+    /// Points at a filter word on the command line that has no meaning: also one that only the running kernel
+    /// shows to have none ([`crate::filter::compile`]).
+    #[must_use]
+    pub fn word(arguments: &[OsString], error: &WordError) -> Self {
+        let words = strings(arguments);
+        let flag = error.flag.spelling();
+        let joined = format!("{flag}={}", error.text);
+        let place = words.iter().enumerate().find_map(|(position, word)| {
+            let before = position.checked_sub(1).and_then(|before| words.get(before));
+            if *word == error.text && before.is_some_and(|before| before == flag) {
+                Some(Place { word: position, skip: 0 })
+            } else {
+                (*word == joined).then(|| Place { word: position, skip: flag.len() + 1 })
+            }
+        });
+        Self::pointed(&words, place, &error.to_string(), error.hint.as_deref())
+    }
+
+    fn stray_not(arguments: &[OsString], stray: usize) -> Self {
+        let words = strings(arguments);
+        let mut nots = words.iter().enumerate().filter(|(_, word)| *word == "--not");
+        let place = nots.nth(stray).map(|(word, _)| Place { word, skip: 0 });
+        let hint = "--not --port 22";
+        Self::pointed(&words, place, "--not stands directly before the filter that it negates", Some(hint))
+    }
+
+    fn pointed(words: &[String], place: Option<Place>, problem: &str, hint: Option<&str>) -> Self {
+        let mut text = format!("error: {problem}\n");
+        if let Some(place) = place {
+            text.push_str(&point(words, &place));
+        }
+        if let Some(hint) = hint {
+            text.push_str(&format!("\n  try: {}\n", escape(hint)));
+        }
+        text.push_str("\nFor more information, try '--help'.\n");
+        Self(Box::new(Inner::Pointed(text)))
+    }
+
+    /// 2 for an error, 0 for help and version.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match &*self.0 {
+            Inner::Clap(error) if !error.use_stderr() => 0,
+            Inner::Clap(_) | Inner::Pointed(_) => 2,
+        }
+    }
+
+    /// Prints it where it belongs: help and version to stdout, errors to stderr.
+    ///
+    /// # Errors
+    /// If that cannot be written.
+    pub fn print(&self) -> io::Result<()> {
+        match &*self.0 {
+            Inner::Clap(error) => error.print(),
+            Inner::Pointed(text) => io::stderr().write_all(text.as_bytes()),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.0 {
+            Inner::Clap(error) => error.fmt(f),
+            Inner::Pointed(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// Where to point: at an argument, from its `skip`th byte on.
+struct Place {
+    word: usize,
+    skip: usize,
+}
+
+/// The command line as it could be typed, and below it carets under the place.
+fn point(words: &[String], place: &Place) -> String {
+    let mut line = "  droptrace".to_owned();
+    let mut carets = String::new();
+    for (position, word) in words.iter().enumerate().skip(1) {
+        line.push(' ');
+        if position == place.word {
+            let (skipped, pointed) = word.split_at_checked(place.skip).unwrap_or(("", word));
+            line.push_str(skipped);
+            let pointed = quoted(pointed);
+            carets =
+                format!("{}{}", " ".repeat(line.chars().count()), "^".repeat(pointed.chars().count().max(1)));
+            line.push_str(&pointed);
+        } else {
+            line.push_str(&quoted(word));
+        }
+    }
+    format!("\n{line}\n{carets}\n")
+}
+
+/// A word as a shell wants it, safe to print.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-+=:,./@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", escape(word).replace('\'', "'\\''"))
+    }
+}
+
+fn strings(arguments: &[OsString]) -> Vec<String> {
+    arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filter::Value;
+
+    fn arguments(line: &[&str]) -> Vec<OsString> {
+        std::iter::once("droptrace").chain(line.iter().copied()).map(OsString::from).collect()
+    }
+
+    fn parse_line(line: &[&str]) -> Result<Command, Refusal> {
+        parse(&arguments(line), &|word| {
+            word.parse().map_err(|_| NetnsError::NotFound { word: word.to_owned() })
+        })
+    }
+
+    fn live(line: &[&str]) -> Live {
+        match parse_line(line).unwrap() {
+            Command::Live(live) => *live,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refusal(line: &[&str]) -> String {
+        let refusal = parse_line(line).unwrap_err();
+        assert_eq!(refusal.exit_code(), 2, "{refusal}");
+        refusal.to_string()
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn filters_keep_their_order_and_their_not() {
+        let line = "--ip 10.0.0.0/8 --not --ip=10.1.0.0/16 -4 --not -6 --all --to-port 80 --not --reason !TCP_* \
+                    --netns 7 --protocol tcp --not --interface lo";
+        let filter = live(&line.split_whitespace().collect::<Vec<_>>()).filter;
+        assert_eq!(
+            filter.to_string(),
+            "--ip 10.0.0.0/8 --not --ip 10.1.0.0/16 -4 --not -6 --to-port 80 --not --reason !TCP_* --netns 7 \
+             --protocol tcp --not --interface lo"
+        );
+        assert_eq!(filter.words[6].value, Value::Netns(7));
+        assert!(live(&[]).filter.is_empty());
+    }
+
+    #[test]
+    fn every_filter_flag_is_on_the_command_line() {
+        for flag in Flag::ALL {
+            let text = match flag {
+                Flag::Ip(_) => "::1",
+                Flag::Port(_) | Flag::Netns => "7",
+                Flag::Protocol => "udp",
+                Flag::Interface => "eth0",
+                Flag::Reason => "X",
+                Flag::Family(_) => "",
+            };
+            let line: Vec<&str> =
+                [flag.spelling(), text].into_iter().filter(|word| !word.is_empty()).collect();
+            assert_eq!(live(&line).filter.words[0].flag, flag);
+        }
+    }
+
+    #[test]
+    fn a_filter_without_meaning_is_pointed_at() {
+        assert_eq!(
+            refusal(&["--port", "80", "--ip", "10.0.0.0/33", "--all"]),
+            "error: --ip 10.0.0.0/33: this address has 32 bits, and a network no more of them\n\
+             \n\
+             \x20 droptrace --port 80 --ip 10.0.0.0/33 --all\n\
+             \x20                          ^^^^^^^^^^^\n\
+             \n\
+             \x20 try: an address, `10.1.2.3` or `fd00::1`, or a network, `10.0.0.0/8`\n\
+             \n\
+             For more information, try '--help'.\n"
+        );
+        let joined = refusal(&["--protocol=tcpp"]);
+        assert!(joined.contains("\n  droptrace --protocol=tcpp\n                       ^^^^\n"), "{joined}");
+        let quoted = refusal(&["--netns", "a b\u{1b}"]);
+        assert!(
+            quoted.contains("\n  droptrace --netns 'a b\\x1b'\n                    ^^^^^^^^^\n"),
+            "{quoted}"
+        );
+        assert!(!quoted.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_not_before_anything_else_is_pointed_at() {
+        for line in
+            [&["--not", "--all", "--port", "1"][..], &["--port", "1", "--not"], &["--not", "--not", "-4"]]
+        {
+            let text = refusal(line);
+            assert!(
+                text.contains("--not stands directly before")
+                    && text.contains("\n ")
+                    && text.contains("^^^^^\n")
+            );
+        }
+        let second = refusal(&["--not", "-4", "--not", "--all"]);
+        assert!(
+            second.contains("\n  droptrace --not -4 --not --all\n                     ^^^^^\n"),
+            "{second}"
+        );
+    }
+
+    #[test]
+    fn what_clap_refuses_is_usage_too() {
+        for line in [
+            &["--nope"][..],
+            &["-c", "0"],
+            &["-c", "x"],
+            &["--for", "30"],
+            &["--for", "-1s"],
+            &["--for", "0s"],
+            &["-o", "xml"],
+            &["--json", "-o", "wide"],
+            &["--rate-limit", "0"],
+            &["--ip"],
+            &["nonsense"],
+            &["--all", "schema"],
+        ] {
+            refusal(line);
+        }
+        assert_eq!(parse_line(&["--help"]).unwrap_err().exit_code(), 0);
+        assert_eq!(parse_line(&["-V"]).unwrap_err().exit_code(), 0);
+    }
+
+    #[test]
+    fn help_says_what_is_shown_by_default() {
+        for flag in ["-h", "--help"] {
+            let help = parse_line(&[flag]).unwrap_err().to_string();
+            let words: Vec<&str> = help.split_whitespace().collect();
+            assert!(words.join(" ").contains("the whole node: all network namespaces"), "{help}");
+        }
+    }
+
+    #[test]
+    fn output_and_run_have_their_settings() {
+        let line =
+            "--json --all --stack --utc --time-format unix --rate-limit 5 -c 3 --for 1m30s --strict -vv";
+        let live = live(&line.split_whitespace().collect::<Vec<_>>());
+        let settings = live.settings_for(true, false, TimeZone::UTC);
+        assert_eq!((settings.format, settings.time), (Format::Json, Some(TimeFormat::Unix)));
+        assert!(settings.all && settings.stack && settings.terminal && !settings.color);
+        assert_eq!((settings.rate_limit, settings.count), (Some(5), Some(3)));
+        assert_eq!(live.run.duration, Some(Duration::from_secs(90)));
+        assert!(live.run.strict && !live.run.assert_no_drops);
+        assert_eq!(live.output.verbose, 2);
+    }
+
+    #[test]
+    fn formats_have_their_names() {
+        let format = |name| live(&["-o", name]).settings_for(false, false, TimeZone::UTC).format;
+        let names = ["compact", "wide", "json", "jsonl", "iptables"].map(format);
+        let expected = [Format::Compact, Format::Wide, Format::Json, Format::Json, Format::Iptables];
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn completions_and_manual_know_the_flags() {
+        let script = String::from_utf8(completions(clap_complete::Shell::Bash)).unwrap();
+        assert!(script.contains("--from-ip"));
+        let page = String::from_utf8(man().unwrap()).unwrap();
+        assert!(page.contains("assert\\-no\\-drops") && page.contains("Exit codes"));
+        assert!(matches!(parse_line(&["completions", "zsh"]), Ok(Command::Completions(_))));
+        assert!(matches!(parse_line(&["schema"]), Ok(Command::Schema)));
+        assert!(matches!(parse_line(&["man"]), Ok(Command::Man)));
+    }
+}

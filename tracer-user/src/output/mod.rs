@@ -1,0 +1,91 @@
+//! What people and programs read: the same stream of records as compact or wide lines, as JSON, or as lines like
+//! iptables' LOG target's. [`Printer`] is the sink; everything it decides with is a pure function beside it.
+
+mod escape;
+mod exit;
+mod fold;
+mod group;
+mod iptables;
+mod line;
+mod printer;
+mod schema;
+mod summary;
+mod time;
+mod words;
+
+pub use escape::escape;
+pub use exit::{End, Outcome, exit_code};
+pub use printer::{Now, Printer, Stop};
+pub use schema::SCHEMA;
+pub use summary::{Summary, Top};
+pub use time::TimeFormat;
+
+use jiff::tz::TimeZone;
+
+/// The form of the lines on stdout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// One line a drop, for people
+    #[default]
+    Compact,
+    /// Compact, with netns, length, mark, TTL, conntrack entry and inner packet
+    Wide,
+    /// One JSON object a line: see `droptrace schema`
+    #[value(alias = "jsonl")]
+    Json,
+    /// Like the lines of iptables' LOG target
+    Iptables,
+}
+
+/// How to print.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The form.
+    pub format: Format,
+    /// Show routine drops, too.
+    pub all: bool,
+    /// Show kernel stacks where there are any.
+    pub stack: bool,
+    /// Colours and such; never in JSON.
+    pub color: bool,
+    /// stdout is a terminal: a person reads it as it comes.
+    pub terminal: bool,
+    /// `None`: the format's own.
+    pub time: Option<TimeFormat>,
+    /// For [`TimeFormat::Clock`] and [`TimeFormat::Rfc3339`].
+    pub zone: TimeZone,
+    /// At most so many lines a second; the rest is joined into one line of counts per kind.
+    pub rate_limit: Option<u32>,
+    /// Stop after so many lines about drops.
+    pub count: Option<u64>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            format: Format::default(),
+            all: false,
+            stack: false,
+            color: false,
+            terminal: false,
+            time: None,
+            zone: TimeZone::UTC,
+            rate_limit: None,
+            count: None,
+        }
+    }
+}
+
+/// Lines that a person can follow on a terminal, a second.
+const TERMINAL_LINES: u32 = 30;
+
+impl Settings {
+    /// Programs read every record as it is; people get repeats folded, and on a terminal no more than they can read.
+    fn limits(&self) -> fold::Limits {
+        let lines = match (self.format, self.terminal) {
+            (Format::Json, _) | (_, false) => self.rate_limit,
+            (_, true) => Some(self.rate_limit.unwrap_or(TERMINAL_LINES).min(TERMINAL_LINES)),
+        };
+        fold::Limits { repeats: self.format != Format::Json, lines }
+    }
+}

@@ -1,0 +1,220 @@
+//! The JSON lines' schema.
+
+/// JSON Schema (draft 2020-12) of one line of `-o json`.
+pub const SCHEMA: &str = include_str!("schema.json");
+
+#[cfg(test)]
+mod tests {
+    use super::SCHEMA;
+    use crate::event::model::{
+        Cause, Conntrack, Drop, Endpoint, Inner, K8s, Lost, LostPlace, Network, Original, Packet, Reason,
+        Record, Timestamp,
+    };
+    use serde_json::{Map, Value, json};
+    use std::collections::BTreeSet;
+
+    /// Just enough of JSON Schema for ours. Unknown keywords are an error, so that nothing goes unchecked.
+    fn check(schema: &Value, value: &Value, root: &Value, at: &str) -> Result<(), String> {
+        for (keyword, rule) in schema.as_object().ok_or("a schema is an object")? {
+            let holds = match keyword.as_str() {
+                "$schema" | "$defs" | "title" | "description" | "format" => true,
+                "$ref" => {
+                    let name = rule.as_str().and_then(|text| text.strip_prefix('#')).ok_or("a local $ref")?;
+                    check(root.pointer(name).ok_or("a $ref that exists")?, value, root, at)?;
+                    true
+                }
+                "anyOf" | "oneOf" => {
+                    let fits = |choice: &&Value| check(choice, value, root, at).is_ok();
+                    let count = rule.as_array().ok_or("a list")?.iter().filter(fits).count();
+                    count == 1 || keyword == "anyOf" && count > 1
+                }
+                "const" => value == rule,
+                "enum" => rule.as_array().ok_or("a list")?.contains(value),
+                "minimum" => value.is_null() || value.as_u64() >= rule.as_u64(),
+                "maximum" => value.is_null() || value.as_u64() <= rule.as_u64(),
+                "type" => {
+                    let actual = match value {
+                        Value::Null => "null",
+                        Value::Bool(_) => "boolean",
+                        Value::Number(_) => "integer",
+                        Value::String(_) => "string",
+                        Value::Array(_) => "array",
+                        Value::Object(_) => "object",
+                    };
+                    rule == actual || rule.as_array().is_some_and(|types| types.iter().any(|t| t == actual))
+                }
+                "items" => {
+                    for item in value.as_array().into_iter().flatten() {
+                        check(rule, item, root, at)?;
+                    }
+                    true
+                }
+                "properties" => {
+                    for (name, property) in rule.as_object().ok_or("an object")? {
+                        if let Some(inner) = value.get(name) {
+                            check(property, inner, root, &format!("{at}.{name}"))?;
+                        }
+                    }
+                    true
+                }
+                "required" => rule
+                    .as_array()
+                    .ok_or("a list")?
+                    .iter()
+                    .all(|name| name.as_str().is_some_and(|name| value.get(name).is_some())),
+                "additionalProperties" => {
+                    let known = schema.get("properties").and_then(Value::as_object).ok_or("properties")?;
+                    value.as_object().is_none_or(|object| object.keys().all(|key| known.contains_key(key)))
+                }
+                other => return Err(format!("{at}: keyword {other} is not understood")),
+            };
+            if !holds {
+                return Err(format!("{at}: {value} breaks {keyword}: {rule}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_valid(value: &Value) -> Result<(), String> {
+        let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+        let definition = value.get("type").and_then(Value::as_str).unwrap_or("none");
+        // First against its own definition, whose complaint says more than oneOf's.
+        if let Some(definition) = schema.pointer(&format!("/$defs/{definition}")) {
+            check(definition, value, &schema, "line")?;
+        }
+        check(&schema, value, &schema, "line")
+    }
+
+    fn full_drop() -> Drop {
+        let k8s = K8s {
+            namespace: Some("shop".into()),
+            pod: Some("cart".into()),
+            workload: Some("deployment/cart".into()),
+            service: Some("cart".into()),
+        };
+        let end = Endpoint { address: "10.0.0.1".parse().ok(), port: Some(80), k8s: Some(k8s) };
+        let tuple = || Original { source: end.clone(), destination: end.clone() };
+        let text = || Some("text".to_owned());
+        Drop {
+            count: 3,
+            segments: 4,
+            detail: true,
+            source: end.clone(),
+            destination: end.clone(),
+            original: Some(tuple()),
+            network: Network {
+                family: text(),
+                transport: text(),
+                interface: text(),
+                interface_in: text(),
+                interface_out: text(),
+                netns: Some(u32::MAX),
+                netns_by: text(),
+            },
+            packet: Packet {
+                length: Some(60),
+                mark: Some(1),
+                ttl: Some(64),
+                ip_id: Some(7),
+                tcp_flags: text(),
+                icmp_type: Some(8),
+                icmp_code: Some(0),
+                icmp_id: Some(1),
+                icmp_sequence: Some(2),
+                segments: Some(1),
+                fragment: Some(false),
+            },
+            conntrack: Some(Conntrack {
+                state: "new".into(),
+                direction: text(),
+                status: "confirmed".into(),
+                zone: Some(0),
+                mark: Some(0),
+                tcp_state: text(),
+                original: tuple(),
+                reply: tuple(),
+            }),
+            inner: Some(Inner {
+                kind: "vxlan".into(),
+                vni: Some(1),
+                source: end.clone(),
+                destination: end.clone(),
+                transport: text(),
+            }),
+            drop: Reason {
+                reason: text(),
+                subsystem: text(),
+                location: text(),
+                netfilter: Some(json!({"table": "filter"})),
+                cilium: Some(json!({})),
+                bpf: Some(json!({})),
+                cause: Some(Cause {
+                    id: "ip-forward-off".into(),
+                    severity: "error".into(),
+                    why: "why".into(),
+                    fix: "fix".into(),
+                    confidence: "exact".into(),
+                }),
+                ..Reason::default()
+            },
+            stack: vec!["a+0x1".into()],
+            ..Drop::default()
+        }
+    }
+
+    fn json_of(drop: Drop) -> Value {
+        serde_json::to_value(Record::Drop(Box::new(drop))).unwrap()
+    }
+
+    #[test]
+    fn every_record_is_valid() {
+        is_valid(&json_of(full_drop())).unwrap();
+        is_valid(&json_of(Drop::default())).unwrap();
+        for place in [LostPlace::Ring, LostPlace::Flow, LostPlace::Overflow, LostPlace::Recursion] {
+            let lost = Record::Lost(Lost { time: Timestamp(0), count: 1, place });
+            is_valid(&serde_json::to_value(lost).unwrap()).unwrap();
+        }
+    }
+
+    #[test]
+    fn every_property_is_there() {
+        let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+        let full = json_of(full_drop());
+        let defs = schema["$defs"].as_object().unwrap();
+        let places = [
+            ("drop", ""),
+            ("endpoint", "/source"),
+            ("k8s", "/source/k8s"),
+            ("tuple", "/original"),
+            ("network", "/network"),
+            ("packet", "/packet"),
+            ("conntrack", "/conntrack"),
+            ("inner", "/inner"),
+            ("reason", "/drop"),
+            ("cause", "/drop/cause"),
+        ];
+        for (name, pointer) in places {
+            let keys = |object: &Map<String, Value>| object.keys().cloned().collect::<BTreeSet<_>>();
+            let described = keys(defs[name]["properties"].as_object().unwrap());
+            let present = keys(full.pointer(pointer).and_then(Value::as_object).unwrap());
+            assert_eq!(described, present, "{name}");
+        }
+        // And `lost`.
+        assert_eq!(defs.len(), places.len() + 1);
+    }
+
+    #[test]
+    fn what_is_not_a_line_is_invalid() {
+        let mut extra = json_of(full_drop());
+        extra["more"] = json!(1);
+        let mut missing = json_of(full_drop());
+        missing["drop"].as_object_mut().unwrap().remove("reason");
+        let mut wrong = json_of(full_drop());
+        wrong["packet"]["ttl"] = json!(256);
+        let mut class = json_of(full_drop());
+        class["drop"]["class"] = json!("other");
+        for value in [extra, missing, wrong, class, json!({"type": "lost"}), json!({})] {
+            assert!(is_valid(&value).is_err(), "{value}");
+        }
+    }
+}

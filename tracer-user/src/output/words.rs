@@ -1,0 +1,289 @@
+//! The pieces of a line for people: pure functions from an event's fields to words, without colour. Everything
+//! that comes from outside is escaped here.
+
+use super::escape::escape;
+use crate::event::model::{Drop, Endpoint, K8s, Original, Packet};
+use serde_json::Value;
+use std::net::IpAddr;
+
+/// A number with commas between thousands.
+pub(super) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (position, digit) in digits.chars().enumerate() {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `s` unless there is one.
+pub(super) fn plural(number: u64) -> &'static str {
+    if number == 1 { "" } else { "s" }
+}
+
+/// An end by its Kubernetes name, else by its address: `shop/cart:80`, `10.0.0.1:80`, `[fd00::1]:80`, `fd00::1`.
+pub(super) fn end(end: &Endpoint) -> String {
+    match (end.k8s.as_ref().and_then(pod), end.port) {
+        (Some(pod), Some(port)) => format!("{pod}:{port}"),
+        (Some(pod), None) => pod,
+        (None, _) => address(end),
+    }
+}
+
+/// An end by its address.
+fn address(end: &Endpoint) -> String {
+    match (end.address, end.port) {
+        (Some(IpAddr::V6(address)), Some(port)) => format!("[{address}]:{port}"),
+        (Some(address), Some(port)) => format!("{address}:{port}"),
+        (Some(address), None) => address.to_string(),
+        (None, Some(port)) => format!("?:{port}"),
+        (None, None) => "?".to_owned(),
+    }
+}
+
+/// `namespace/pod`.
+pub(super) fn pod(k8s: &K8s) -> Option<String> {
+    let pod = k8s.pod.as_ref()?;
+    Some(match &k8s.namespace {
+        Some(namespace) => format!("{}/{}", escape(namespace), escape(pod)),
+        None => escape(pod).into_owned(),
+    })
+}
+
+/// `source -> destination`, by address.
+pub(super) fn addresses(source: &Endpoint, destination: &Endpoint) -> String {
+    format!("{} -> {}", address(source), address(destination))
+}
+
+/// `source -> destination (svc name address)`; empty if neither end is known.
+pub(super) fn ends(drop: &Drop) -> String {
+    let unknown = |e: &Endpoint| e.address.is_none() && e.port.is_none() && e.k8s.is_none();
+    if unknown(&drop.source) && unknown(&drop.destination) {
+        return String::new();
+    }
+    let mut text = format!("{} -> {}", end(&drop.source), end(&drop.destination));
+    let service = drop.destination.k8s.as_ref().and_then(|k8s| k8s.service.as_ref());
+    match (service, dialled(drop)) {
+        (Some(service), Some(original)) => {
+            // The port is only worth its room where it was translated too.
+            let mut to = original.destination.clone();
+            if to.port == drop.destination.port {
+                to.port = None;
+            }
+            text.push_str(&format!(" (svc {} {})", escape(service), address(&to)));
+        }
+        (Some(service), None) => text.push_str(&format!(" (svc {})", escape(service))),
+        (None, Some(original)) => text.push_str(&format!(" (dialled {})", address(&original.destination))),
+        (None, None) => {}
+    }
+    text
+}
+
+/// The original direction, if the packet goes that way, to a translated destination.
+fn dialled(drop: &Drop) -> Option<&Original> {
+    let original = drop.original.as_ref()?;
+    let translated = (original.destination.address, original.destination.port)
+        != (drop.destination.address, drop.destination.port);
+    let replies = drop.conntrack.as_ref().is_some_and(|entry| entry.direction.as_deref() == Some("reply"));
+    (translated && !replies && original.destination.address.is_some()).then_some(original)
+}
+
+/// `TCP SYN`, `ICMP echo-request(8/0)`, `ARP`; empty if nothing is known.
+pub(super) fn protocol(drop: &Drop) -> String {
+    let (network, packet) = (&drop.network, &drop.packet);
+    let mut text = match (network.transport.as_deref(), network.family.as_deref()) {
+        (Some("icmpv6"), _) => "ICMPv6".to_owned(),
+        (Some(name), _) if name.bytes().all(|c| c.is_ascii_digit()) => format!("protocol {name}"),
+        (Some(name), _) => escape(name).to_uppercase(),
+        (None, Some("ipv4")) => "IPv4".to_owned(),
+        (None, Some("ipv6")) => "IPv6".to_owned(),
+        (None, Some(other)) if other.starts_with("0x") => format!("ethertype {}", escape(other)),
+        (None, Some(other)) => escape(other).to_uppercase(),
+        (None, None) => return String::new(),
+    };
+    if let Some(flags) = &packet.tcp_flags {
+        text.push(' ');
+        text.push_str(&escape(flags));
+    }
+    if let Some(kind) = packet.icmp_type {
+        let code = packet.icmp_code.map_or_else(|| "?".to_owned(), |code| code.to_string());
+        let name = if network.transport.as_deref() == Some("icmpv6") {
+            icmpv6(kind, packet.icmp_code)
+        } else {
+            icmp(kind, packet.icmp_code)
+        };
+        text.push_str(&format!(" {name}({kind}/{code})"));
+    }
+    if packet.fragment == Some(true) {
+        text.push_str(" fragment");
+    }
+    text
+}
+
+/// Name of an ICMP message (RFC 792 and IANA's ICMP parameters), in iptables' spelling where it has one.
+fn icmp(kind: u8, code: Option<u8>) -> &'static str {
+    match (kind, code) {
+        (0, _) => "echo-reply",
+        (3, Some(0)) => "network-unreachable",
+        (3, Some(1)) => "host-unreachable",
+        (3, Some(2)) => "protocol-unreachable",
+        (3, Some(3)) => "port-unreachable",
+        (3, Some(4)) => "fragmentation-needed",
+        (3, Some(9)) => "network-prohibited",
+        (3, Some(10)) => "host-prohibited",
+        (3, Some(13)) => "communication-prohibited",
+        (3, _) => "destination-unreachable",
+        (4, _) => "source-quench",
+        (5, _) => "redirect",
+        (8, _) => "echo-request",
+        (9, _) => "router-advertisement",
+        (10, _) => "router-solicitation",
+        (11, Some(0)) => "ttl-zero-during-transit",
+        (11, Some(1)) => "ttl-zero-during-reassembly",
+        (11, _) => "time-exceeded",
+        (12, _) => "parameter-problem",
+        (13, _) => "timestamp-request",
+        (14, _) => "timestamp-reply",
+        _ => "type",
+    }
+}
+
+/// Name of an ICMPv6 message (RFC 4443, RFC 4861, RFC 3810), in ip6tables' spelling where it has one.
+fn icmpv6(kind: u8, code: Option<u8>) -> &'static str {
+    match (kind, code) {
+        (1, Some(0)) => "no-route",
+        (1, Some(1)) => "communication-prohibited",
+        (1, Some(2)) => "beyond-scope",
+        (1, Some(3)) => "address-unreachable",
+        (1, Some(4)) => "port-unreachable",
+        (1, Some(5)) => "failed-policy",
+        (1, Some(6)) => "reject-route",
+        (1, _) => "destination-unreachable",
+        (2, _) => "packet-too-big",
+        (3, Some(0)) => "ttl-zero-during-transit",
+        (3, Some(1)) => "ttl-zero-during-reassembly",
+        (3, _) => "time-exceeded",
+        (4, _) => "parameter-problem",
+        (128, _) => "echo-request",
+        (129, _) => "echo-reply",
+        (130, _) => "multicast-listener-query",
+        (131, _) => "multicast-listener-report",
+        (132, _) => "multicast-listener-done",
+        (133, _) => "router-solicitation",
+        (134, _) => "router-advertisement",
+        (135, _) => "neighbour-solicitation",
+        (136, _) => "neighbour-advertisement",
+        (137, _) => "redirect",
+        (143, _) => "multicast-listener-report-v2",
+        _ => "type",
+    }
+}
+
+/// Where it was dropped: the rule, `filter:FORWARD:rule:7 (FORWARD, legacy)`, else reason and location, else what of
+/// them is known.
+pub(super) fn place(drop: &Drop) -> String {
+    let why = &drop.drop;
+    if let Some(netfilter) = &why.netfilter
+        && let Some(rule) = rule(netfilter)
+    {
+        let field = |name| netfilter.get(name).and_then(Value::as_str);
+        let about: Vec<_> = [field("hook"), field("backend")].into_iter().flatten().map(escape).collect();
+        return if about.is_empty() { rule } else { format!("{rule} ({})", about.join(", ")) };
+    }
+    let known: Vec<_> = [&why.reason, &why.location].into_iter().flatten().map(|text| escape(text)).collect();
+    if known.is_empty() { "unknown reason".to_owned() } else { known.join(" ") }
+}
+
+/// `filter:FORWARD:rule:7`, `inet:TABLE:CHAIN:handle:12` or `filter:FORWARD:policy`; `None` without table and chain.
+pub(super) fn rule(netfilter: &Value) -> Option<String> {
+    let field = |name| netfilter.get(name).and_then(Value::as_str).map(escape);
+    let (table, chain) = (field("table")?, field("chain")?);
+    let number = |name| netfilter.get(name).and_then(Value::as_u64);
+    Some(match (number("rule"), number("handle")) {
+        (Some(rule), _) => format!("{table}:{chain}:rule:{rule}"),
+        (None, Some(handle)) => {
+            format!("{}:{table}:{chain}:handle:{handle}", field("family").unwrap_or_default())
+        }
+        (None, None) if field("verdict").as_deref() == Some("policy") => format!("{table}:{chain}:policy"),
+        (None, None) => format!("{table}:{chain}"),
+    })
+}
+
+/// `veth1->eth0`, `veth1`, `->eth0`; where no interface is known, the network namespace.
+pub(super) fn interfaces(drop: &Drop) -> String {
+    let network = &drop.network;
+    match (&network.interface_in, &network.interface_out, &network.interface) {
+        (Some(from), Some(to), _) => format!("{}->{}", escape(from), escape(to)),
+        (Some(only), None, _) | (None, None, Some(only)) => escape(only).into_owned(),
+        (None, Some(to), _) => format!("->{}", escape(to)),
+        (None, None, None) => network.netns.map(|inode| format!("netns {inode}")).unwrap_or_default(),
+    }
+}
+
+/// The stable name of a routine drop: its cause's, else its reason, else its location.
+pub(super) fn routine_id(drop: &Drop) -> &str {
+    let why = &drop.drop;
+    let cause = why.cause.as_ref().map(|cause| cause.id.as_str());
+    cause.or(why.reason.as_deref()).or(why.location.as_deref()).unwrap_or("unknown")
+}
+
+/// The fields that `wide` adds.
+pub(super) fn wide(drop: &Drop) -> Vec<String> {
+    let Drop { network, packet, .. } = drop;
+    let Packet { length, mark, ttl, ip_id, icmp_id, icmp_sequence, segments, .. } = packet;
+    let mut fields = vec![format!("class {}", class(drop))];
+    let mut add = |name: &str, value: Option<String>| {
+        fields.extend(value.map(|value| format!("{name} {value}")));
+    };
+    add(
+        "netns",
+        network.netns.map(|inode| match &network.netns_by {
+            Some(by) => format!("{inode} (by {})", escape(by)),
+            None => inode.to_string(),
+        }),
+    );
+    add("dev", network.interface.as_ref().map(|name| escape(name).into_owned()));
+    add("length", length.map(|value| value.to_string()));
+    add("segments", segments.filter(|&value| value > 1).map(|value| value.to_string()));
+    add("ttl", ttl.map(|value| value.to_string()));
+    add("ip-id", ip_id.map(|value| value.to_string()));
+    add("mark", mark.map(|value| format!("{value:#x}")));
+    add("icmp-id", icmp_id.map(|value| value.to_string()));
+    add("icmp-seq", icmp_sequence.map(|value| value.to_string()));
+    add("subsystem", drop.drop.subsystem.as_ref().map(|name| escape(name).into_owned()));
+    if let Some(entry) = &drop.conntrack {
+        let mut words = vec![escape(&entry.state).into_owned()];
+        words.extend(entry.direction.as_ref().map(|text| escape(text).into_owned()));
+        words.extend((!entry.status.is_empty()).then(|| escape(&entry.status).into_owned()));
+        words.extend(entry.tcp_state.as_ref().map(|text| escape(text).into_owned()));
+        words.extend(entry.zone.map(|zone| format!("zone {zone}")));
+        words.extend(entry.mark.map(|mark| format!("mark {mark:#x}")));
+        add("ct", Some(words.join(" ")));
+        let tuple = |tuple: &Original| Some(addresses(&tuple.source, &tuple.destination));
+        add("ct-original", tuple(&entry.original));
+        add("ct-reply", tuple(&entry.reply));
+    } else if let Some(original) = &drop.original {
+        add("original", Some(addresses(&original.source, &original.destination)));
+    }
+    if let Some(inner) = &drop.inner {
+        let vni = inner.vni.map(|vni| format!(" vni {vni}")).unwrap_or_default();
+        let transport = inner.transport.as_ref().map(|name| format!(" {}", escape(name))).unwrap_or_default();
+        let ends = addresses(&inner.source, &inner.destination);
+        add("inner", Some(format!("{}{vni} {ends}{transport}", escape(&inner.kind))));
+    }
+    add("node", (!drop.node.is_empty()).then(|| escape(&drop.node).into_owned()));
+    fields
+}
+
+fn class(drop: &Drop) -> &'static str {
+    use crate::event::model::Class;
+    match drop.drop.class {
+        Class::Policy => "policy",
+        Class::Error => "error",
+        Class::Resource => "resource",
+        Class::Routine => "routine",
+    }
+}
