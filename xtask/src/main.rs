@@ -62,10 +62,19 @@ enum Command {
     },
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match act(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            process::note(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(command: Command) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::find()?;
-    match cli.command {
+    match command {
         Command::Setup => {
             setup::ensure(&workspace, Need::Everything)?;
             process::say("Everything is there: `cargo xtask run`, `cargo xtask test`.");

@@ -81,35 +81,27 @@ impl Part {
     /// without having said so, counts as one failure more.
     pub(crate) fn ended(name: &str, place: Place, code: Option<i32>, tally: Tally, took: Duration) -> Self {
         let mut counts = tally.counts;
-        let mut finished = true;
-        let mut remark = match (place, code) {
+        let broken = match (place, code) {
             (Place::Vm, Some(77)) => {
-                finished = false;
                 counts.skipped += 1;
-                "SKIPPED: its kernel could not be fetched".to_owned()
+                let remark = "SKIPPED: its kernel could not be fetched".to_owned();
+                return Self { name: name.to_owned(), place, counts, finished: false, remark, took };
             }
-            (_, Some(0)) if tally.lines == 0 => {
-                finished = false;
-                "no test result was printed".to_owned()
-            }
-            (_, Some(0)) => String::new(),
-            (_, Some(1 | 101)) if counts.failed > 0 => String::new(),
-            (Place::Vm, Some(124)) => "timed out".to_owned(),
-            (Place::Vm, Some(125)) => "the guest died".to_owned(),
-            (_, Some(code)) => format!("ended with exit code {code}"),
-            (_, None) => "killed by a signal".to_owned(),
+            (_, Some(0)) if tally.lines == 0 => Some("no test result was printed".to_owned()),
+            (_, Some(0)) => None,
+            (_, Some(1 | 101)) if counts.failed > 0 => None,
+            (Place::Vm, Some(124)) => Some("timed out".to_owned()),
+            (Place::Vm, Some(125)) => Some("the guest died".to_owned()),
+            (_, Some(code)) => Some(format!("ended with exit code {code}")),
+            (_, None) => Some("killed by a signal".to_owned()),
         };
-        let broken = !remark.is_empty() && code != Some(77);
-        if broken {
-            finished = false;
-            counts.failed += 1;
-        }
-        if remark.is_empty() {
-            remark = if counts.failed > 0 { "FAILED" } else { "ok" }.to_owned();
-        } else if broken {
-            remark.insert_str(0, "FAILED: ");
-        }
-        Self { name: name.to_owned(), place, counts, finished, remark, took }
+        counts.failed += u64::from(broken.is_some());
+        let remark = match &broken {
+            Some(why) => format!("FAILED: {why}"),
+            None if counts.failed > 0 => "FAILED".to_owned(),
+            None => "ok".to_owned(),
+        };
+        Self { name: name.to_owned(), place, counts, finished: broken.is_none(), remark, took }
     }
 
     /// A part that could not be started.
