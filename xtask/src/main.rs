@@ -1,3 +1,92 @@
-//! Set-up, build, run, test, bench and dist for droptrace.
+//! `cargo xtask`: set-up, build, run, test and dist for droptrace.
+//!
+//! Every command first finds or installs what it needs ([`setup`]), then builds the eBPF object ([`ebpf`]) and
+//! embeds it into `droptrace` ([`build`]).
 
-fn main() {}
+mod apt;
+mod build;
+mod dist;
+mod ebpf;
+mod linker;
+mod process;
+mod report;
+mod run;
+mod setup;
+mod test;
+mod toolchain;
+mod tools;
+mod workspace;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{build::Profile, setup::Need, workspace::Workspace};
+
+/// Builds, runs and tests droptrace; installs what that takes.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Find or install everything that the other commands need.
+    Setup,
+    /// Build droptrace with its eBPF programs inside.
+    Build {
+        /// Build without optimisation.
+        #[arg(long)]
+        debug: bool,
+    },
+    /// Build droptrace and run it (as root, through sudo where that is needed).
+    Run {
+        /// Build without optimisation.
+        #[arg(long)]
+        debug: bool,
+        /// What droptrace itself is given.
+        #[arg(last = true)]
+        args: Vec<OsString>,
+    },
+    /// Run the unit tests, the end-to-end tests on this kernel, and those in virtual machines.
+    Test(test::Options),
+    /// Build one static droptrace that runs where nothing else is installed.
+    Dist,
+    /// Run the virtual machine tool of the test crate.
+    Vm {
+        /// What the tool itself is given.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    match act(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            process::note(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn act(command: Command) -> anyhow::Result<ExitCode> {
+    let workspace = Workspace::find()?;
+    match command {
+        Command::Setup => {
+            setup::ensure(&workspace, Need::Everything)?;
+            process::say("Everything is there: `cargo xtask run`, `cargo xtask test`.");
+        }
+        Command::Build { debug } => {
+            let droptrace = run::build(&workspace, Profile::new(debug))?;
+            process::say(&droptrace.display().to_string());
+        }
+        Command::Run { debug, args } => return Err(run::run(&workspace, Profile::new(debug), &args)),
+        Command::Test(options) => return Ok(test::test(&workspace, &options)),
+        Command::Dist => dist::dist(&workspace)?,
+        Command::Vm { args } => return Err(run::vm(&workspace, &args)),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,63 @@
+//! The programs that the tests use: they drop packets in every way there is and boot other kernels.
+
+use std::path::Path;
+
+use crate::process;
+
+/// A program or file that the tests need and where Debian and Ubuntu have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tool {
+    /// A program's name, or a file's full path.
+    pub(crate) name: &'static str,
+    /// Packages that have it; the first that the machine's sources know is taken.
+    pub(crate) packages: &'static [&'static str],
+}
+
+impl Tool {
+    const fn new(name: &'static str, packages: &'static [&'static str]) -> Self {
+        Self { name, packages }
+    }
+
+    fn is_there(&self) -> bool {
+        if self.name.starts_with('/') {
+            Path::new(self.name).exists()
+        } else {
+            process::find_program(self.name).is_some()
+        }
+    }
+}
+
+/// For the tests in network namespaces of this kernel.
+pub(crate) const NAMESPACE_TOOLS: [Tool; 14] = [
+    Tool::new("ip", &["iproute2"]),
+    Tool::new("iptables-legacy", &["iptables"]),
+    Tool::new("iptables-nft", &["iptables"]),
+    Tool::new("nft", &["nftables"]),
+    Tool::new("ipset", &["ipset"]),
+    Tool::new("ipvsadm", &["ipvsadm"]),
+    Tool::new("conntrack", &["conntrack"]),
+    Tool::new("tcpdump", &["tcpdump"]),
+    Tool::new("bpftool", &["bpftool", "linux-tools-common"]),
+    Tool::new("ethtool", &["ethtool"]),
+    Tool::new("ping", &["iputils-ping"]),
+    Tool::new("ncat", &["ncat"]),
+    Tool::new("sysctl", &["procps"]),
+    Tool::new("modprobe", &["kmod"]),
+];
+
+/// For the virtual machines.
+pub(crate) const VM_TOOLS: [Tool; 8] = [
+    Tool::new("qemu-system-x86_64", &["qemu-system-x86"]),
+    Tool::new("busybox", &["busybox-static", "busybox"]),
+    Tool::new("dash", &["dash"]),
+    Tool::new("depmod", &["kmod"]),
+    Tool::new("cpio", &["cpio"]),
+    Tool::new("xz", &["xz-utils"]),
+    Tool::new("zstd", &["zstd"]),
+    Tool::new("/usr/share/keyrings/debian-archive-keyring.gpg", &["debian-archive-keyring"]),
+];
+
+/// Those that are not there.
+pub(crate) fn missing(tools: &[Tool]) -> Vec<Tool> {
+    tools.iter().copied().filter(|tool| !tool.is_there()).collect()
+}
