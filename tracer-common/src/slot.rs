@@ -119,6 +119,12 @@ impl Layout {
         self.stride() * self.cpus * Self::GENERATIONS
     }
 
+    /// All slots of a generation.
+    #[must_use]
+    pub const fn generation(&self, generation: u32) -> core::ops::Range<u32> {
+        self.base(generation, 0)..self.base(generation, 0) + self.stride() * self.cpus
+    }
+
     /// Offset of a level's overflow slot in a CPU's part.
     #[inline(always)]
     #[must_use]

@@ -7,3 +7,4 @@ pub mod filter;
 pub mod live;
 pub mod output;
 pub mod probe;
+pub mod stream;

@@ -11,5 +11,6 @@ pub mod class;
 pub mod conntrack;
 pub mod decode;
 pub mod explain;
+pub mod merge;
 pub mod model;
 pub mod packet;

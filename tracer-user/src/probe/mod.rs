@@ -7,3 +7,6 @@ pub mod environment;
 pub mod offsets;
 pub mod reasons;
 pub mod symbols;
+pub mod kernel;
+pub mod mapped;
+pub mod tracer;

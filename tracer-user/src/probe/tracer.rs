@@ -21,6 +21,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dr
 /// Memory for the counting slots of both generations on all CPUs, in bytes.
 const SLOT_MEMORY: usize = 6 << 20;
 
+/// Bytes of the ring buffer of full events: a power of two.
+pub const RING_BYTES: usize = 4 << 20;
+
 /// Full events a CPU may send in an interval beyond the first of each slot.
 const BUDGET: u32 = 2000;
 
@@ -146,19 +149,18 @@ impl Tracer {
         if OBJECT.is_empty() {
             return Err(TracerError::NoObject);
         }
-        let t0 = std::time::Instant::now();
         let cpus = possible_cpus()?;
         let layout = layout_for(cpus);
         let mut ebpf = EbpfLoader::new()
             .override_global("OFFSETS", &kernel.offsets, true)
             .override_global("LAYOUT", &layout, true)
             .override_global("FILTER", &filter.spec, true)
+            .map_max_entries("EVENTS", u32::try_from(RING_BYTES).unwrap_or(u32::MAX))
             .map_max_entries("CPUS", cpus * Layout::LEVELS)
             .map_max_entries("SCRATCH", cpus * Layout::LEVELS)
             .map_max_entries("SLOTS", layout.total())
             .load(OBJECT)?;
 
-        eprintln!("loaded {:?}", t0.elapsed());
         let control = mapped::<Control>(&mut ebpf, "CONTROL", 1)?;
         let cpu_states = mapped::<CpuState>(&mut ebpf, "CPUS", cpus * Layout::LEVELS)?;
         let slots = mapped::<Slot>(&mut ebpf, "SLOTS", layout.total())?;
@@ -182,13 +184,10 @@ impl Tracer {
         unsafe { control.at(0).write_volatile(page) };
         fill_filter(&mut ebpf, filter)?;
 
-        eprintln!("filled {:?}", t0.elapsed());
         let btf = Btf::from_sys_fs()?;
-        eprintln!("btf {:?}", t0.elapsed());
         let program: &mut BtfTracePoint = program(&mut ebpf, "kfree_skb")?;
         let refuse = |error| TracerError::Program { name: "kfree_skb", error: Box::new(error) };
         program.load("kfree_skb", &btf).map_err(refuse)?;
-        eprintln!("verified {:?}", t0.elapsed());
         let link = Some(program.attach().map_err(refuse)?);
         Ok(Self { ebpf, link, layout, control, cpus: cpu_states, slots, ring })
     }
@@ -231,9 +230,7 @@ impl Tracer {
 
     /// Clears a generation that no program uses: not the one in use, and [`Tracer::is_quiet`] since the turn.
     pub fn clear_generation(&mut self, generation: u32) {
-        let first = self.layout.base(generation, 0);
-        let last = self.layout.base(generation, self.layout.cpus - 1) + self.layout.stride();
-        self.slots.clear(first..last);
+        self.slots.clear(self.layout.generation(generation));
     }
 
     /// Marks in `quiet` the CPUs that were seen without a running program.
@@ -253,11 +250,12 @@ impl Tracer {
         }
     }
 
-    /// Reads the counters of a generation whose CPU parts changed since `seen` (drops seen by each state), and
-    /// brings `seen` up to date.
-    pub fn read_slots(&self, generation: u32, mut each: impl FnMut(Reading)) {
+    /// Reads the counters of a generation. Returns how many flow slots the fullest CPU has in use.
+    pub fn read_slots(&self, generation: u32, mut each: impl FnMut(Reading)) -> u32 {
+        let mut fullest = 0;
         for cpu in 0..self.layout.cpus {
             let first = self.layout.base(generation, cpu);
+            let mut flows = 0;
             for slot in first..first + self.layout.stride() {
                 let at = self.slots.at(slot);
                 // SAFETY: fields of a mapped element. The programs write the key before the state, and the segments
@@ -270,8 +268,11 @@ impl Tracer {
                     let segments = (&raw const (*at).segments).read_volatile();
                     each(Reading { slot, key: (&raw const (*at).key).read_volatile(), count, segments });
                 }
+                flows += u32::from(slot - first < self.layout.flow_slots);
             }
+            fullest = fullest.max(flows);
         }
+        fullest
     }
 
     /// What was lost, in all.
@@ -321,8 +322,6 @@ impl Tracer {
         &mut self.ebpf
     }
 
-    /// dbg
-    pub fn dbg(&self) { let fd=self.ebpf.program("kfree_skb").and_then(|program| program.fd().ok()).map(|fd| fd.as_fd().as_raw_fd()).unwrap(); let i=prog_info(fd).unwrap(); eprintln!("verified {} xlated {} jited {}", i.verified_insns, i.xlated_prog_len/8, i.jited_prog_len); }
 
     /// `recursion_misses` of the program (struct bpf_prog_info, include/uapi/linux/bpf.h; 0 before 5.12).
     fn recursion_misses(&self) -> u64 {
@@ -458,6 +457,6 @@ mod tests {
             let bytes = layout.total() as usize * size_of::<Slot>();
             assert!(bytes <= SLOT_MEMORY + (64 << 10) * cpus as usize + (96 * 1024) * cpus as usize, "{layout:?}");
         }
-        assert_eq!(layout_for(2).flow_slots, 8192);
+        assert_eq!(layout_for(2).flow_slots, 16384);
     }
 }

@@ -1,0 +1,221 @@
+//! The live stream: the default command.
+
+use crate::{
+    cli::{Live, Refusal as Usage},
+    event::model::Record,
+    filter::compile,
+    output::{End, Now, Outcome, Printer, Stop, Summary, exit_code},
+    probe::{
+        btf::BtfError,
+        clock::{Clock, StepWatch, sample_now},
+        environment::{self, Facts, Note},
+        kernel::Kernel,
+        tracer::Tracer,
+    },
+    stream::Stream,
+};
+use anyhow::Context as _;
+use std::{
+    ffi::OsString,
+    io::{self, Write as _},
+    ops::ControlFlow,
+    os::fd::AsFd as _,
+    time::{Duration, Instant},
+};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    signal::unix::{SignalKind, signal},
+    time::{MissedTickBehavior, interval, sleep_until},
+};
+
+/// The programs' interval: each slot sends a full event at least once in it, and counts come out at its end.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How often folded lines are looked at.
+const PRINT_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Runs until it is told to stop; returns the exit code.
+///
+/// # Errors
+/// What went wrong, for people.
+pub fn run(live: &Live, arguments: &[OsString]) -> anyhow::Result<u8> {
+    let stream = match start(live, arguments)? {
+        Ok(stream) => stream,
+        Err(code) => return Ok(code),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("can't start the event loop")?;
+    let (end, summary) = runtime.block_on(follow(live, stream))?;
+    Ok(exit_code(&Outcome {
+        end,
+        drops: summary.drops,
+        lost: summary.lost_total(),
+        assert_no_drops: live.run.assert_no_drops,
+        strict: live.run.strict,
+    }))
+}
+
+/// Checks, loads and attaches; the exit code where that has no point here.
+fn start(live: &Live, arguments: &[OsString]) -> anyhow::Result<Result<Stream, u8>> {
+    let facts = Facts::gather().context("can't find out what this system allows")?;
+    let notes = match environment::check(&facts) {
+        Ok(notes) => notes,
+        Err(refusal) => return Ok(Err(refuse(&refusal))),
+    };
+    for note in &notes {
+        if matches!(note, Note::Memlock(_)) {
+            environment::raise_memlock().context("can't raise RLIMIT_MEMLOCK (CAP_SYS_RESOURCE)")?;
+        } else {
+            say(&format!("note: {note}"));
+        }
+    }
+    let (kernel, vmlinux, no_symbols) = match Kernel::load() {
+        Ok(loaded) => loaded,
+        Err(error @ BtfError::Missing { .. }) => return Ok(Err(refuse(&error))),
+        Err(error) => return Err(error.into()),
+    };
+    if let Err(refusal) = environment::check_layout(&vmlinux, kernel.missing()) {
+        return Ok(Err(refuse(&refusal)));
+    }
+    // Six megabytes that are not needed any more.
+    drop(vmlinux);
+    if let Some(error) = no_symbols {
+        say(&format!("note: {error}"));
+    }
+    for missing in kernel.missing() {
+        say(&format!("note: {missing}"));
+    }
+    let filter = match compile(&live.filter, &kernel.reason_names()) {
+        Ok(filter) => filter,
+        Err(error) => {
+            let usage = Usage::word(arguments, &error);
+            usage.print()?;
+            return Ok(Err(usage.exit_code()));
+        }
+    };
+    let clock = Clock::new(sample_now().context("can't read the clock")?);
+    let tracer = Tracer::start(kernel.layout(), &filter)?;
+    let node = environment::node_name();
+    let what = if live.filter.is_empty() { "all drops" } else { "the drops that match" };
+    say(&format!(
+        "watching {what} on {node}: all network namespaces; one program on the tracepoint kfree_skb, none on packets \
+         that are not dropped; Ctrl-C ends"
+    ));
+    Ok(Ok(Stream::new(tracer, kernel, clock, node).context("can't read the clock")?))
+}
+
+fn refuse(why: &dyn std::error::Error) -> u8 {
+    say(&format!("error: {why}"));
+    environment::EXIT_CODE
+}
+
+/// A line for people. If stderr is gone there is nobody to tell.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "droptrace: {line}");
+}
+
+/// Prints until something ends it.
+async fn follow(live: &Live, mut stream: Stream) -> anyhow::Result<(End, Summary)> {
+    let began = Instant::now();
+    let now = |stream: &mut Stream| Now {
+        elapsed: began.elapsed(),
+        wall: stream.clock().to_realtime(crate::probe::clock::monotonic_now().unwrap_or(0)),
+    };
+    let mut printer = Printer::new(live.settings(), io::stdout(), io::stderr());
+    let ring = stream.tracer().ring().as_fd().try_clone_to_owned().context("can't wait for events")?;
+    // SAFETY: an OwnedFd gives the same open descriptor as long as it lives, which is as long as the AsyncFd.
+    let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?;
+    // Without it a step of the clock is found at the next tick.
+    let steps = StepWatch::new()
+        .ok()
+        // SAFETY: likewise, the watch owns its timer.
+        .and_then(|watch| unsafe { AsyncFd::register_with_interest(watch, Interest::READABLE) }.ok());
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.tick().await;
+    let mut prints = interval(PRINT_INTERVAL);
+    prints.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
+    let deadline = live.run.duration.map(|duration| tokio::time::Instant::now() + duration);
+
+    let mut flow = ControlFlow::Continue(());
+    while flow.is_continue() {
+        tokio::select! {
+            biased;
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            () = async { sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)).await }, if deadline.is_some() => break,
+            ready = readable(steps.as_ref()), if steps.is_some() => {
+                ready?;
+                sample(&mut stream);
+            }
+            _ = ticks.tick() => {
+                sample(&mut stream);
+                let at = now(&mut stream);
+                let mut sink = |record: Record| pass(&mut printer, &record, at, &mut flow);
+                stream.tick(&mut sink).context("can't read the clock")?;
+            }
+            _ = prints.tick() => {
+                let at = now(&mut stream);
+                if flow.is_continue() { flow = printer.tick(at); }
+            }
+            ready = ring.readable() => {
+                let mut ready = ready?;
+                let at = now(&mut stream);
+                let mut sink = |record: Record| pass(&mut printer, &record, at, &mut flow);
+                if !stream.drain(&mut sink) {
+                    ready.clear_ready();
+                }
+            }
+        }
+    }
+
+    die_of_the_next_signal();
+    let at = now(&mut stream);
+    let mut sink = |record: Record| pass(&mut printer, &record, at, &mut flow);
+    stream.finish(&mut sink)?;
+    Ok((End::Done, printer.finish(now(&mut stream))))
+}
+
+/// The first signal ends the run in order; a second one, or one during the end, ends it at once.
+fn die_of_the_next_signal() {
+    extern "C" fn die(_signal: libc::c_int) {
+        // SAFETY: async-signal-safe (signal-safety(7)).
+        unsafe { libc::_exit(130) }
+    }
+    let die = die as extern "C" fn(libc::c_int);
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: the handler does nothing but exit.
+        unsafe { libc::signal(signal, die as libc::sighandler_t) };
+    }
+}
+
+fn pass<O: io::Write, E: io::Write>(
+    printer: &mut Printer<O, E>,
+    record: &Record,
+    at: Now,
+    flow: &mut ControlFlow<Stop>,
+) {
+    // What comes after the end still counts in the summary.
+    let next = printer.record(record, at);
+    if flow.is_continue() {
+        *flow = next;
+    }
+}
+
+fn sample(stream: &mut Stream) {
+    // If the clock can't be read now, the next tick tries again.
+    if let Ok(sample) = sample_now() {
+        stream.clock().record(sample);
+    }
+}
+
+async fn readable(watch: Option<&AsyncFd<StepWatch>>) -> io::Result<()> {
+    let Some(watch) = watch else { return std::future::pending().await };
+    let mut ready = watch.readable().await?;
+    while watch.get_ref().stepped()? {}
+    ready.clear_ready();
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! The running kernel, as droptrace knows it: layouts, drop reasons, symbols. Modules that load later bring more.
+
+use super::{
+    btf::{Btf, BtfDir, BtfError},
+    offsets::{self, MissingField},
+    reasons::Reasons,
+    symbols::{Symboliser, SymbolsError},
+    tracer::KernelLayout,
+};
+use crate::event::explain::Names;
+use std::{cell::RefCell, collections::BTreeSet, path::Path, sync::Arc, thread, time::Duration};
+use tracer_common::{ConntrackOffsets, TextRange};
+
+/// Least time between two readings of /proc/kallsyms.
+const SYMBOLS_INTERVAL: Duration = Duration::from_secs(5);
+/// Where the kernel's symbols are.
+const KALLSYMS: &str = "/proc/kallsyms";
+/// Where the BTF of the kernel and of its modules is.
+const BTF: &str = "/sys/kernel/btf";
+/// Modules whose types or drop reasons are of use.
+const MODULES: [&str; 4] = ["nf_conntrack", "nf_tables", "mac80211", "openvswitch"];
+
+/// See the module's documentation.
+pub struct Kernel {
+    layout: KernelLayout,
+    missing: Vec<MissingField>,
+    reasons: Reasons,
+    symbols: Option<RefCell<Symboliser>>,
+    /// Modules of [`MODULES`] whose BTF was read.
+    read: BTreeSet<&'static str>,
+}
+
+impl Kernel {
+    /// Reads what there is to know. Symbols may be missing (second part of the result: why); types may not.
+    ///
+    /// # Errors
+    /// If the kernel's types can't be read.
+    pub fn load() -> Result<(Self, Arc<Btf>, Option<SymbolsError>), BtfError> {
+        // Reading kallsyms takes the kernel a while: meanwhile the types.
+        let symbols = thread::spawn(|| Symboliser::new(KALLSYMS, SYMBOLS_INTERVAL));
+        let vmlinux = Arc::new(BtfDir::new(BTF).load_vmlinux()?);
+        let resolved = offsets::resolve(&vmlinux, None);
+        let mut kernel = Self {
+            layout: KernelLayout {
+                offsets: resolved.offsets,
+                conntrack: resolved.conntrack,
+                pktinfo: pktinfo(&vmlinux),
+                ..KernelLayout::default()
+            },
+            missing: resolved.missing,
+            reasons: Reasons::from_vmlinux(&vmlinux),
+            symbols: None,
+            read: BTreeSet::new(),
+        };
+        kernel.read_modules(&vmlinux);
+        let trouble = match symbols.join() {
+            Ok(Ok(symbols)) => {
+                kernel.symbols = Some(RefCell::new(symbols));
+                None
+            }
+            Ok(Err(error)) => Some(error),
+            // The thread only reads and parses; if it died, there are no symbols.
+            Err(_) => None,
+        };
+        kernel.find_functions();
+        Ok((kernel, vmlinux, trouble))
+    }
+
+    /// Layout for the programs.
+    #[must_use]
+    pub fn layout(&self) -> &KernelLayout {
+        &self.layout
+    }
+
+    /// Fields that this kernel doesn't have.
+    #[must_use]
+    pub fn missing(&self) -> &[MissingField] {
+        &self.missing
+    }
+
+    /// Numbers and names of the drop reasons, for filters.
+    #[must_use]
+    pub fn reason_names(&self) -> Vec<(u32, String)> {
+        self.reasons.iter().map(|(number, name)| (number, name.name.into_owned())).collect()
+    }
+
+    /// Looks for modules that came since the last call; true if the programs' layout changed.
+    pub fn refresh(&mut self) -> bool {
+        let came = |module: &&str| !self.read.contains(*module) && Path::new(BTF).join(module).exists();
+        if !MODULES.iter().any(|module| came(&module)) {
+            return false;
+        }
+        let Ok(vmlinux) = BtfDir::new(BTF).load_vmlinux() else { return false };
+        let before = self.layout;
+        self.read_modules(&Arc::new(vmlinux));
+        if let Some(symbols) = &self.symbols {
+            // If it fails, the old symbols are as good as it gets.
+            let _ = symbols.borrow_mut().reload();
+        }
+        self.find_functions();
+        before.conntrack != self.layout.conntrack
+            || before.pktinfo != self.layout.pktinfo
+            || before.nft_do_chain != self.layout.nft_do_chain
+    }
+
+    fn read_modules(&mut self, vmlinux: &Arc<Btf>) {
+        let directory = BtfDir::new(BTF);
+        for module in MODULES {
+            if self.read.contains(module) {
+                continue;
+            }
+            // A module without BTF (5.10), or with one that can't be read, is as none.
+            let Ok(Some(btf)) = directory.load_module(module, vmlinux) else { continue };
+            self.read.insert(module);
+            match module {
+                "nf_conntrack" => {
+                    let (conntrack, _) = offsets::resolve_conntrack(&btf);
+                    self.layout.conntrack = conntrack;
+                    self.missing.retain(|field| !field.what.starts_with("nf_conn"));
+                }
+                "nf_tables" => self.layout.pktinfo = pktinfo(&btf),
+                _ => self.reasons.add_module(&btf),
+            }
+        }
+    }
+
+    fn find_functions(&mut self) {
+        let Some(symbols) = &self.symbols else { return };
+        let symbols = symbols.borrow();
+        let range = |name| match symbols.symbols().range(name) {
+            Some((start, end)) => TextRange { start, end },
+            None => TextRange::default(),
+        };
+        self.layout.nf_hook_slow = range("nf_hook_slow");
+        self.layout.nft_do_chain = range("nft_do_chain");
+    }
+}
+
+/// nft_pktinfo.skb and .state (include/net/netfilter/nf_tables.h; before 5.15 without the state).
+fn pktinfo(btf: &Btf) -> Option<(u32, u32)> {
+    btf.offset_of("nft_pktinfo", "skb").zip(btf.offset_of("nft_pktinfo", "state"))
+}
+
+impl Names for Kernel {
+    fn reason(&self, reason: u32) -> Option<(String, String)> {
+        if self.reasons.is_empty() {
+            return None;
+        }
+        let found = self.reasons.name(reason);
+        Some((found.subsystem.into_owned(), found.name.into_owned()))
+    }
+
+    fn symbol(&self, address: u64) -> Option<String> {
+        let mut symbols = self.symbols.as_ref()?.borrow_mut();
+        symbols.resolve(address).map(|symbol| symbol.to_string())
+    }
+
+    fn has_reasons(&self) -> bool {
+        !self.reasons.is_empty()
+    }
+
+    fn conntrack_offsets(&self) -> ConntrackOffsets {
+        self.layout.conntrack
+    }
+}
