@@ -1,1 +1,4 @@
 //! End-to-end tests.
+
+pub mod bed;
+pub mod scenarios;
