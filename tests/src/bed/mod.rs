@@ -1,10 +1,12 @@
 //! The test bed: network namespaces and what connects them, senders, and the runner of the binary under test.
 
+pub mod clock;
 pub mod command;
 pub mod droptrace;
 pub mod flood;
 pub mod kernel;
 pub mod namespace;
+pub mod objects;
 pub mod packet;
 pub mod record;
 pub mod send;

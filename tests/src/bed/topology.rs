@@ -170,10 +170,8 @@ impl Routed {
         connect(&client.netns, &client.end, &router, &near)?;
         connect(&router, &far, &server.netns, &server.end)?;
         for (host, gateway) in [(&client, near), (&server, far)] {
-            host.netns.feed(
-                "ip -batch -",
-                &format!("route add default via {}\n-6 route add default via {}\n", gateway.v4, gateway.v6),
-            )?;
+            host.netns.run(&format!("ip -4 route add default via {}", gateway.v4))?;
+            host.netns.run(&format!("ip -6 route add default via {}", gateway.v6))?;
         }
         router.sysctl("net.ipv4.ip_forward", "1")?;
         router.sysctl("net.ipv6.conf.all.forwarding", "1")?;

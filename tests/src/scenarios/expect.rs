@@ -99,6 +99,12 @@ impl Expect {
         self
     }
 
+    /// A field that must have one of these texts.
+    pub(super) fn field_among(mut self, pointer: &'static str, texts: &[&str]) -> Self {
+        self.fields.push((pointer, texts.iter().map(|text| json!(text)).collect()));
+        self
+    }
+
     /// A field that must have this value.
     pub(super) fn field(mut self, pointer: &'static str, value: impl Into<Value>) -> Self {
         self.fields.push((pointer, vec![value.into()]));
@@ -180,7 +186,7 @@ pub(super) fn verify(stream: Droptrace, expected: &[Expect], quiet: &[&Namespace
         }
         Ok(())
     };
-    compare().with_context(|| format!("expected {expected:#?}\nin the test's namespaces:\n{}", seen(&output, &inodes)))
+    compare().with_context(|| format!("expected {expected:?}\nin the test's namespaces:\n{}", seen(&output, &inodes)))
 }
 
 /// What the stream said of some namespaces, and of none.

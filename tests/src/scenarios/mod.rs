@@ -9,6 +9,7 @@ mod filter;
 mod netfilter;
 mod no_drop;
 mod routing;
+mod rules;
 mod socket;
 mod startup;
 mod storm;

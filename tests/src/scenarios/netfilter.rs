@@ -1,7 +1,7 @@
 //! Drops by rules: nft, iptables on both backends, and what conntrack knew of the packet.
 
 use super::expect::{Expect, verify, watch};
-use super::{both, one};
+use super::{both, one, rules};
 use crate::bed::namespace::Namespace;
 use crate::bed::packet;
 use crate::bed::send;
@@ -73,20 +73,12 @@ impl Backend {
     fn drop_port(self, netns: &Namespace, hook: Hook, family: Family, port: u16) -> Result<()> {
         let chain = hook.name();
         match self {
-            Self::Nft => netns.feed(
-                "nft -f -",
-                &format!(
-                    "table inet t {{ chain c {{ type filter hook {chain} priority 0; policy accept; \
-                     udp dport {port} counter drop; }} }}"
-                ),
-            ),
-            Self::IptablesNft | Self::Legacy => netns.run(&format!(
-                "{} -A {} -p udp --dport {port} -j DROP",
-                self.tool(family),
-                chain.to_uppercase()
-            )),
+            Self::Nft => rules::chain(netns, "inet", chain, &format!("udp dport {port} counter drop")),
+            Self::IptablesNft | Self::Legacy => {
+                let (tool, chain) = (self.tool(family), chain.to_uppercase());
+                netns.run(&format!("{tool} -A {chain} -p udp --dport {port} -j DROP")).map(drop)
+            }
         }
-        .map(drop)
     }
 
     fn tool(self, family: Family) -> &'static str {
@@ -129,7 +121,8 @@ fn drop_at(backend: Backend, hook: Hook, family: Family) -> Result<()> {
 fn nft_policy(family: Family) -> Result<()> {
     let routed = Routed::new()?;
     let (from, to) = (routed.client.port(family, 40_000), routed.server.port(family, 4242));
-    routed.router.feed("nft -f -", "table inet t { chain c { type filter hook forward priority 0; policy drop; } }")?;
+    rules::chain(&routed.router, "inet", "forward", "")?;
+    routed.router.run("nft add chain inet t c { policy drop; }")?;
     let stream = watch()?;
     routed.client.inject(&vec![packet::udp(from, to, b"unwanted"); 3])?;
     let expect = Expect::drops(3, &routed.router).flow("udp", from, to).reason(&["NETFILTER_DROP"]).at(NFT);
@@ -139,11 +132,7 @@ fn nft_policy(family: Family) -> Result<()> {
 fn nft_ingress(family: Family) -> Result<()> {
     let routed = Routed::new()?;
     let (from, to) = (routed.client.port(family, 40_000), routed.server.port(family, 4242));
-    routed.router.feed(
-        "nft -f -",
-        "table netdev t { chain c { type filter hook ingress device r0 priority 0; policy accept; \
-         udp dport 4242 drop; } }",
-    )?;
+    rules::chain(&routed.router, "netdev", "ingress device r0", "udp dport 4242 drop")?;
     let stream = watch()?;
     routed.client.inject(&vec![packet::udp(from, to, b"unwanted"); 3])?;
     let expect = Expect::drops(3, &routed.router)
@@ -159,17 +148,11 @@ fn conntrack_after_dnat(family: Family) -> Result<()> {
     let routed = Routed::new()?;
     let vip: SocketAddr = family.pick("10.96.0.10:80", "[fd96::10]:80").parse()?;
     let (from, backend) = (routed.client.port(family, 40_000), routed.server.port(family, 8080));
-    routed.router.feed(
-        "nft -f -",
-        &format!(
-            "table {table} t {{
-               chain nat {{ type nat hook prerouting priority -100; {table} daddr {} udp dport 80 dnat to {backend}; }}
-               chain filter {{ type filter hook forward priority 0; udp dport 8080 drop; }}
-             }}",
-            vip.ip(),
-            table = family.pick("ip", "ip6"),
-        ),
-    )?;
+    let table = family.pick("ip", "ip6");
+    rules::chain(&routed.router, table, "forward", "udp dport 8080 drop")?;
+    routed.router.run(&format!("nft add chain {table} t n {{ type nat hook prerouting priority -100; }}"))?;
+    let translate = format!("{table} daddr {} udp dport 80 dnat to {backend}", vip.ip());
+    routed.router.run(&format!("nft add rule {table} t n {translate}"))?;
     let stream = watch()?;
     routed.client.inject(&[packet::udp(from, vip, b"hello")])?;
     let expect = Expect::drops(1, &routed.router)
@@ -192,10 +175,7 @@ fn echo_request(family: Family) -> Result<()> {
     let routed = Routed::new()?;
     let (from, to) = (routed.client.address(family), routed.server.address(family));
     let rule = family.pick("icmp type echo-request", "icmpv6 type echo-request");
-    routed.router.feed(
-        "nft -f -",
-        &format!("table inet t {{ chain c {{ type filter hook forward priority 0; {rule} counter drop; }} }}"),
-    )?;
+    rules::chain(&routed.router, "inet", "forward", &format!("{rule} counter drop"))?;
     let stream = watch()?;
     routed.client.inject(&[packet::echo_request(from, to, 0x1234, 7)])?;
     let expect = Expect::drops(1, &routed.router)

@@ -1,7 +1,7 @@
 //! Drops in the IP layer: routes, forwarding, TTL, MTU, neighbours, fragments, ARP.
 
 use super::expect::{Expect, verify, watch};
-use super::{both, one};
+use super::{both, one, rules};
 use crate::bed::packet::{self, Ip, protocol};
 use crate::bed::send;
 use crate::bed::topology::{Family, Routed};
@@ -94,7 +94,8 @@ fn packet_too_big(family: Family) -> Result<()> {
         .reason(&["PKT_TOO_BIG"])
         .at(&["ip_forward", "ip6_forward"])
         .field("/packet/length", length)
-        .interface_if_known("r0");
+        // IPv6 turns to the outgoing device before it looks at the MTU.
+        .interface(family.pick("r0", "r1"));
     verify(stream, &[expect], &[&routed.server.netns])
 }
 
@@ -111,7 +112,8 @@ fn neighbour_failed(family: Family) -> Result<()> {
     routed.client.inject(&[packet::udp(from, to, b"lost")])?;
     let expect = Expect::drops(1, &routed.router)
         .flow("udp", from, to)
-        .reason(&["NEIGH_FAILED"])
+        // Linux 6.18 gives the reason for ARP only.
+        .reason(family.pick(&["NEIGH_FAILED"], &["NEIGH_FAILED", "NOT_SPECIFIED"]))
         .at(&["arp_error_report", "ndisc_error_report", "neigh_invalidate"])
         .interface("r1");
     verify(stream, &[expect], &[])
@@ -160,10 +162,7 @@ fn reverse_path(_: Family) -> Result<()> {
 
 fn arp_dropped(_: Family) -> Result<()> {
     let routed = Routed::new()?;
-    routed.router.feed(
-        "nft -f -",
-        "table arp t { chain c { type filter hook input priority 0; policy accept; arp operation request drop; } }",
-    )?;
+    rules::chain(&routed.router, "arp", "input", "arp operation request drop")?;
     let (client, near) = (routed.client.end, routed.near);
     let request = packet::arp_request(client.mac(), client.v4.octets(), near.v4.octets());
     let stream = watch()?;

@@ -3,6 +3,7 @@
 
 use super::both;
 use super::expect::{Expect, verify, watch};
+use super::rules;
 use crate::bed::packet::{self, Ip, protocol};
 use crate::bed::topology::{Family, Pair};
 use anyhow::Result;
@@ -28,9 +29,9 @@ fn pods(family: Family) -> Result<(SocketAddr, SocketAddr)> {
 }
 
 /// Adds what must be said of the inner flow.
-fn carrying(expect: Expect, kind: &str, (source, destination): (SocketAddr, SocketAddr)) -> Expect {
+fn carrying(expect: Expect, kinds: &[&str], (source, destination): (SocketAddr, SocketAddr)) -> Expect {
     expect
-        .field("/inner/type", kind)
+        .field_among("/inner/type", kinds)
         .field("/inner/transport", "udp")
         .field("/inner/source/address", source.ip().to_string())
         .field("/inner/source/port", source.port())
@@ -52,10 +53,7 @@ fn over_udp(family: Family, kind: &str, port: u16, wrap: fn(u32, &[u8]) -> Vec<u
     let pair = Pair::new()?;
     let pods = pods(family)?;
     let (from, to) = (pair.client.port(family, 50_000), pair.server.port(family, port));
-    pair.server.netns.feed(
-        "nft -f -",
-        &format!("table inet t {{ chain c {{ type filter hook input priority 0; udp dport {port} drop; }} }}"),
-    )?;
+    rules::chain(&pair.server.netns, "inet", "input", &format!("udp dport {port} drop"))?;
     let inner = packet::frame([2; 6], [4; 6], &packet::udp(pods.0, pods.1, b"GET"));
     let stream = watch()?;
     pair.client.inject(&[packet::udp(from, to, &wrap(VNI, &inner))])?;
@@ -64,7 +62,7 @@ fn over_udp(family: Family, kind: &str, port: u16, wrap: fn(u32, &[u8]) -> Vec<u
         .reason(&["NETFILTER_DROP"])
         .field("/inner/vni", VNI)
         .interface("s0");
-    verify(stream, &[carrying(expect, kind, pods)], &[])
+    verify(stream, &[carrying(expect, &[kind], pods)], &[])
 }
 
 fn in_ip(outer: Family, inner: Family) -> Result<()> {
@@ -72,15 +70,12 @@ fn in_ip(outer: Family, inner: Family) -> Result<()> {
     let pods = pods(inner)?;
     let (from, to) = (pair.client.address(outer), pair.server.address(outer));
     let number = inner.pick(protocol::IPIP, protocol::IPV6);
-    let kind = match (outer, inner) {
-        (Family::V4, Family::V4) => "ipip",
-        (Family::V4, Family::V6) => "sit",
-        (Family::V6, _) => "ip6tnl",
+    let kinds = match (outer, inner) {
+        (Family::V4, Family::V4) => ["ipip"],
+        (Family::V4, Family::V6) => ["sit"],
+        (Family::V6, _) => ["ip6tnl"],
     };
-    pair.server.netns.feed(
-        "nft -f -",
-        &format!("table inet t {{ chain c {{ type filter hook input priority 0; meta l4proto {number} drop; }} }}"),
-    )?;
+    rules::chain(&pair.server.netns, "inet", "input", &format!("meta l4proto {number} drop"))?;
     let packet = Ip::new(from, to).wrap(number, &packet::udp(pods.0, pods.1, b"GET"));
     let stream = watch()?;
     pair.client.inject(&[packet])?;
@@ -90,5 +85,5 @@ fn in_ip(outer: Family, inner: Family) -> Result<()> {
         .identify("/destination/address", to.to_string())
         .reason(&["NETFILTER_DROP"])
         .interface("s0");
-    verify(stream, &[carrying(expect, kind, pods)], &[])
+    verify(stream, &[carrying(expect, &kinds, pods)], &[])
 }
