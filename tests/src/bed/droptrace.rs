@@ -127,17 +127,15 @@ impl Droptrace {
         let shared = Arc::new(Shared::default());
         let mut readers = Vec::new();
         if let Some(stdout) = child.stdout.take() {
-            readers.push(read_lines(stdout, &shared, |output, line| {
-                match serde_json::from_str(&line) {
-                    Ok(value @ serde_json::Value::Object(_)) => {
-                        let record = Record(value);
-                        output.tally.add(&record);
-                        if output.records.len() < KEPT {
-                            output.records.push(record);
-                        }
+            readers.push(read_lines(stdout, &shared, |output, line| match serde_json::from_str(&line) {
+                Ok(value @ serde_json::Value::Object(_)) => {
+                    let record = Record(value);
+                    output.tally.add(&record);
+                    if output.records.len() < KEPT {
+                        output.records.push(record);
                     }
-                    _ => output.strays.push(line),
                 }
+                _ => output.strays.push(line),
             }));
         }
         if let Some(stderr) = child.stderr.take() {
@@ -177,7 +175,8 @@ impl Droptrace {
                 bail!("{why}: waited until {what}; stderr:\n{}", output.stderr);
             }
             let pause = left.min(Duration::from_millis(50));
-            output = self.shared.changed.wait_timeout(output, pause).map_or_else(|e| e.into_inner().0, |(g, _)| g);
+            output =
+                self.shared.changed.wait_timeout(output, pause).map_or_else(|e| e.into_inner().0, |(g, _)| g);
         }
         Ok(())
     }

@@ -50,6 +50,9 @@ impl Namespace {
                     ("accept_dad", "0"),
                     ("dad_transmits", "0"),
                     ("addr_gen_mode", "1"),
+                    // Multicast listener reports, which no peer wants, go out at once instead of during the test.
+                    ("mldv1_unsolicited_report_interval", "1"),
+                    ("mldv2_unsolicited_report_interval", "1"),
                 ] {
                     // Some keys do not exist in `all`.
                     let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/{key}"), value);
@@ -154,7 +157,10 @@ impl Namespace {
             let snmp6 = fs::read_to_string("/proc/thread-self/net/snmp6")?;
             let value = snmp6.lines().filter_map(|line| line.split_once(char::is_whitespace));
             Ok(found
-                + value.filter(|(key, _)| *key == name).filter_map(|(_, v)| v.trim().parse::<u64>().ok()).sum::<u64>())
+                + value
+                    .filter(|(key, _)| *key == name)
+                    .filter_map(|(_, v)| v.trim().parse::<u64>().ok())
+                    .sum::<u64>())
         })
     }
 

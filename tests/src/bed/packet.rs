@@ -116,7 +116,14 @@ pub fn udp_segment(source: SocketAddr, destination: SocketAddr, data: &[u8]) -> 
 
 /// A whole TCP packet without options (RFC 9293, 3.1).
 #[must_use]
-pub fn tcp(source: SocketAddr, destination: SocketAddr, seq: u32, ack: u32, flags: u8, data: &[u8]) -> Vec<u8> {
+pub fn tcp(
+    source: SocketAddr,
+    destination: SocketAddr,
+    seq: u32,
+    ack: u32,
+    flags: u8,
+    data: &[u8],
+) -> Vec<u8> {
     let mut segment = Vec::new();
     segment.extend(source.port().to_be_bytes());
     segment.extend(destination.port().to_be_bytes());

@@ -36,7 +36,8 @@ pub fn frames(device: &str, frames: &[Vec<u8>]) -> Result<()> {
     let sender = socket::open(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
     let link = RawAddress::link(device, 0)?;
     for frame in frames {
-        socket::send(sender.as_raw_fd(), frame, &link).with_context(|| format!("send a frame on {device}"))?;
+        socket::send(sender.as_raw_fd(), frame, &link)
+            .with_context(|| format!("send a frame on {device}"))?;
     }
     Ok(())
 }
@@ -76,7 +77,9 @@ impl Sniffer {
                     }
                 }
                 Err(_) => match std::io::Error::last_os_error() {
-                    error if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(Duration::from_millis(2)),
+                    error if error.kind() == ErrorKind::WouldBlock => {
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
                     error => return Err(error).context("packet socket"),
                 },
             }

@@ -81,9 +81,8 @@ pub(super) fn open(family: i32, kind: i32, protocol: i32) -> Result<OwnedFd> {
 pub(super) fn set(socket: &impl AsRawFd, level: i32, option: i32, value: i32) -> Result<()> {
     let length = size_of_val(&value) as libc::socklen_t;
     // SAFETY: the value lives through the call and has the length that is told.
-    let done = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), length)
-    };
+    let done =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), length) };
     if done != 0 {
         return Err(io::Error::last_os_error()).context(format!("setsockopt({level}, {option}, {value})"));
     }

@@ -53,7 +53,9 @@ fn floods_are_counted() -> Result<()> {
     let to = pair.server.port(Family::V4, 9);
     let rules = "iptables-legacy -A INPUT -p udp --dport 9 -j DROP";
     pair.server.netns.run(rules)?;
-    for (load, sends) in [(Load::Datagrams, 1000), (Load::RandomSources, 1000), (Load::Segments { per_send: 10 }, 100)] {
+    for (load, sends) in
+        [(Load::Datagrams, 1000), (Load::RandomSources, 1000), (Load::Segments { per_send: 10 }, 100)]
+    {
         let sent = flood(&pair.client.netns, to, load, sends)?;
         ensure!((sent.accepted, sent.refused) == (sends, 0), "{load:?}: {sent:?}");
     }

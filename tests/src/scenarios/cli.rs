@@ -25,7 +25,9 @@ pub(super) fn trials() -> Vec<Trial> {
         beside("cli::deleted_netns_is_not_held", deleted_netns_is_not_held),
         beside("cli::no_capabilities", || missing_capability(|_| true, &["CAP_BPF", "CAP_SYS_ADMIN"])),
         // CAP_SYS_ADMIN (21) would stand in for CAP_PERFMON (38).
-        beside("cli::no_perfmon", || missing_capability(|number| matches!(number, 21 | 38), &["CAP_PERFMON"])),
+        beside("cli::no_perfmon", || {
+            missing_capability(|number| matches!(number, 21 | 38), &["CAP_PERFMON"])
+        }),
     ];
     for format in ["compact", "wide", "iptables"] {
         trials.push(beside(format!("cli::format_{format}"), move || format_names_the_packet(format)));

@@ -34,8 +34,10 @@ fn stepped() -> Result<()> {
     behind.context("an hour back")?;
     drop_at(&pair, &stream, 4).context("back again")?;
     let output = stream.stop()?;
-    let order: Vec<u64> =
-        output.drops_in(&[pair.server.netns.inode()]).filter_map(|record| record.number("/destination/port")).collect();
+    let order: Vec<u64> = output
+        .drops_in(&[pair.server.netns.inode()])
+        .filter_map(|record| record.number("/destination/port"))
+        .collect();
     ensure!(order.is_sorted(), "the drops came in the order {order:?}");
     Ok(())
 }

@@ -63,7 +63,13 @@ fn tc_egress(family: Family) -> Result<()> {
 }
 
 /// Where a qdisc's victims are freed.
-const QUEUE: &[&str] = &["kfree_skb_list_reason", "kfree_skb_list", "__dev_queue_xmit", "__tcf_kfree_skb_list", "__dev_xmit_skb"];
+const QUEUE: &[&str] = &[
+    "kfree_skb_list_reason",
+    "kfree_skb_list",
+    "__dev_queue_xmit",
+    "__tcf_kfree_skb_list",
+    "__dev_xmit_skb",
+];
 const QUEUE_REASON: &[&str] = &["QDISC_DROP", "QDISC_OVERLIMIT", "OVERLIMIT", "GENERIC", "QDISC_GENERIC"];
 
 /// Sends `sent` packets into the client's qdisc and expects as many drops as the qdisc itself says.

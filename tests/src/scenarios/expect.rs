@@ -129,7 +129,9 @@ impl Expect {
     fn check(&self, output: &Output) -> Result<()> {
         let sum = self.sum(output);
         match self.count {
-            Count::Exactly(count) => ensure!(sum == count, "{count} packets were dropped, droptrace says {sum}"),
+            Count::Exactly(count) => {
+                ensure!(sum == count, "{count} packets were dropped, droptrace says {sum}");
+            }
             Count::AtLeast(count) => ensure!(sum >= count, "droptrace says {sum}, not {count} or more"),
         }
         for record in output.drops_in(&[self.netns]).filter(|record| self.matches(record)) {
@@ -173,7 +175,8 @@ pub(super) fn watch() -> Result<Droptrace> {
 pub(super) fn verify(stream: Droptrace, expected: &[Expect], quiet: &[&Namespace]) -> Result<()> {
     let waited = stream.wait("all drops came", |output| expected.iter().all(|e| e.arrived(output)));
     let output = stream.stop()?;
-    let inodes: Vec<u32> = quiet.iter().map(|netns| netns.inode()).chain(expected.iter().map(|e| e.netns)).collect();
+    let inodes: Vec<u32> =
+        quiet.iter().map(|netns| netns.inode()).chain(expected.iter().map(|e| e.netns)).collect();
     let compare = || -> Result<()> {
         waited?;
         expected.iter().try_for_each(|expect| expect.check(&output))?;
@@ -186,12 +189,15 @@ pub(super) fn verify(stream: Droptrace, expected: &[Expect], quiet: &[&Namespace
         }
         Ok(())
     };
-    compare().with_context(|| format!("expected {expected:?}\nin the test's namespaces:\n{}", seen(&output, &inodes)))
+    compare().with_context(|| {
+        format!("expected {expected:?}\nin the test's namespaces:\n{}", seen(&output, &inodes))
+    })
 }
 
 /// What the stream said of some namespaces, and of none.
 pub(super) fn seen(output: &Output, inodes: &[u32]) -> String {
-    let ours = |record: &&Record| !record.is_drop() || record.netns().is_none_or(|inode| inodes.contains(&inode));
+    let ours =
+        |record: &&Record| !record.is_drop() || record.netns().is_none_or(|inode| inodes.contains(&inode));
     let lines: Vec<String> = output.records.iter().filter(ours).take(40).map(Record::brief).collect();
     if lines.is_empty() { "  nothing".to_owned() } else { lines.join("\n") }
 }

@@ -16,7 +16,9 @@ pub(super) fn trials() -> Vec<Trial> {
         both("netfilter::nft_forward", |family| drop_at(Backend::Nft, Hook::Forward, family)),
         both("netfilter::nft_output", |family| drop_at(Backend::Nft, Hook::Output, family)),
         both("netfilter::iptables_nft_input", |family| drop_at(Backend::IptablesNft, Hook::Input, family)),
-        both("netfilter::iptables_nft_forward", |family| drop_at(Backend::IptablesNft, Hook::Forward, family)),
+        both("netfilter::iptables_nft_forward", |family| {
+            drop_at(Backend::IptablesNft, Hook::Forward, family)
+        }),
         both("netfilter::iptables_legacy_input", |family| drop_at(Backend::Legacy, Hook::Input, family)),
         both("netfilter::iptables_legacy_forward", |family| drop_at(Backend::Legacy, Hook::Forward, family)),
         both("netfilter::iptables_legacy_output", |family| drop_at(Backend::Legacy, Hook::Output, family)),

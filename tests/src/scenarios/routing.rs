@@ -55,7 +55,9 @@ fn blackhole(family: Family) -> Result<()> {
     let to = elsewhere(family)?;
     routed.router.run(&format!("ip {} route add blackhole {}", family.pick("-4", "-6"), to.ip()))?;
     // The kernel gives no reason of its own for IPv4, so only the place is sure.
-    router_drops(&routed, to, |e| e.at(&["ip_error", "dst_discard_out", "dst_discard", "ip6_pkt_drop", "ip6_pkt_discard"]))
+    router_drops(&routed, to, |e| {
+        e.at(&["ip_error", "dst_discard_out", "dst_discard", "ip6_pkt_drop", "ip6_pkt_discard"])
+    })
 }
 
 fn ttl_expired(family: Family) -> Result<()> {
@@ -101,10 +103,8 @@ fn packet_too_big(family: Family) -> Result<()> {
 
 fn neighbour_failed(family: Family) -> Result<()> {
     let routed = Routed::new()?;
-    let (from, to): (_, SocketAddr) = (
-        routed.client.port(family, 40_000),
-        family.pick("10.77.2.99:4242", "[fd77:2::99]:4242").parse()?,
-    );
+    let (from, to): (_, SocketAddr) =
+        (routed.client.port(family, 40_000), family.pick("10.77.2.99:4242", "[fd77:2::99]:4242").parse()?);
     // Three solicitations a second apart is the default: be quicker.
     routed.router.sysctl(&format!("net.{}.neigh.r1.mcast_solicit", family.name()), "1")?;
     routed.router.sysctl(&format!("net.{}.neigh.r1.retrans_time_ms", family.name()), "100")?;

@@ -7,7 +7,8 @@ use anyhow::Result;
 ///
 /// `hook` is what follows `hook` in nft's grammar: `forward`, `ingress device r0`.
 pub(super) fn chain(netns: &Namespace, family: &str, hook: &str, rules: &str) -> Result<()> {
-    let text =
-        format!("table {family} t {{\nchain c {{\ntype filter hook {hook} priority 0; policy accept;\n{rules}\n}}\n}}\n");
+    let text = format!(
+        "table {family} t {{\nchain c {{\ntype filter hook {hook} priority 0; policy accept;\n{rules}\n}}\n}}\n"
+    );
     netns.feed("nft -f -", &text).map(drop)
 }

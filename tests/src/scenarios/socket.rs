@@ -109,7 +109,14 @@ fn tcp_out_of_order_prune(family: Family) -> Result<()> {
     let expect = Expect::at_least(pruned, &pair.server.netns)
         .flow("tcp", peer, to)
         .reason(&["TCP_OFO_QUEUE_PRUNE", "PROTO_MEM", "TCP_OFODROP"])
-        .at(&["tcp_prune_ofo_queue", "tcp_prune_queue", "tcp_try_rmem_schedule", "tcp_data_queue_ofo", "tcp_drop", "tcp_data_queue"])
+        .at(&[
+            "tcp_prune_ofo_queue",
+            "tcp_prune_queue",
+            "tcp_try_rmem_schedule",
+            "tcp_data_queue_ofo",
+            "tcp_drop",
+            "tcp_data_queue",
+        ])
         .field("/packet/tcp_flags", "PSH,ACK")
         .interface_if_known("s0");
     verify(stream, &[expect], &[])
@@ -117,7 +124,11 @@ fn tcp_out_of_order_prune(family: Family) -> Result<()> {
 
 /// Opens a connection from an address that the client's own TCP does not know, so that no other TCP interferes.
 /// Returns that end, the accepted socket, and the next sequence and acknowledgement numbers.
-fn handshake(pair: &Pair, listener: &TcpListener, family: Family) -> Result<(SocketAddr, TcpStream, (u32, u32))> {
+fn handshake(
+    pair: &Pair,
+    listener: &TcpListener,
+    family: Family,
+) -> Result<(SocketAddr, TcpStream, (u32, u32))> {
     let Host { netns, end, .. } = &pair.client;
     let peer: SocketAddr = family.pick("10.77.0.77:5000", "[fd77:0::77]:5000").parse()?;
     let (to, mac) = (pair.server.port(family, 80), packet::mac_text(end.mac()));

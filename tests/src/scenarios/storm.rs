@@ -170,12 +170,18 @@ fn segments() -> Result<()> {
     let _ = stream.wait("all segments are told", |output: &Output| output.tally.of(netns).segments >= wanted);
     let tally = stream.stop()?.tally;
     let sum = tally.of(netns);
-    eprintln!("  {wanted} segments dropped: {} counted in {} skbs, lost {:?}", sum.segments, sum.count, tally.lost);
+    eprintln!(
+        "  {wanted} segments dropped: {} counted in {} skbs, lost {:?}",
+        sum.segments, sum.count, tally.lost
+    );
     if tally.missed() == 0 {
         return compare(wanted, sum.segments, 0);
     }
     // A missed skb is known by number only: its segments are its whole send, or one where the kernel cut it up.
-    ensure!(sum.segments <= wanted && wanted - sum.segments <= tally.missed() * PER_SEND, "the segments do not add up");
+    ensure!(
+        sum.segments <= wanted && wanted - sum.segments <= tally.missed() * PER_SEND,
+        "the segments do not add up"
+    );
     Ok(())
 }
 

@@ -24,7 +24,8 @@ pub(super) fn trials() -> Vec<Trial> {
 
 /// The ends of the flow inside: two pods.
 fn pods(family: Family) -> Result<(SocketAddr, SocketAddr)> {
-    let (a, b) = family.pick(("10.244.1.5:45000", "10.244.2.6:6379"), ("[fd44:1::5]:45000", "[fd44:2::6]:6379"));
+    let (a, b) =
+        family.pick(("10.244.1.5:45000", "10.244.2.6:6379"), ("[fd44:1::5]:45000", "[fd44:2::6]:6379"));
     Ok((a.parse()?, b.parse()?))
 }
 
