@@ -1,3 +1,5 @@
-//! End-to-end tests.
+//! End-to-end tests: network namespaces, virtual machines, scenarios.
 
+pub mod bed;
+pub mod scenarios;
 pub mod vm;

@@ -1,0 +1,56 @@
+//! What the running kernel is and has.
+
+use std::sync::OnceLock;
+
+/// The Debian suite whose kernel this is, inside a virtual machine of the test matrix.
+#[must_use]
+pub fn suite() -> Option<String> {
+    std::env::var("DROPTRACE_VM").ok().filter(|suite| !suite.is_empty())
+}
+
+/// True inside a virtual machine of the test matrix.
+#[must_use]
+pub fn in_vm() -> bool {
+    suite().is_some()
+}
+
+/// True if this kernel has the drop reason (`enum skb_drop_reason`, without its prefix).
+///
+/// BTF keeps every name in one table of NUL-terminated strings, so a name that is not there is in no enum.
+#[must_use]
+pub fn has_reason(name: &str) -> bool {
+    has_name(&format!("SKB_DROP_REASON_{name}")) || has_name(&format!("QDISC_DROP_{name}"))
+}
+
+/// True if this kernel tells drop reasons at all (from 5.17).
+#[must_use]
+pub fn has_reasons() -> bool {
+    has_name("skb_drop_reason")
+}
+
+fn has_name(name: &str) -> bool {
+    static BTF: OnceLock<Vec<u8>> = OnceLock::new();
+    let btf = BTF.get_or_init(|| std::fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default());
+    let wanted: Vec<u8> = [&[0], name.as_bytes(), &[0]].concat();
+    find(btf, &wanted)
+}
+
+/// True if `wanted`, which starts with a NUL byte, is part of `text`.
+fn find(text: &[u8], wanted: &[u8]) -> bool {
+    // Strings are long compared with the gaps between NUL bytes, so this compares rarely.
+    text.iter().enumerate().filter(|&(_, byte)| *byte == 0).any(|(at, _)| text[at..].starts_with(wanted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::find;
+
+    #[test]
+    fn only_whole_names_are_found() {
+        let table = b"\0NO_SOCKET\0PKT_TOO_SMALL\0";
+        assert!(find(table, b"\0NO_SOCKET\0"));
+        assert!(find(table, b"\0PKT_TOO_SMALL\0"));
+        assert!(!find(table, b"\0SOCKET\0"));
+        assert!(!find(table, b"\0PKT_TOO\0"));
+    }
+}

@@ -1,0 +1,36 @@
+//! The test bed: network namespaces and what connects them, senders, and the runner of the binary under test.
+
+pub mod clock;
+pub mod command;
+pub mod droptrace;
+pub mod flood;
+pub mod kernel;
+pub mod namespace;
+pub mod objects;
+pub mod packet;
+pub mod record;
+pub mod send;
+mod socket;
+pub mod topology;
+
+use anyhow::{Result, ensure};
+use std::time::Duration;
+
+/// How long the bed waits for something that must come, before it calls it missing. Emulated CPUs are slow.
+#[must_use]
+pub fn patience() -> Duration {
+    Duration::from_secs(if kernel::in_vm() { 60 } else { 20 })
+}
+
+/// Checks what every test needs.
+///
+/// # Errors
+/// When not root, or when `DROPTRACE` names no binary.
+pub fn check_environment() -> Result<()> {
+    // SAFETY: geteuid has no arguments and cannot fail.
+    let user = unsafe { libc::geteuid() };
+    ensure!(user == 0, "the tests make network namespaces: run them as root");
+    let path = droptrace::binary()?;
+    ensure!(path.is_file(), "DROPTRACE={} is no file: build droptrace first", path.display());
+    Ok(())
+}

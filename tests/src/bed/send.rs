@@ -1,0 +1,97 @@
+//! Senders of a few packets. They act in the netns of the calling thread: see [`Namespace::enter`].
+//!
+//! [`Namespace::enter`]: super::namespace::Namespace::enter
+
+use super::socket::{self, RawAddress};
+use anyhow::{Context, Result, bail};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// Sends `count` datagrams and returns how many the kernel accepted. A refusal by a local rule (EPERM) or an
+/// answer that came back (ECONNREFUSED, EHOSTUNREACH ...) is no failure of the sender.
+///
+/// # Errors
+/// When the socket cannot be made.
+pub fn udp(from: SocketAddr, to: SocketAddr, data: &[u8], count: usize) -> Result<u64> {
+    let socket = UdpSocket::bind(from).with_context(|| format!("bind {from}"))?;
+    Ok((0..count).filter(|_| socket.send_to(data, to).is_ok()).count() as u64)
+}
+
+/// Tries a TCP connection, with a deadline.
+///
+/// # Errors
+/// As `connect(2)`, or when it takes too long.
+pub fn connect(to: SocketAddr) -> std::io::Result<TcpStream> {
+    TcpStream::connect_timeout(&to, super::patience())
+}
+
+/// Puts Ethernet frames on a device, past the IP layer.
+///
+/// # Errors
+/// When a frame is refused.
+pub fn frames(device: &str, frames: &[Vec<u8>]) -> Result<()> {
+    // Protocol 0: this socket receives nothing, so that nothing is cloned for it.
+    let sender = socket::open(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
+    let link = RawAddress::link(device, 0)?;
+    for frame in frames {
+        socket::send(sender.as_raw_fd(), frame, &link)
+            .with_context(|| format!("send a frame on {device}"))?;
+    }
+    Ok(())
+}
+
+/// A packet socket that sees what arrives on a device (and what leaves).
+#[derive(Debug)]
+pub struct Sniffer(OwnedFd);
+
+impl Sniffer {
+    /// Opens it for all ethertypes.
+    ///
+    /// # Errors
+    /// When the device is missing.
+    pub fn open(device: &str) -> Result<Self> {
+        let all = libc::ETH_P_ALL as u16;
+        let listener = socket::open(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
+        socket::bind(&listener, &RawAddress::link(device, all)?)?;
+        Ok(Self(listener))
+    }
+
+    /// Waits for a frame that the closure takes.
+    ///
+    /// # Errors
+    /// When none comes in time.
+    pub fn wait<T>(&self, what: &str, mut take: impl FnMut(&[u8]) -> Option<T>) -> Result<T> {
+        let deadline = Instant::now() + super::patience();
+        let mut buffer = [0; 2048];
+        while Instant::now() < deadline {
+            // SAFETY: the buffer has the length that is told.
+            let read = unsafe {
+                libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
+            };
+            match usize::try_from(read) {
+                Ok(length) => {
+                    if let Some(value) = take(&buffer[..length.min(buffer.len())]) {
+                        return Ok(value);
+                    }
+                }
+                Err(_) => match std::io::Error::last_os_error() {
+                    error if error.kind() == ErrorKind::WouldBlock => {
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                    error => return Err(error).context("packet socket"),
+                },
+            }
+        }
+        bail!("no {what} came")
+    }
+}
+
+/// Makes a socket's receive buffer as small as the kernel allows, at least `bytes`.
+///
+/// # Errors
+/// When the option is refused.
+pub fn small_receive_buffer(socket: &impl AsRawFd, bytes: i32) -> Result<()> {
+    socket::set(socket, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)
+}

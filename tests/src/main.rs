@@ -1,0 +1,23 @@
+//! `e2e`: every end-to-end scenario as one test, on this machine or inside a virtual machine.
+//!
+//! Environment: `DROPTRACE` is the path of the binary under test; `DROPTRACE_VM` is set to the Debian suite inside
+//! a virtual machine; `DROPTRACE_STORM` overrides the number of packets of the big storm.
+
+use droptrace_tests::{bed, scenarios};
+use std::process::ExitCode;
+
+/// Two tests at a time suit two CPUs: a drop stream watches the whole machine, so more would mostly watch each other.
+const TEST_THREADS: usize = 2;
+
+fn main() -> ExitCode {
+    let mut arguments = libtest_mimic::Arguments::from_args();
+    arguments.test_threads.get_or_insert(TEST_THREADS);
+    if !arguments.list {
+        if let Err(error) = bed::check_environment() {
+            eprintln!("error: {error:#}");
+            return ExitCode::from(2);
+        }
+        bed::namespace::remove_stale();
+    }
+    libtest_mimic::run(&arguments, scenarios::all()).exit_code()
+}

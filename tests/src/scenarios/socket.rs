@@ -1,0 +1,151 @@
+//! Drops at sockets: nobody listens, or the receiver is full.
+
+use super::expect::{Expect, verify, watch};
+use super::{both, skip};
+use crate::bed::packet::{self, tcp_flag};
+use crate::bed::send::{self, Sniffer};
+use crate::bed::topology::{Family, Host, Pair};
+use crate::bed::{packet::Mac, patience};
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Instant;
+
+pub(super) fn trials() -> Vec<Trial> {
+    [
+        both("socket::udp_none", udp_none),
+        both("socket::tcp_none", tcp_none),
+        both("socket::udp_receive_buffer_full", udp_receive_buffer_full),
+        both("socket::tcp_out_of_order_prune", tcp_out_of_order_prune),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+const UDP_RECEIVE: &[&str] = &["__udp4_lib_rcv", "udp_rcv", "__udp6_lib_rcv", "udpv6_rcv"];
+const TCP_RECEIVE: &[&str] = &["tcp_v4_rcv", "tcp_v6_rcv"];
+
+fn udp_none(family: Family) -> Result<()> {
+    let pair = Pair::new()?;
+    let (from, to) = (pair.client.port(family, 40_000), pair.server.port(family, 9));
+    let stream = watch()?;
+    let sent = pair.client.netns.enter(|| send::udp(from, to, b"nobody", 3))?;
+    // An answer to one datagram fails the next send: those never left.
+    let expect = Expect::drops(sent, &pair.server.netns)
+        .flow("udp", from, to)
+        .reason(&["NO_SOCKET"])
+        .at(UDP_RECEIVE)
+        .interface("s0");
+    verify(stream, &[expect], &[&pair.client.netns])
+}
+
+fn tcp_none(family: Family) -> Result<()> {
+    let pair = Pair::new()?;
+    let to = pair.server.port(family, 9);
+    let stream = watch()?;
+    let refused = pair.client.netns.enter(|| Ok(send::connect(to)))?;
+    ensure!(refused.is_err(), "something listens on {to}");
+    let expect = Expect::drops(1, &pair.server.netns)
+        .destination("tcp", to)
+        .reason(&["NO_SOCKET"])
+        .at(TCP_RECEIVE)
+        .field("/packet/tcp_flags", "SYN")
+        .interface("s0");
+    verify(stream, &[expect], &[])
+}
+
+fn udp_receive_buffer_full(family: Family) -> Result<()> {
+    const SENT: u64 = 100;
+    let pair = Pair::new()?;
+    let (from, to) = (pair.client.port(family, 40_000), pair.server.port(family, 53));
+    let receiver = pair.server.netns.enter(|| UdpSocket::bind(to).context("bind"))?;
+    send::small_receive_buffer(&receiver, 2304)?;
+    receiver.set_nonblocking(true)?;
+    let stream = watch()?;
+    let sent = pair.client.netns.enter(|| send::udp(from, to, &[0; 1000], SENT as usize))?;
+    ensure!(sent == SENT, "only {sent} of {SENT} were sent");
+    let counter = family.pick("UdpRcvbufErrors", "Udp6RcvbufErrors");
+    let started = Instant::now();
+    let mut arrived = 0;
+    // What fits stays in the buffer, the rest is dropped: both together are what was sent.
+    while arrived + pair.server.netns.counter(counter)? < SENT && started.elapsed() < patience() {
+        arrived += std::iter::from_fn(|| receiver.recv(&mut [0; 2000]).ok()).count() as u64;
+    }
+    let dropped = pair.server.netns.counter(counter)?;
+    ensure!(arrived + dropped == SENT, "{SENT} sent, {arrived} arrived, {counter} {dropped}");
+    ensure!(dropped > 0, "the buffer was never full");
+    let expect = Expect::drops(dropped, &pair.server.netns)
+        .flow("udp", from, to)
+        .reason(&["SOCKET_RCVBUFF"])
+        .at(&[
+            "udp_queue_rcv_one_skb",
+            "__udp_queue_rcv_skb",
+            "udpv6_queue_rcv_one_skb",
+            "udp_queue_rcv_skb",
+            "udpv6_queue_rcv_skb",
+        ])
+        .interface_if_known("s0");
+    verify(stream, &[expect], &[&pair.client.netns])
+}
+
+/// Out-of-order data from high to low sequence numbers fills the receive buffer; each lower segment makes the
+/// kernel throw away the higher ones (tcp_prune_ofo_queue, net/ipv4/tcp_input.c).
+fn tcp_out_of_order_prune(family: Family) -> Result<()> {
+    let pair = Pair::new()?;
+    let to = pair.server.port(family, 80);
+    let listener = pair.server.netns.enter(|| TcpListener::bind(to).context("listen"))?;
+    send::small_receive_buffer(&listener, 4096)?;
+    let stream = watch()?;
+    let (peer, _connection, sequence) = handshake(&pair, &listener, family)?;
+    for offset in (1..=200u32).rev() {
+        let seq = sequence.0.wrapping_add(4 * offset);
+        pair.client.inject(&[packet::tcp(peer, to, seq, sequence.1, tcp_flag::ACK | tcp_flag::PSH, b"x")])?;
+    }
+    let pruned = pair.server.netns.counter("TcpExtOfoPruned")?;
+    if pruned == 0 {
+        return Err(skip("this kernel did not prune the out-of-order queue (TcpExtOfoPruned is 0)"));
+    }
+    let expect = Expect::at_least(pruned, &pair.server.netns)
+        .flow("tcp", peer, to)
+        .reason(&["TCP_OFO_QUEUE_PRUNE", "PROTO_MEM", "TCP_OFODROP"])
+        .at(&[
+            "tcp_prune_ofo_queue",
+            "tcp_prune_queue",
+            "tcp_try_rmem_schedule",
+            "tcp_data_queue_ofo",
+            "tcp_drop",
+            "tcp_data_queue",
+        ])
+        .field("/packet/tcp_flags", "PSH,ACK")
+        .interface_if_known("s0");
+    verify(stream, &[expect], &[])
+}
+
+/// Opens a connection from an address that the client's own TCP does not know, so that no other TCP interferes.
+/// Returns that end, the accepted socket, and the next sequence and acknowledgement numbers.
+fn handshake(
+    pair: &Pair,
+    listener: &TcpListener,
+    family: Family,
+) -> Result<(SocketAddr, TcpStream, (u32, u32))> {
+    let Host { netns, end, .. } = &pair.client;
+    let peer: SocketAddr = family.pick("10.77.0.77:5000", "[fd77:0::77]:5000").parse()?;
+    let (to, mac) = (pair.server.port(family, 80), packet::mac_text(end.mac()));
+    pair.server.netns.run(&format!("ip neigh replace {} lladdr {mac} dev s0 nud permanent", peer.ip()))?;
+    let sniffer = netns.enter(|| Sniffer::open(end.device))?;
+    let first = 1000;
+    pair.client.inject(&[packet::tcp(peer, to, first, 0, tcp_flag::SYN, b"")])?;
+    let answer = sniffer.wait("SYN-ACK", |frame| sequence_of_answer(frame, end.mac(), family))?;
+    let numbers = (first + 1, answer.wrapping_add(1));
+    pair.client.inject(&[packet::tcp(peer, to, numbers.0, numbers.1, tcp_flag::ACK, b"")])?;
+    let (connection, _) = listener.accept()?;
+    Ok((peer, connection, numbers))
+}
+
+/// The sequence number of a SYN-ACK without IP options.
+fn sequence_of_answer(frame: &[u8], to: Mac, family: Family) -> Option<u32> {
+    let tcp = frame.get(14 + family.pick(20, 40)..)?;
+    let for_us = frame.starts_with(&to) && tcp.get(13)? & 0x12 == tcp_flag::SYN | tcp_flag::ACK;
+    for_us.then_some(u32::from_be_bytes(tcp.get(4..8)?.try_into().ok()?))
+}
