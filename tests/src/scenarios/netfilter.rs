@@ -110,6 +110,7 @@ fn drop_at(backend: Backend, hook: Hook, family: Family) -> Result<()> {
     let expect = Expect::drops(PACKETS as u64, netns)
         .flow("udp", from, to)
         .reason(&["NETFILTER_DROP"])
+        .field("/drop/class", "policy")
         .at(backend.functions());
     // On the way out the packet may or may not carry its device already; the hook's own device counts.
     let expect = match hook {

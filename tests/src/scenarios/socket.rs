@@ -36,6 +36,7 @@ fn udp_none(family: Family) -> Result<()> {
         .flow("udp", from, to)
         .reason(&["NO_SOCKET"])
         .at(UDP_RECEIVE)
+        .field("/drop/class", "error")
         .interface("s0");
     verify(stream, &[expect], &[&pair.client.netns])
 }
