@@ -57,12 +57,12 @@ pub enum NetnsSource {
     ReceivingSocket = 1,
     /// Netfilter's hook state.
     HookState = 2,
-    /// `skb->sk`.
-    Socket = 3,
+    /// `skb->dev`.
+    Device = 3,
     /// The device of the packet's route.
     Route = 4,
-    /// `skb->dev`.
-    Device = 5,
+    /// `skb->sk`: last, because a packet that crossed a veth keeps its sender's socket for a while.
+    Socket = 5,
 }
 
 /// Bits of [`Event::flags`].

@@ -3,6 +3,9 @@
 //! Every pointer is doubted: `skb->dev` is a union that UDP, TCP's out-of-order queue, netem and fragment queues
 //! overwrite, and `skb->sk` and `_skb_refdst` have such unions too. A candidate counts only if it leads to memory
 //! whose `ns.ops` is that of network namespaces.
+//!
+//! `skb->sk` comes last: a packet that crossed a veth keeps its sender's socket until ip_rcv() orphans it, so at tc
+//! ingress that socket is in the netns that the packet came from.
 
 use crate::{
     maps::{OWN_NETNS, Scratch, control, has, offset, scratch, skb_field},
@@ -54,7 +57,8 @@ pub extern "C" fn find_netns(index: u32) -> u32 {
             (*scratch).netns_source = NetnsSource::HookState as u32;
             return 0;
         }
-        if has!(skb_sk) && of_socket(control, scratch, skb_field!(scratch, skb_sk, u64), NetnsSource::Socket) {
+        if has!(skb_dev) && of_device(control, scratch, skb_field!(scratch, skb_dev, u64), NetnsSource::Device)
+        {
             return 0;
         }
         if has!(skb_refdst, dst_dev) {
@@ -67,8 +71,7 @@ pub extern "C" fn find_netns(index: u32) -> u32 {
                 return 0;
             }
         }
-        if has!(skb_dev) && of_device(control, scratch, skb_field!(scratch, skb_dev, u64), NetnsSource::Device)
-        {
+        if has!(skb_sk) && of_socket(control, scratch, skb_field!(scratch, skb_sk, u64), NetnsSource::Socket) {
             return 0;
         }
         (*scratch).netns = 0;

@@ -96,6 +96,7 @@ fn start(live: &Live, arguments: &[OsString]) -> anyhow::Result<Result<Stream, u
     };
     let clock = Clock::new(sample_now().context("can't read the clock")?);
     let tracer = Tracer::start(kernel.layout(), &filter)?;
+    release_memory();
     let node = environment::node_name();
     let what = if live.filter.is_empty() { "all drops" } else { "the drops that match" };
     say(&format!(
@@ -103,6 +104,15 @@ fn start(live: &Live, arguments: &[OsString]) -> anyhow::Result<Result<Stream, u
          that are not dropped; Ctrl-C ends"
     ));
     Ok(Ok(Stream::new(tracer, kernel, clock, node).context("can't read the clock")?))
+}
+
+/// Gives the memory that start-up needed (types, symbols as text) back to the system: a node tool stays small.
+fn release_memory() {
+    // SAFETY: no preconditions (malloc_trim(3)).
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 fn refuse(why: &dyn std::error::Error) -> u8 {
