@@ -51,8 +51,7 @@ const NONE: u32 = u32::MAX;
 /// `state` must be the map value of this CPU and level.
 #[inline(always)]
 pub unsafe fn overflow(state: *mut CpuState, cpu_id: u32, level: u32, segments: u64) -> u32 {
-    let index =
-        base(cpu_id) + layout!(flow_slots) + layout!(coarse_slots) + layout!(nested_slots) + level;
+    let index = base(cpu_id) + layout!(flow_slots) + layout!(coarse_slots) + layout!(nested_slots) + level;
     // SAFETY: map values; this level's own.
     unsafe {
         (*state).overflow += 1;
@@ -89,8 +88,7 @@ impl Flow {
         unsafe {
             let words = (&raw mut (*key).source).cast::<u64>();
             let ports = (&raw mut (*key).source_port).cast::<u64>();
-            let flow =
-                Self { words: [*words, *words.add(1), *words.add(2), *words.add(3)], ports: *ports };
+            let flow = Self { words: [*words, *words.add(1), *words.add(2), *words.add(3)], ports: *ports };
             // Volatile, or the compiler makes a call of memset of it, whose loop the verifier can't bound.
             write_volatile(words, 0);
             write_volatile(words.add(1), 0);

@@ -204,8 +204,7 @@ unsafe fn socket(event: *mut Event, scratch: *const Scratch) {
             return;
         }
         let receiving = (*scratch).receiving_socket;
-        let socket =
-            if is_kernel_address(receiving) { receiving } else { skb_field!(scratch, skb_sk, u64) };
+        let socket = if is_kernel_address(receiving) { receiving } else { skb_field!(scratch, skb_sk, u64) };
         if !is_kernel_address(socket) {
             return;
         }

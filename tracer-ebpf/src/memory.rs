@@ -28,6 +28,10 @@ pub fn read<T: Copy>(from: u64) -> Option<T> {
     let mut value = MaybeUninit::<T>::uninit();
     // SAFETY: `value` has room for a `T`, and is complete where the copy succeeded.
     unsafe {
-        if copy(value.as_mut_ptr().cast(), size_of::<T>() as u32, from) { Some(value.assume_init()) } else { None }
+        if copy(value.as_mut_ptr().cast(), size_of::<T>() as u32, from) {
+            Some(value.assume_init())
+        } else {
+            None
+        }
     }
 }

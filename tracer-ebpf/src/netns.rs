@@ -57,7 +57,8 @@ pub extern "C" fn find_netns(index: u32) -> u32 {
             (*scratch).netns_source = NetnsSource::HookState as u32;
             return 0;
         }
-        if has!(skb_dev) && of_device(control, scratch, skb_field!(scratch, skb_dev, u64), NetnsSource::Device)
+        if has!(skb_dev)
+            && of_device(control, scratch, skb_field!(scratch, skb_dev, u64), NetnsSource::Device)
         {
             return 0;
         }
@@ -71,7 +72,8 @@ pub extern "C" fn find_netns(index: u32) -> u32 {
                 return 0;
             }
         }
-        if has!(skb_sk) && of_socket(control, scratch, skb_field!(scratch, skb_sk, u64), NetnsSource::Socket) {
+        if has!(skb_sk) && of_socket(control, scratch, skb_field!(scratch, skb_sk, u64), NetnsSource::Socket)
+        {
             return 0;
         }
         (*scratch).netns = 0;
@@ -82,7 +84,12 @@ pub extern "C" fn find_netns(index: u32) -> u32 {
 }
 
 #[inline(always)]
-unsafe fn of_socket(control: *const Control, scratch: *mut Scratch, socket: u64, source: NetnsSource) -> bool {
+unsafe fn of_socket(
+    control: *const Control,
+    scratch: *mut Scratch,
+    socket: u64,
+    source: NetnsSource,
+) -> bool {
     if !is_kernel_address(socket) || !has!(sock_net) {
         return false;
     }
@@ -96,7 +103,12 @@ unsafe fn of_socket(control: *const Control, scratch: *mut Scratch, socket: u64,
 /// The netns of a device, unless the pointer is none, or a stand-in: a route whose device was unregistered points
 /// to `blackhole_netdev`, which has no index and is in the initial netns.
 #[inline(always)]
-unsafe fn of_device(control: *const Control, scratch: *mut Scratch, device: u64, source: NetnsSource) -> bool {
+unsafe fn of_device(
+    control: *const Control,
+    scratch: *mut Scratch,
+    device: u64,
+    source: NetnsSource,
+) -> bool {
     if !is_kernel_address(device) || !has!(dev_net, dev_ifindex) {
         return false;
     }

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// What droptrace says on standard error once its programs are attached.
-const ATTACHED: &str = "watching";
+pub(crate) const ATTACHED: &str = "watching";
 /// Lines kept; the tally goes on beyond it.
 const KEPT: usize = 20_000;
 

@@ -4,9 +4,9 @@
 pub mod btf;
 pub mod clock;
 pub mod environment;
+pub mod kernel;
+pub mod mapped;
 pub mod offsets;
 pub mod reasons;
 pub mod symbols;
-pub mod kernel;
-pub mod mapped;
 pub mod tracer;

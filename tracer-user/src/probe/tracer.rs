@@ -67,7 +67,9 @@ pub enum TracerError {
     #[error("can't read the kernel's BTF: {0:#}")]
     Btf(#[from] aya::BtfError),
     /// The network namespace that the program sees is not the one that we are in.
-    #[error("the kernel half reads netns {seen} where this process is in {own}: this kernel's layout is not understood")]
+    #[error(
+        "the kernel half reads netns {seen} where this process is in {own}: this kernel's layout is not understood"
+    )]
     OwnNetns {
         /// What the program read.
         seen: u64,
@@ -322,7 +324,6 @@ impl Tracer {
         &mut self.ebpf
     }
 
-
     /// `recursion_misses` of the program (struct bpf_prog_info, include/uapi/linux/bpf.h; 0 before 5.12).
     fn recursion_misses(&self) -> u64 {
         let Some(fd) = self
@@ -350,12 +351,7 @@ fn prog_info(fd: i32) -> io::Result<aya_obj::generated::bpf_prog_info> {
     attr.info.info = (&raw mut info) as u64;
     // SAFETY: `attr` describes `info`, which has the length that it says.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            bpf_cmd::BPF_OBJ_GET_INFO_BY_FD,
-            &raw mut attr,
-            size_of_val(&attr),
-        )
+        libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &raw mut attr, size_of_val(&attr))
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(info) }
 }
@@ -364,7 +360,8 @@ fn prog_info(fd: i32) -> io::Result<aya_obj::generated::bpf_prog_info> {
 fn layout_for(cpus: u32) -> Layout {
     let most = SLOT_MEMORY / (size_of::<Slot>() * Layout::GENERATIONS as usize * cpus as usize);
     let flow_slots = u32::try_from(most).unwrap_or(u32::MAX).clamp(256, 16384);
-    let flow_slots = if flow_slots.is_power_of_two() { flow_slots } else { flow_slots.next_power_of_two() / 2 };
+    let flow_slots =
+        if flow_slots.is_power_of_two() { flow_slots } else { flow_slots.next_power_of_two() / 2 };
     let coarse_slots = if cpus > 32 { 256 } else { 512 };
     Layout { cpus, flow_slots, coarse_slots, nested_slots: 64 }
 }
@@ -384,8 +381,7 @@ fn netns_ops(ebpf: &mut Ebpf) -> Result<u64, TracerError> {
     program.test_run(RawTracePointRunOptions::new()).map_err(refuse)?;
     program.unload().map_err(refuse)?;
     let found: Array<_, [u64; 3]> = map(ebpf, "OWN_NETNS")?;
-    let [_, ops, seen] =
-        found.get(&0, 0).map_err(|error| TracerError::Map { name: "OWN_NETNS", error })?;
+    let [_, ops, seen] = found.get(&0, 0).map_err(|error| TracerError::Map { name: "OWN_NETNS", error })?;
     let path = "/proc/self/ns/net";
     let own = std::fs::metadata(path).map_err(|error| TracerError::File { path, error })?.ino();
     if seen == own && ops != 0 { Ok(ops) } else { Err(TracerError::OwnNetns { seen, own }) }
@@ -455,7 +451,10 @@ mod tests {
             assert!(layout.flow_slots.is_power_of_two(), "{layout:?}");
             assert!(layout.flow_slots >= 256, "{layout:?}");
             let bytes = layout.total() as usize * size_of::<Slot>();
-            assert!(bytes <= SLOT_MEMORY + (64 << 10) * cpus as usize + (96 * 1024) * cpus as usize, "{layout:?}");
+            assert!(
+                bytes <= SLOT_MEMORY + (64 << 10) * cpus as usize + (96 * 1024) * cpus as usize,
+                "{layout:?}"
+            );
         }
         assert_eq!(layout_for(2).flow_slots, 16384);
     }
