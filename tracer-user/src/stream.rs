@@ -86,7 +86,8 @@ impl Stream {
             if share.count > 1 {
                 // Drops of this slot that sent no event came before this one.
                 let (count, segments) = (share.count - 1, share.segments.saturating_sub(own));
-                let (from, to) = (clock.to_realtime(self.last_tick.min(raw.time)), clock.to_realtime(raw.time));
+                let (from, to) =
+                    (clock.to_realtime(self.last_tick.min(raw.time)), clock.to_realtime(raw.time));
                 let reading = Reading { slot: raw.slot, key: raw.key, count, segments };
                 each(Record::Drop(Box::new(self.counted(&reading, from, to))));
             }
@@ -170,12 +171,7 @@ impl Stream {
             || self.retired.as_ref().is_some_and(|retired| retired.generation == generation)
     }
 
-    fn counted(
-        &self,
-        reading: &Reading,
-        from: Timestamp,
-        to: Timestamp,
-    ) -> Drop {
+    fn counted(&self, reading: &Reading, from: Timestamp, to: Timestamp) -> Drop {
         let Reading { slot, key, count, segments } = reading;
         let mut event = explain_counts(key, *count, *segments, &self.kernel, from, to, &self.node);
         if let Some((class, cause)) = self.classes.get(slot) {
@@ -185,12 +181,7 @@ impl Stream {
         event
     }
 
-    fn say_losses(
-        &mut self,
-        now: &Losses,
-        time: Timestamp,
-        each: &mut dyn FnMut(Record),
-    ) {
+    fn say_losses(&mut self, now: &Losses, time: Timestamp, each: &mut dyn FnMut(Record)) {
         let before = self.lost;
         let places = [
             (LostPlace::Ring, now.ring - before.ring),

@@ -4,9 +4,10 @@
 pub mod btf;
 pub mod clock;
 pub mod environment;
+pub mod kernel;
+pub mod kernel_log;
+pub mod mapped;
 pub mod offsets;
 pub mod reasons;
 pub mod symbols;
-pub mod kernel;
-pub mod mapped;
 pub mod tracer;

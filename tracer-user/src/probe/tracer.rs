@@ -1,6 +1,9 @@
 //! The kernel half, loaded and attached: its memory, its ring, its miss counter. Everything it holds dies with it.
 
-use super::mapped::Mapped;
+use super::{
+    kernel_log::{self, KernelLog},
+    mapped::Mapped,
+};
 use crate::filter::Compiled;
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
@@ -67,7 +70,9 @@ pub enum TracerError {
     #[error("can't read the kernel's BTF: {0:#}")]
     Btf(#[from] aya::BtfError),
     /// The network namespace that the program sees is not the one that we are in.
-    #[error("the kernel half reads netns {seen} where this process is in {own}: this kernel's layout is not understood")]
+    #[error(
+        "the kernel half reads netns {seen} where this process is in {own}: this kernel's layout is not understood"
+    )]
     OwnNetns {
         /// What the program read.
         seen: u64,
@@ -141,11 +146,11 @@ pub struct Reading {
 }
 
 impl Tracer {
-    /// Loads the programs and attaches them: from here on every drop is counted.
+    /// Loads the programs and attaches them: from here on every drop is counted. `verbose` is how often `-v` was given.
     ///
     /// # Errors
     /// Whatever the kernel refuses.
-    pub fn start(kernel: &KernelLayout, filter: &Compiled) -> Result<Self, TracerError> {
+    pub fn start(kernel: &KernelLayout, filter: &Compiled, verbose: u8) -> Result<Self, TracerError> {
         if OBJECT.is_empty() {
             return Err(TracerError::NoObject);
         }
@@ -155,6 +160,7 @@ impl Tracer {
             .override_global("OFFSETS", &kernel.offsets, true)
             .override_global("LAYOUT", &layout, true)
             .override_global("FILTER", &filter.spec, true)
+            .override_global(aya_log::LEVEL, &kernel_log::level(verbose), true)
             .map_max_entries("EVENTS", u32::try_from(RING_BYTES).unwrap_or(u32::MAX))
             .map_max_entries("CPUS", cpus * Layout::LEVELS)
             .map_max_entries("SCRATCH", cpus * Layout::LEVELS)
@@ -317,11 +323,10 @@ impl Tracer {
         Ok(())
     }
 
-    /// The kernel half's own log (aya-log), for `-v`.
-    pub fn ebpf(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
+    /// The kernel half's own messages; `None` the second time.
+    pub fn log(&mut self) -> Option<KernelLog> {
+        KernelLog::new(&mut self.ebpf)
     }
-
 
     /// `recursion_misses` of the program (struct bpf_prog_info, include/uapi/linux/bpf.h; 0 before 5.12).
     fn recursion_misses(&self) -> u64 {
@@ -350,12 +355,7 @@ fn prog_info(fd: i32) -> io::Result<aya_obj::generated::bpf_prog_info> {
     attr.info.info = (&raw mut info) as u64;
     // SAFETY: `attr` describes `info`, which has the length that it says.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            bpf_cmd::BPF_OBJ_GET_INFO_BY_FD,
-            &raw mut attr,
-            size_of_val(&attr),
-        )
+        libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &raw mut attr, size_of_val(&attr))
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(info) }
 }
@@ -364,7 +364,8 @@ fn prog_info(fd: i32) -> io::Result<aya_obj::generated::bpf_prog_info> {
 fn layout_for(cpus: u32) -> Layout {
     let most = SLOT_MEMORY / (size_of::<Slot>() * Layout::GENERATIONS as usize * cpus as usize);
     let flow_slots = u32::try_from(most).unwrap_or(u32::MAX).clamp(256, 16384);
-    let flow_slots = if flow_slots.is_power_of_two() { flow_slots } else { flow_slots.next_power_of_two() / 2 };
+    let flow_slots =
+        if flow_slots.is_power_of_two() { flow_slots } else { flow_slots.next_power_of_two() / 2 };
     let coarse_slots = if cpus > 32 { 256 } else { 512 };
     Layout { cpus, flow_slots, coarse_slots, nested_slots: 64 }
 }
@@ -384,8 +385,7 @@ fn netns_ops(ebpf: &mut Ebpf) -> Result<u64, TracerError> {
     program.test_run(RawTracePointRunOptions::new()).map_err(refuse)?;
     program.unload().map_err(refuse)?;
     let found: Array<_, [u64; 3]> = map(ebpf, "OWN_NETNS")?;
-    let [_, ops, seen] =
-        found.get(&0, 0).map_err(|error| TracerError::Map { name: "OWN_NETNS", error })?;
+    let [_, ops, seen] = found.get(&0, 0).map_err(|error| TracerError::Map { name: "OWN_NETNS", error })?;
     let path = "/proc/self/ns/net";
     let own = std::fs::metadata(path).map_err(|error| TracerError::File { path, error })?.ino();
     if seen == own && ops != 0 { Ok(ops) } else { Err(TracerError::OwnNetns { seen, own }) }
@@ -455,7 +455,10 @@ mod tests {
             assert!(layout.flow_slots.is_power_of_two(), "{layout:?}");
             assert!(layout.flow_slots >= 256, "{layout:?}");
             let bytes = layout.total() as usize * size_of::<Slot>();
-            assert!(bytes <= SLOT_MEMORY + (64 << 10) * cpus as usize + (96 * 1024) * cpus as usize, "{layout:?}");
+            assert!(
+                bytes <= SLOT_MEMORY + (64 << 10) * cpus as usize + (96 * 1024) * cpus as usize,
+                "{layout:?}"
+            );
         }
         assert_eq!(layout_for(2).flow_slots, 16384);
     }
