@@ -144,9 +144,7 @@ async fn follow(live: &Live, mut stream: Stream) -> anyhow::Result<(End, Summary
     let mut log = if live.output.verbose > 0 { stream.tracer().log() } else { None };
     let messages = match &log {
         // SAFETY: likewise.
-        Some(log) => {
-            Some(unsafe { AsyncFd::register_with_interest(log.descriptor()?, Interest::READABLE) }?)
-        }
+        Some(log) => Some(unsafe { AsyncFd::register_with_interest(log.descriptor()?, Interest::READABLE) }?),
         None => None,
     };
     let mut ticks = interval(INTERVAL);

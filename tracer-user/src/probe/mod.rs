@@ -7,6 +7,7 @@ pub mod environment;
 pub mod kernel;
 pub mod kernel_log;
 pub mod mapped;
+pub mod object;
 pub mod offsets;
 pub mod reasons;
 pub mod symbols;

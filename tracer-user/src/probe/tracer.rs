@@ -3,6 +3,7 @@
 use super::{
     kernel_log::{self, KernelLog},
     mapped::Mapped,
+    object::{self, ObjectError},
 };
 use crate::filter::Compiled;
 use aya::{
@@ -13,13 +14,16 @@ use aya::{
         tp_btf::BtfTracePointLinkId,
     },
 };
-use std::{io, os::fd::AsFd as _, os::fd::AsRawFd as _};
+use std::{
+    io::{self, Write as _},
+    os::fd::{AsFd as _, AsRawFd as _},
+};
 use tracer_common::{
     ABSENT, ConntrackOffsets, Control, CpuState, FlowKey, Layout, Offsets, Slot, TextRange, slot_state,
 };
 
 /// The eBPF object, put in by `cargo xtask`; empty in a build without the eBPF toolchain.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/droptrace.bpf.o"));
+pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/droptrace.bpf.o"));
 
 /// Memory for the counting slots of both generations on all CPUs, in bytes.
 const SLOT_MEMORY: usize = 6 << 20;
@@ -36,6 +40,9 @@ pub enum TracerError {
     /// Built without the eBPF toolchain.
     #[error("this droptrace was built without its kernel half; build it with `cargo xtask build`")]
     NoObject,
+    /// The object is not one.
+    #[error("the eBPF object in this droptrace is broken: {0}; build it again with `cargo xtask build`")]
+    Object(#[from] ObjectError),
     /// The object or its maps were refused.
     #[error("the kernel refuses droptrace's maps: {0:#}")]
     Load(#[from] aya::EbpfError),
@@ -153,6 +160,15 @@ impl Tracer {
     pub fn start(kernel: &KernelLayout, filter: &Compiled, verbose: u8) -> Result<Self, TracerError> {
         if OBJECT.is_empty() {
             return Err(TracerError::NoObject);
+        }
+        if verbose > 0 {
+            let object::Contents { programs, licence, .. } = object::contents(OBJECT)?;
+            let _ = writeln!(
+                io::stderr(),
+                "droptrace: eBPF object of {} bytes, licence {licence}: {}",
+                OBJECT.len(),
+                programs.join(", ")
+            );
         }
         let cpus = possible_cpus()?;
         let layout = layout_for(cpus);
