@@ -7,6 +7,7 @@ use crate::{
     netns, packet, stack,
 };
 use aya_ebpf::{EbpfContext, helpers::bpf_get_smp_processor_id, programs::BtfTracePointContext};
+use aya_log_ebpf::{debug, warn};
 use core::ptr::{read_volatile, write_volatile};
 use tracer_common::{CpuState, FlowKey, Layout, Offsets};
 
@@ -60,6 +61,7 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
         let packet = read_volatile(&raw const (*scratch).packet);
         if size as usize > Offsets::SKB_MAX || !copy((&raw mut (*scratch).skb).cast(), size, packet) {
             (*state).unreadable += 1;
+            warn!(ctx, "the sk_buff at {:x} can't be read", packet);
             counts::overflow(state, index / Layout::LEVELS, index % Layout::LEVELS, 1);
             return;
         }
@@ -68,7 +70,8 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
         (*scratch).state = 0;
         (*scratch).state_inode = 0;
         if stack::is_netfilter(control, (*scratch).key.location) && stack::find_hook_state(index) == 0 {
-            stack::search_hook_state(index);
+            let found = stack::search_hook_state(index);
+            debug!(ctx, "hook state of the call site {:x} searched, found: {}", (*scratch).key.location, found);
         }
         netns::find_netns(index);
         if filter::is_active() && filter::passes_filter(index) == 0 {

@@ -95,7 +95,7 @@ fn start(live: &Live, arguments: &[OsString]) -> anyhow::Result<Result<Stream, u
         }
     };
     let clock = Clock::new(sample_now().context("can't read the clock")?);
-    let tracer = Tracer::start(kernel.layout(), &filter)?;
+    let tracer = Tracer::start(kernel.layout(), &filter, live.output.verbose)?;
     release_memory();
     let node = environment::node_name();
     let what = if live.filter.is_empty() { "all drops" } else { "the drops that match" };
@@ -141,6 +141,12 @@ async fn follow(live: &Live, mut stream: Stream) -> anyhow::Result<(End, Summary
         .ok()
         // SAFETY: likewise, the watch owns its timer.
         .and_then(|watch| unsafe { AsyncFd::register_with_interest(watch, Interest::READABLE) }.ok());
+    let mut log = if live.output.verbose > 0 { stream.tracer().log() } else { None };
+    let messages = match &log {
+        // SAFETY: likewise.
+        Some(log) => Some(unsafe { AsyncFd::register_with_interest(log.descriptor()?, Interest::READABLE) }?),
+        None => None,
+    };
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
@@ -160,6 +166,10 @@ async fn follow(live: &Live, mut stream: Stream) -> anyhow::Result<(End, Summary
             ready = readable(steps.as_ref()), if steps.is_some() => {
                 ready?;
                 sample(&mut stream);
+            }
+            ready = any_readable(messages.as_ref()), if messages.is_some() => {
+                if let Some(log) = &mut log { log.print(); }
+                ready?.clear_ready();
             }
             _ = ticks.tick() => {
                 sample(&mut stream);
@@ -219,6 +229,15 @@ fn sample(stream: &mut Stream) {
     // If the clock can't be read now, the next tick tries again.
     if let Ok(sample) = sample_now() {
         stream.clock().record(sample);
+    }
+}
+
+async fn any_readable<T: std::os::fd::AsRawFd>(
+    fd: Option<&AsyncFd<T>>,
+) -> io::Result<tokio::io::unix::AsyncFdReadyGuard<'_, T>> {
+    match fd {
+        Some(fd) => fd.readable().await,
+        None => std::future::pending().await,
     }
 }
 

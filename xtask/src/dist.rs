@@ -1,6 +1,10 @@
 //! `cargo xtask dist`: one static `droptrace` that runs where nothing else is installed.
 
-use std::{env, fs, path::Path, process::Command};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -17,11 +21,19 @@ use crate::{
 pub(crate) fn dist(workspace: &Workspace) -> Result<()> {
     let tools = setup::ensure(workspace, Need::Build)?;
     let object = ebpf::build(workspace, &tools)?;
+    build_static(workspace, &object).map(drop)
+}
+
+/// The same with an eBPF object that is there already; returns where the program is.
+///
+/// # Errors
+/// As [`dist`].
+pub(crate) fn build_static(workspace: &Workspace, object: &Path) -> Result<PathBuf> {
     let arch = env::consts::ARCH;
     let triple = format!("{arch}-unknown-linux-gnu");
     let built_in = workspace.target.join("dist-build");
     // With a target named, the flags are not for build scripts and procedural macros, which cannot be static.
-    let mut cargo = build::cargo_with_object(workspace, "build", &object);
+    let mut cargo = build::cargo_with_object(workspace, "build", object);
     cargo
         .args(["--package", "tracer-user", "--bin", "droptrace", "--release", "--target", &triple])
         .env("CARGO_TARGET_DIR", &built_in)
@@ -31,7 +43,7 @@ pub(crate) fn dist(workspace: &Workspace) -> Result<()> {
 
     let program = built_in.join(&triple).join("release/droptrace");
     let bytes = fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
-    check(&bytes, &fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?)
+    check(&bytes, &fs::read(object).with_context(|| format!("cannot read {}", object.display()))?)
         .with_context(|| program.display().to_string())?;
 
     let folder = workspace.target.join("dist");
@@ -44,7 +56,7 @@ pub(crate) fn dist(workspace: &Workspace) -> Result<()> {
     let sum = process::output(Command::new("sha256sum").arg(&name).current_dir(&folder))?;
     write(&folder.join(format!("{name}.sha256")), &sum)?;
     process::say(&format!("{}\n{} bytes, static, SHA-256 {}", result.display(), bytes.len(), sum.trim()));
-    Ok(())
+    Ok(result)
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

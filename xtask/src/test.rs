@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     build::{self, Profile},
-    ebpf, process,
+    dist, ebpf, process,
     report::{Part, Place, Report, Tally},
     setup::{self, Need},
     workspace::Workspace,
@@ -68,7 +68,16 @@ struct Programs {
     droptrace: PathBuf,
     e2e: PathBuf,
     /// Not built when no virtual machine is asked for.
-    vm: Option<PathBuf>,
+    vm: Option<VmPrograms>,
+}
+
+/// What a virtual machine takes besides.
+#[derive(Debug)]
+struct VmPrograms {
+    /// The test bed.
+    bed: PathBuf,
+    /// The program that is shipped: static, with nothing else there to help it.
+    droptrace: PathBuf,
 }
 
 /// Runs the tests; the last line of the output is the count of all.
@@ -143,7 +152,14 @@ fn build_programs(workspace: &Workspace, options: &Options, object: &Path) -> Re
     Ok(Programs {
         droptrace: build::droptrace(workspace, object, Profile::Release)?,
         e2e: build::test_program(workspace, object, "e2e")?,
-        vm: (!options.no_vm).then(|| build::test_program(workspace, object, "vm")).transpose()?,
+        vm: (!options.no_vm).then(|| build_vm_programs(workspace, object)).transpose()?,
+    })
+}
+
+fn build_vm_programs(workspace: &Workspace, object: &Path) -> Result<VmPrograms> {
+    Ok(VmPrograms {
+        bed: build::test_program(workspace, object, "vm")?,
+        droptrace: dist::build_static(workspace, object)?,
     })
 }
 
@@ -158,13 +174,13 @@ fn vm_command(
     workspace: &Workspace,
     options: &Options,
     programs: &Programs,
-    vm: &Path,
+    vm: &VmPrograms,
     suite: Suite,
     cache: &Path,
 ) -> Command {
-    let mut command = Command::new(vm);
+    let mut command = Command::new(&vm.bed);
     command.args(["run", "--suite", suite.name(), "--cache"]).arg(cache);
-    command.arg("--droptrace").arg(&programs.droptrace).arg("--e2e").arg(&programs.e2e);
+    command.arg("--droptrace").arg(&vm.droptrace).arg("--e2e").arg(&programs.e2e);
     command.args(options.only.iter().flat_map(|filter| [OsStr::new("--only"), OsStr::new(filter)]));
     workspace.clean_library_path(&mut command);
     command

@@ -5,6 +5,7 @@ use crate::bed::command;
 use crate::bed::flood::{Load, flood};
 use crate::bed::namespace::Namespace;
 use crate::bed::packet;
+use crate::bed::patience;
 use crate::bed::send;
 use crate::bed::topology::{Family, Pair, Routed};
 use anyhow::{Context, Result, ensure};
@@ -12,7 +13,6 @@ use libtest_mimic::Trial;
 use std::net::UdpSocket;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::time::Duration;
 
 pub(super) fn trials() -> Vec<Trial> {
     let mut trials = vec![
@@ -71,7 +71,7 @@ fn floods_are_counted() -> Result<()> {
 }
 
 fn receive(socket: &UdpSocket) -> Result<usize> {
-    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    socket.set_read_timeout(Some(patience()))?;
     socket.recv(&mut [0; 2000]).context("nothing arrived")
 }
 

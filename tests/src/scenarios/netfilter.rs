@@ -111,6 +111,8 @@ fn drop_at(backend: Backend, hook: Hook, family: Family) -> Result<()> {
         .flow("udp", from, to)
         .reason(&["NETFILTER_DROP"])
         .field("/drop/class", "policy")
+        // Read through a register that the freeing function saved on the kernel's stack.
+        .field("/network/netns_by", "hook-state")
         .at(backend.functions());
     // On the way out the packet may or may not carry its device already; the hook's own device counts.
     let expect = match hook {

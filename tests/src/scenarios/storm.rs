@@ -32,7 +32,7 @@ pub(super) fn trials() -> Vec<Trial> {
 /// Packets of the big storm.
 fn big() -> u64 {
     let wanted = std::env::var("DROPTRACE_STORM").ok().and_then(|text| text.parse().ok());
-    wanted.unwrap_or(if kernel::in_vm() { 400_000 } else { 5_000_000 })
+    wanted.unwrap_or(if kernel::in_vm() { 200_000 } else { 5_000_000 })
 }
 
 /// Packets of the others.

@@ -86,8 +86,8 @@ impl Kernel {
 
     /// Looks for modules that came since the last call; true if the programs' layout changed.
     pub fn refresh(&mut self) -> bool {
-        let came = |module: &&str| !self.read.contains(*module) && Path::new(BTF).join(module).exists();
-        if !MODULES.iter().any(|module| came(&module)) {
+        let came = |module: &str| !self.read.contains(module) && Path::new(BTF).join(module).exists();
+        if !MODULES.iter().any(|module| came(module)) {
             return false;
         }
         let Ok(vmlinux) = BtfDir::new(BTF).load_vmlinux() else { return false };

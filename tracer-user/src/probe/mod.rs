@@ -6,6 +6,8 @@ pub mod clock;
 pub mod environment;
 pub mod kernel;
 pub mod mapped;
+pub mod kernel_log;
+pub mod object;
 pub mod offsets;
 pub mod reasons;
 pub mod symbols;

@@ -1,6 +1,10 @@
 //! The kernel half, loaded and attached: its memory, its ring, its miss counter. Everything it holds dies with it.
 
-use super::mapped::Mapped;
+use super::{
+    kernel_log::{self, KernelLog},
+    mapped::Mapped,
+    object::{self, ObjectError},
+};
 use crate::filter::Compiled;
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
@@ -10,13 +14,16 @@ use aya::{
         tp_btf::BtfTracePointLinkId,
     },
 };
-use std::{io, os::fd::AsFd as _, os::fd::AsRawFd as _};
+use std::{
+    io::{self, Write as _},
+    os::fd::{AsFd as _, AsRawFd as _},
+};
 use tracer_common::{
     ABSENT, ConntrackOffsets, Control, CpuState, FlowKey, Layout, Offsets, Slot, TextRange, slot_state,
 };
 
 /// The eBPF object, put in by `cargo xtask`; empty in a build without the eBPF toolchain.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/droptrace.bpf.o"));
+pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/droptrace.bpf.o"));
 
 /// Memory for the counting slots of both generations on all CPUs, in bytes.
 const SLOT_MEMORY: usize = 6 << 20;
@@ -33,6 +40,9 @@ pub enum TracerError {
     /// Built without the eBPF toolchain.
     #[error("this droptrace was built without its kernel half; build it with `cargo xtask build`")]
     NoObject,
+    /// The object is not one.
+    #[error("the eBPF object in this droptrace is broken: {0}; build it again with `cargo xtask build`")]
+    Object(#[from] ObjectError),
     /// The object or its maps were refused.
     #[error("the kernel refuses droptrace's maps: {0:#}")]
     Load(#[from] aya::EbpfError),
@@ -143,13 +153,22 @@ pub struct Reading {
 }
 
 impl Tracer {
-    /// Loads the programs and attaches them: from here on every drop is counted.
+    /// Loads the programs and attaches them: from here on every drop is counted. `verbose` is how often `-v` was given.
     ///
     /// # Errors
     /// Whatever the kernel refuses.
-    pub fn start(kernel: &KernelLayout, filter: &Compiled) -> Result<Self, TracerError> {
+    pub fn start(kernel: &KernelLayout, filter: &Compiled, verbose: u8) -> Result<Self, TracerError> {
         if OBJECT.is_empty() {
             return Err(TracerError::NoObject);
+        }
+        if verbose > 0 {
+            let object::Contents { programs, licence, .. } = object::contents(OBJECT)?;
+            let _ = writeln!(
+                io::stderr(),
+                "droptrace: eBPF object of {} bytes, licence {licence}: {}",
+                OBJECT.len(),
+                programs.join(", ")
+            );
         }
         let cpus = possible_cpus()?;
         let layout = layout_for(cpus);
@@ -157,6 +176,7 @@ impl Tracer {
             .override_global("OFFSETS", &kernel.offsets, true)
             .override_global("LAYOUT", &layout, true)
             .override_global("FILTER", &filter.spec, true)
+            .override_global(aya_log::LEVEL, &kernel_log::level(verbose), true)
             .map_max_entries("EVENTS", u32::try_from(RING_BYTES).unwrap_or(u32::MAX))
             .map_max_entries("CPUS", cpus * Layout::LEVELS)
             .map_max_entries("SCRATCH", cpus * Layout::LEVELS)
@@ -319,9 +339,9 @@ impl Tracer {
         Ok(())
     }
 
-    /// The kernel half's own log (aya-log), for `-v`.
-    pub fn ebpf(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
+    /// The kernel half's own messages; `None` the second time.
+    pub fn log(&mut self) -> Option<KernelLog> {
+        KernelLog::new(&mut self.ebpf)
     }
 
     /// `recursion_misses` of the program (struct bpf_prog_info, include/uapi/linux/bpf.h; 0 before 5.12).
