@@ -119,6 +119,8 @@ offsets! {
 impl Offsets {
     /// Room for a struct sk_buff, in bytes.
     pub const SKB_MAX: usize = 256;
+    /// Room for what is read of a struct nf_hook_state, in bytes.
+    pub const STATE_MAX: usize = 48;
 }
 
 offsets! {

@@ -71,7 +71,12 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
         (*scratch).state_inode = 0;
         if stack::is_netfilter(control, (*scratch).key.location) && stack::find_hook_state(index) == 0 {
             let found = stack::search_hook_state(index);
-            debug!(ctx, "hook state of the call site {:x} searched, found: {}", (*scratch).key.location, found);
+            debug!(
+                ctx,
+                "hook state of the call site {:x} searched, found: {}",
+                (*scratch).key.location,
+                found
+            );
         }
         netns::find_netns(index);
         if filter::is_active() && filter::passes_filter(index) == 0 {

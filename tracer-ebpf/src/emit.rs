@@ -2,7 +2,7 @@
 
 use crate::{
     conntrack,
-    maps::{EVENTS, SLOTS, Scratch, control, has, offset, scratch, skb_field},
+    maps::{EVENTS, SLOTS, Scratch, control, has, offset, scratch, skb_field, state_field},
     memory::{copy, is_kernel_address, read},
     netns, stack,
 };
@@ -92,13 +92,13 @@ pub extern "C" fn fill_event(index: u32, slot_index: u32) -> u32 {
         }
         (*event).hook = 0;
         (*event).family = 0;
-        let state = (*scratch).state;
-        if state != 0 {
+        if has!(state_hook, state_pf) && (*scratch).state != 0 {
             flags |= event_flag::HOOK_STATE;
-            (*event).hook = read::<u8>(state + offset!(state_hook) as u64).unwrap_or(0);
-            (*event).family = read::<u8>(state + offset!(state_pf) as u64).unwrap_or(0);
-            state_device(control, state, offset!(state_in), &raw mut (*event).state_in);
-            state_device(control, state, offset!(state_out), &raw mut (*event).state_out);
+            (*event).hook = state_field!(scratch, state_hook, u8);
+            (*event).family = state_field!(scratch, state_pf, u8);
+            let (incoming, outgoing) = state_devices(scratch);
+            device(control, incoming, &raw mut (*event).state_in);
+            device(control, outgoing, &raw mut (*event).state_out);
         }
         let (nfct, info) = conntrack::of_packet(scratch);
         if conntrack::read_entry(control, nfct, info, &raw mut (*event).conntrack) {
@@ -216,12 +216,19 @@ unsafe fn socket(event: *mut Event, scratch: *const Scratch) {
     }
 }
 
+/// Addresses of the devices that the hook state names; 0 for none.
+///
+/// # Safety
+/// `scratch` must be a map value with the state's copy in it.
 #[inline(always)]
-unsafe fn state_device(control: *const Control, state: u64, offset: u32, to: *mut Device) {
-    let address =
-        if offset == tracer_common::ABSENT { 0 } else { read::<u64>(state + offset as u64).unwrap_or(0) };
+pub unsafe fn state_devices(scratch: *const Scratch) -> (u64, u64) {
     // SAFETY: the caller's.
-    unsafe { device(control, address, to) };
+    unsafe {
+        (
+            if has!(state_in) { state_field!(scratch, state_in, u64) } else { 0 },
+            if has!(state_out) { state_field!(scratch, state_out, u64) } else { 0 },
+        )
+    }
 }
 
 /// Name, index and netns of the device at `address`; false (and all zero) if there is none.

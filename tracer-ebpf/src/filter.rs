@@ -4,7 +4,7 @@
 //! direction) and in the packet that a tunnel carries; one of these must satisfy address and port together.
 
 use crate::{
-    conntrack,
+    conntrack, emit,
     maps::{
         FILTER, FILTER_ADDRESS, FILTER_INTERFACE, FILTER_NETNS, FILTER_PORT, FILTER_PROTOCOL, FILTER_REASON,
         Scratch, constant, control, has, offset, scratch, skb_field,
@@ -112,10 +112,10 @@ unsafe fn interfaces(control: *const Control, scratch: *const Scratch) -> u32 {
         if has!(skb_dev) {
             bits |= interface(control, skb_field!(scratch, skb_dev, u64), inode);
         }
-        let state = (*scratch).state;
-        if state != 0 && has!(state_in, state_out) {
-            bits |= interface(control, read(state + offset!(state_in) as u64).unwrap_or(0), inode);
-            bits |= interface(control, read(state + offset!(state_out) as u64).unwrap_or(0), inode);
+        if (*scratch).state != 0 {
+            let (incoming, outgoing) = emit::state_devices(scratch);
+            bits |= interface(control, incoming, inode);
+            bits |= interface(control, outgoing, inode);
         }
     }
     bits

@@ -65,6 +65,16 @@ macro_rules! skb_field {
     };
 }
 
+/// A field of the hook state's copy in the scratch memory, by the name of its offset.
+macro_rules! state_field {
+    ($scratch:expr, $field:ident, $type:ty) => {
+        *(&raw const (*$scratch).hook_state)
+            .cast::<u8>()
+            .add($crate::maps::offset!($field) as usize)
+            .cast::<$type>()
+    };
+}
+
 /// Working memory of one program run: what its steps hand to each other.
 ///
 /// Each step is a function that the verifier checks once and for all, whatever came before it. For that its only
@@ -85,9 +95,7 @@ pub struct Scratch {
     pub transport: u32,
     /// Address of netfilter's hook state, proven; 0 without.
     pub state: u64,
-    /// Its `net`.
-    pub state_net: u64,
-    /// Inode number of that.
+    /// Inode number of its `net`.
     pub state_inode: u32,
     /// Where `key.netns` comes from (`NetnsSource`).
     pub netns_source: u32,
@@ -101,6 +109,8 @@ pub struct Scratch {
     pub reserved: u32,
     /// What this drop is counted under.
     pub key: FlowKey,
+    /// Copy of the hook state.
+    pub hook_state: [u64; Offsets::STATE_MAX / 8],
     /// Copy of the struct sk_buff.
     pub skb: [u64; Offsets::SKB_MAX / 8],
     /// The packet's first bytes from its network header on.
@@ -139,7 +149,7 @@ macro_rules! control {
 /// Words of the packet looked at in place: 60 bytes of IPv4 header and 8 behind it, rounded up.
 pub const HEADER_WORDS: usize = 10;
 
-pub(crate) use {control, has, layout, offset, scratch, skb_field};
+pub(crate) use {control, has, layout, offset, scratch, skb_field, state_field};
 
 /// Written by the user half, read by the programs.
 #[map]

@@ -8,7 +8,7 @@
 //! ingress that socket is in the netns that the packet came from.
 
 use crate::{
-    maps::{OWN_NETNS, Scratch, control, has, offset, scratch, skb_field},
+    maps::{OWN_NETNS, Scratch, control, has, offset, scratch, skb_field, state_field},
     memory::{is_kernel_address, read},
 };
 use aya_ebpf::helpers::bpf_get_current_task;
@@ -51,8 +51,8 @@ pub extern "C" fn find_netns(index: u32) -> u32 {
         if of_socket(control, scratch, (*scratch).receiving_socket, NetnsSource::ReceivingSocket) {
             return 0;
         }
-        if (*scratch).state_inode != 0 {
-            (*scratch).netns = (*scratch).state_net;
+        if has!(state_net) && (*scratch).state_inode != 0 {
+            (*scratch).netns = state_field!(scratch, state_net, u64);
             (*scratch).key.netns = (*scratch).state_inode;
             (*scratch).netns_source = NetnsSource::HookState as u32;
             return 0;

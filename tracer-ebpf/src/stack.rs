@@ -6,7 +6,7 @@
 //! choice: found by looking, remembered for each call site, and proven again for every packet.
 
 use crate::{
-    maps::{SCAN_WORDS, SITES, Scratch, control, has, offset, scratch},
+    maps::{SCAN_WORDS, SITES, Scratch, control, has, scratch, state_field},
     memory::{copy, is_kernel_address, read},
     netns,
 };
@@ -179,29 +179,30 @@ unsafe fn remember(scratch: *const Scratch, word: u32, path: u32) -> u32 {
 }
 
 /// Takes the state at `address` for the packet's, if it is one: its netns is a netns, hook and family exist.
+///
+/// It is read whole, once: each read costs more than the bytes that it reads.
 #[inline(always)]
 unsafe fn believe(control: *const Control, scratch: *mut Scratch, address: u64) -> bool {
-    if !is_kernel_address(address) {
+    if !is_kernel_address(address) || !has!(state_hook, state_pf, state_net) {
         return false;
     }
-    let Some(net) = read::<u64>(address + offset!(state_net) as u64) else { return false };
-    // SAFETY: map values.
+    // SAFETY: map values; the verifier knows the offsets and checks them against the copy's size.
     unsafe {
+        let state = &raw mut (*scratch).hook_state;
+        if !copy(state.cast(), size_of_val(&*state) as u32, address) {
+            return false;
+        }
+        let net = state_field!(scratch, state_net, u64);
         let inode = netns::inode(control, net);
         if inode == 0 {
             return false;
         }
-        let (Some(hook), Some(family)) = (
-            read::<u8>(address + offset!(state_hook) as u64),
-            read::<u8>(address + offset!(state_pf) as u64),
-        ) else {
-            return false;
-        };
+        let hook = state_field!(scratch, state_hook, u8);
+        let family = state_field!(scratch, state_pf, u8);
         if hook >= HOOKS || family >= FAMILIES || family == 0 {
             return false;
         }
         (*scratch).state = address;
-        (*scratch).state_net = net;
         (*scratch).state_inode = inode;
         true
     }

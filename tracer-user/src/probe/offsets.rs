@@ -179,7 +179,16 @@ fn fill<T>(btf: &Btf, wanted: &[Wanted<T>], offsets: &mut T, missing: &mut Vec<M
     }
 }
 
-/// struct sk_buff is read whole: what lies beyond [`Offsets::SKB_MAX`] is out of reach.
+/// What is read of a struct that is read whole: what lies beyond is out of reach.
+fn reach(container: &str) -> Option<usize> {
+    match container {
+        "sk_buff" => Some(Offsets::SKB_MAX),
+        "nf_hook_state" => Some(Offsets::STATE_MAX),
+        _ => None,
+    }
+}
+
+/// Leaves out what is out of [`reach`].
 fn resolve_packet(vmlinux: &Btf, resolved: &mut Resolved) {
     let Some(size) = vmlinux.size_of("sk_buff") else {
         return; // Its fields are missing already.
@@ -187,8 +196,9 @@ fn resolve_packet(vmlinux: &Btf, resolved: &mut Resolved) {
     resolved.offsets.skb_size = size;
     for Wanted { slot, container, width, what, consequence, .. } in VMLINUX {
         let offset = slot(&mut resolved.offsets);
-        let out_of_reach = || offset.checked_add(*width).is_none_or(|end| end as usize > Offsets::SKB_MAX);
-        if *container == "sk_buff" && *offset != ABSENT && out_of_reach() {
+        let Some(reach) = reach(container) else { continue };
+        let out_of_reach = || offset.checked_add(*width).is_none_or(|end| end as usize > reach);
+        if *offset != ABSENT && out_of_reach() {
             *offset = ABSENT;
             let essential = *consequence == ESSENTIAL;
             resolved.missing.push(MissingField { what, consequence, essential });
