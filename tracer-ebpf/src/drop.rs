@@ -78,7 +78,9 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
                 found
             );
         }
-        netns::find_netns(index);
+        if !netns::of_hook(scratch) {
+            netns::find_netns(index);
+        }
         if filter::is_active() && filter::passes_filter(index) == 0 {
             (*state).filtered += 1;
             return;

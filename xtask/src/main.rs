@@ -1,9 +1,10 @@
-//! `cargo xtask`: set-up, build, run, test and dist for droptrace.
+//! `cargo xtask`: set-up, build, run, test, bench and dist for droptrace.
 //!
 //! Every command first finds or installs what it needs ([`setup`]), then builds the eBPF object ([`ebpf`]) and
 //! embeds it into `droptrace` ([`build`]).
 
 mod apt;
+mod bench;
 mod build;
 mod dist;
 mod ebpf;
@@ -52,6 +53,12 @@ enum Command {
     },
     /// Run the unit tests, the end-to-end tests on this kernel, and those in virtual machines.
     Test(test::Options),
+    /// Measure what a drop costs in a storm, next to bpftrace.
+    Bench {
+        /// What the measuring program is given (`--help`).
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Build one static droptrace that runs where nothing else is installed.
     Dist,
     /// Run the virtual machine tool of the test crate.
@@ -85,6 +92,7 @@ fn act(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Run { debug, args } => return Err(run::run(&workspace, Profile::new(debug), &args)),
         Command::Test(options) => return Ok(test::test(&workspace, &options)),
+        Command::Bench { args } => return bench::bench(&workspace, &args),
         Command::Dist => dist::dist(&workspace)?,
         Command::Vm { args } => return Err(run::vm(&workspace, &args)),
     }

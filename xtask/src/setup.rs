@@ -23,6 +23,8 @@ pub(crate) enum Need {
     Build,
     /// That, and what the tests use in network namespaces.
     Namespaces,
+    /// That, and what droptrace is measured against.
+    Bench,
     /// All that, and what boots virtual machines.
     Everything,
 }
@@ -139,7 +141,7 @@ pub(crate) fn ensure(workspace: &Workspace, need: Need) -> Result<EbpfTools> {
     if !missing.tools.is_empty() {
         // The tests themselves tell what they had to skip.
         let names: Vec<_> = missing.tools.iter().map(|tool| tool.name).collect();
-        process::note(&format!("no package has {}; tests that need it will be skipped", names.join(", ")));
+        process::note(&format!("no package has {}; what needs it will be skipped", names.join(", ")));
     }
     match found {
         (Some(toolchain), Linker::Ready(linker)) => Ok(EbpfTools { toolchain, linker }),
@@ -159,6 +161,9 @@ fn inspect(workspace: &Workspace, need: Need) -> Result<(Missing, (Option<Toolch
     let mut wanted = Vec::new();
     if need != Need::Build {
         wanted.extend(tools::NAMESPACE_TOOLS);
+    }
+    if matches!(need, Need::Bench | Need::Everything) {
+        wanted.extend(tools::BENCH_TOOLS);
     }
     if need == Need::Everything {
         wanted.extend(tools::VM_TOOLS);

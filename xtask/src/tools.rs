@@ -45,6 +45,9 @@ pub(crate) const NAMESPACE_TOOLS: [Tool; 14] = [
     Tool::new("modprobe", &["kmod"]),
 ];
 
+/// What droptrace is measured against.
+pub(crate) const BENCH_TOOLS: [Tool; 1] = [Tool::new("bpftrace", &["bpftrace"])];
+
 /// For the virtual machines.
 pub(crate) const VM_TOOLS: [Tool; 8] = [
     Tool::new("qemu-system-x86_64", &["qemu-system-x86"]),
