@@ -47,14 +47,14 @@ impl Contender {
             Self::Bpftrace => {
                 let mut child = Background(spawn(bpftrace().stdout(Stdio::piped()).stderr(Stdio::null()))?);
                 let pipe = child.0.stdout.take().context("bpftrace has no output")?;
-                wait_for("ready", lines(pipe))?;
+                wait_for("ready", &lines(pipe))?;
                 Ok(Some(child))
             }
             Self::Droptrace(output) => {
                 let mut command = droptrace::command(&["-o", output])?;
                 let mut child = Background(spawn(command.stdout(Stdio::null()).stderr(Stdio::piped()))?);
                 let pipe = child.0.stderr.take().context("droptrace has no standard error")?;
-                wait_for(droptrace::ATTACHED, lines(pipe))?;
+                wait_for(droptrace::ATTACHED, &lines(pipe))?;
                 Ok(Some(child))
             }
         }
@@ -108,7 +108,7 @@ fn lines(pipe: impl io::Read + Send + 'static) -> Receiver<String> {
     receiver
 }
 
-fn wait_for(word: &str, lines: Receiver<String>) -> Result<()> {
+fn wait_for(word: &str, lines: &Receiver<String>) -> Result<()> {
     let deadline = Instant::now() + patience();
     let mut said = String::new();
     loop {
