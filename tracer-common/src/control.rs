@@ -51,7 +51,8 @@ pub struct Site {
     pub location: u64,
     /// Word of the stack window that leads to the hook state, plus one; 0: not known.
     pub word: u32,
-    /// How it leads there: 0 it points to the state, 1 to an nft_pktinfo that does, 2 it is that pktinfo's start.
+    /// How it leads there: 0 it points to the state, 1 to an nft_pktinfo that does, 2 it is that pktinfo's start,
+    /// 3 no word near the context leads there.
     pub path: u32,
 }
 

@@ -69,7 +69,8 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
         packet::parse_packet(index);
         (*scratch).state = 0;
         (*scratch).state_inode = 0;
-        if stack::is_netfilter(control, (*scratch).key.location) && stack::find_hook_state(index) == 0 {
+        let netfilter = stack::is_netfilter(control, (*scratch).key.location);
+        if netfilter && stack::find_hook_state(index) == 0 {
             let found = stack::search_hook_state(index);
             debug!(
                 ctx,
@@ -87,18 +88,20 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
         }
 
         let slot = counts::count_drop(index);
-        match emit::turn(control, state, slot) {
-            emit::Turn::Silent => {}
-            emit::Turn::First => {
-                emit::fill_event(index, slot);
-                emit::add_stack(ctx, scratch);
-                emit::send(scratch, state);
-            }
-            emit::Turn::Another => {
-                emit::fill_event(index, slot);
-                emit::send(scratch, state);
-            }
+        let turn = emit::turn(control, state, slot);
+        if matches!(turn, emit::Turn::Silent) {
+            return;
         }
+        if stack::is_hook_loop(control, (*scratch).key.location) {
+            // The pointer was good enough to tell the netns; the hook and its devices come from the state itself.
+            (*scratch).state = 0;
+            stack::search_state_on_stack(index);
+        }
+        emit::fill_event(index, slot);
+        if matches!(turn, emit::Turn::First) {
+            emit::add_stack(ctx, scratch);
+        }
+        emit::send(scratch, state);
     }
 }
 

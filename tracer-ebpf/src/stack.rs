@@ -33,6 +33,16 @@ pub unsafe fn is_netfilter(control: *const Control, location: u64) -> bool {
     unsafe { within((*control).nf_hook_slow, location) || within((*control).nft_do_chain, location) }
 }
 
+/// True if nf_hook_slow itself freed the packet.
+///
+/// # Safety
+/// `control` must be a map value.
+#[inline(always)]
+pub unsafe fn is_hook_loop(control: *const Control, location: u64) -> bool {
+    // SAFETY: a map value.
+    unsafe { within((*control).nf_hook_slow, location) }
+}
+
 /// Copies the stack above the program's context. In pieces: a read across the end of the stack fails, and what
 /// can't be read the helper leaves zero.
 ///
@@ -57,9 +67,12 @@ mod path {
     pub const PKTINFO: u32 = 1;
     /// It is the first word of an nft_pktinfo.
     pub const IN_PKTINFO: u32 = 2;
+    /// No word near the context leads there.
+    pub const ON_STACK: u32 = 3;
 }
 
-/// Step: finds the hook state of a packet that netfilter freed.
+/// Step: finds the hook state of a packet that netfilter freed, where this call site's layout is known; 0 if it is
+/// not.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn find_hook_state(index: u32) -> u32 {
@@ -77,7 +90,8 @@ pub extern "C" fn find_hook_state(index: u32) -> u32 {
         let pktinfo = match (*site).path {
             path::STATE => return believe(control, scratch, word) as u32,
             path::PKTINFO => word,
-            _ => at,
+            path::IN_PKTINFO => at,
+            _ => return 1,
         };
         through_pktinfo(control, scratch, pktinfo) as u32
     }
@@ -123,6 +137,40 @@ pub extern "C" fn search_hook_state(index: u32) -> u32 {
         if found != NONE && try_pktinfo(index, found) != 0 {
             return remember(scratch, found, path::IN_PKTINFO);
         }
+        remember(scratch, 0, path::ON_STACK);
+    }
+    0
+}
+
+/// Step: searches the stack for the state itself, when nf_hook_slow freed the packet: the first one above the return
+/// address into nf_hook_slow lies in the frame of its caller, which filled it in for this very hook. A pointer that was
+/// saved elsewhere may be that of an earlier hook, whose caller still waits further up. Costs more than the rest
+/// together, so only for packets that send an event.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn search_state_on_stack(index: u32) -> u32 {
+    let scratch = scratch!(index);
+    if !has!(state_hook, state_pf, state_net) {
+        return 0;
+    }
+    // SAFETY: map values.
+    unsafe {
+        let window = (&raw mut (*scratch).window).cast::<u64>();
+        copy_window(window, SCAN_WORDS, (*scratch).context);
+        let location = (*scratch).key.location;
+        let found = &raw mut (*scratch).found;
+        write_volatile(found, NONE);
+        let mut word = 0;
+        while word < SCAN_WORDS {
+            if read_volatile(found) == NONE {
+                if *window.add(word) == location {
+                    write_volatile(found, word as u32);
+                }
+            } else if try_state(index, word as u32) != 0 {
+                return 1;
+            }
+            word += 1;
+        }
     }
     0
 }
@@ -147,6 +195,16 @@ pub extern "C" fn try_pointer(index: u32, word: u32) -> u32 {
             0
         }
     }
+}
+
+/// Step: tries the stack at a word as a hook state.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn try_state(index: u32, word: u32) -> u32 {
+    let scratch = scratch!(index);
+    let control = control!();
+    // SAFETY: map values.
+    unsafe { believe(control, scratch, (*scratch).context + word as u64 * 8) as u32 }
 }
 
 /// Step: tries the stack at a word as an nft_pktinfo.

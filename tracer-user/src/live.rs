@@ -176,11 +176,11 @@ async fn follow(live: &Live, mut stream: Stream) -> anyhow::Result<(End, Summary
                 let at = now(&mut stream);
                 let mut sink = |record: Record| pass(&mut printer, &record, at, &mut flow);
                 stream.tick(&mut sink).context("can't read the clock")?;
+                if flow.is_continue() {
+                    flow = printer.tick(now(&mut stream));
+                }
             }
-            _ = prints.tick() => {
-                let at = now(&mut stream);
-                if flow.is_continue() { flow = printer.tick(at); }
-            }
+            _ = prints.tick(), if printer.is_waiting() => flow = printer.tick(now(&mut stream)),
             ready = ring.readable() => {
                 let mut ready = ready?;
                 let at = now(&mut stream);

@@ -86,7 +86,7 @@ struct Place {
 #[derive(Args)]
 struct Size {
     /// Give up after this many seconds
-    #[arg(long, default_value_t = 900, value_name = "SECS")]
+    #[arg(long, default_value_t = 1500, value_name = "SECS")]
     timeout: u64,
     /// Processors
     #[arg(long, default_value_t = 2)]

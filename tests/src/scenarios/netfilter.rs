@@ -2,6 +2,7 @@
 
 use super::expect::{Expect, verify, watch};
 use super::{both, one, rules};
+use crate::bed::kernel;
 use crate::bed::namespace::Namespace;
 use crate::bed::packet;
 use crate::bed::send;
@@ -111,14 +112,19 @@ fn drop_at(backend: Backend, hook: Hook, family: Family) -> Result<()> {
         .flow("udp", from, to)
         .reason(&["NETFILTER_DROP"])
         .field("/drop/class", "policy")
-        // Read through a register that the freeing function saved on the kernel's stack.
-        .field("/network/netns_by", "hook-state")
         .at(backend.functions());
     // On the way out the packet may or may not carry its device already; the hook's own device counts.
     let expect = match hook {
         Hook::Input => expect.interface(device),
         Hook::Forward => expect.field("/network/interface_in", "r0").field("/network/interface_out", device),
         Hook::Output => expect.field("/network/interface_out", device),
+    };
+    // Where nft frees the packet itself, its nft_pktinfo is found on the kernel's stack, and that tells the netns.
+    let expect = match backend {
+        Backend::Nft | Backend::IptablesNft if kernel::has_reasons() => {
+            expect.field("/network/netns_by", "hook-state")
+        }
+        _ => expect,
     };
     verify(stream, &[expect], &[&routed.client.netns, &routed.router, &routed.server.netns])
 }

@@ -147,6 +147,11 @@ impl Fold {
         }
     }
 
+    /// True if nothing is kept back: time brings no new line.
+    pub(super) fn is_empty(&self) -> bool {
+        self.windows.is_empty() && self.groups.is_empty()
+    }
+
     /// Ends everything.
     pub(super) fn finish(&mut self, out: &mut Vec<Line>) {
         self.end_windows(Duration::MAX, out);

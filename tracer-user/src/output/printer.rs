@@ -120,7 +120,14 @@ impl<O: Write, E: Write> Printer<O, E> {
         self.write(&text)
     }
 
-    /// Prints what is due; call it some times a second.
+    /// True if lines are kept back: [`Printer::tick`] prints them when they are due.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        !self.fold.is_empty()
+    }
+
+    /// Prints what is due; call it some times a second while the printer [is waiting](Printer::is_waiting), and once
+    /// a second otherwise.
     pub fn tick(&mut self, now: Now) -> ControlFlow<Stop> {
         let mut lines = Vec::new();
         self.fold.tick(now.elapsed, &mut lines);

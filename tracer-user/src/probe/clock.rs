@@ -295,27 +295,4 @@ mod tests {
         let watch = StepWatch::new().unwrap();
         assert!(!watch.stepped().unwrap());
     }
-
-    /// Sets the machine's clock, an hour on and back: only for virtual machines.
-    #[test]
-    #[ignore = "sets the clock"]
-    fn a_set_clock_wakes_the_watch() {
-        let watch = StepWatch::new().unwrap();
-        let mut clock = Clock::new(sample_now().unwrap());
-        for by in [3600, -3600] {
-            let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-            // SAFETY: `time` is a valid timespec.
-            unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut time) };
-            time.tv_sec += by;
-            // SAFETY: likewise.
-            assert_eq!(unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &raw const time) }, 0);
-            let mut poll = libc::pollfd { fd: watch.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-            // SAFETY: one valid pollfd.
-            assert_eq!(unsafe { libc::poll(&raw mut poll, 1, 1000) }, 1);
-            assert!(watch.stepped().unwrap());
-            let step = clock.record(sample_now().unwrap()).unwrap();
-            assert!((step.by - i128::from(by) * SECOND_I).abs() < SECOND_I, "{step:?}");
-            assert!(!watch.stepped().unwrap(), "once for each step");
-        }
-    }
 }

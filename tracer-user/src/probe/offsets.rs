@@ -380,25 +380,4 @@ mod tests {
         assert_eq!(skb_data, skb_head + 8);
         assert_eq!(net_inum, net_ops + 8);
     }
-
-    /// For other kernels: `DROPTRACE_BTF=FOLDER cargo test -p tracer-user -- --ignored --nocapture other_kernel`,
-    /// where FOLDER holds copies of a kernel's `vmlinux` and `nf_conntrack`. Prints `NAME OFFSET` lines.
-    #[test]
-    #[ignore = "needs DROPTRACE_BTF"]
-    #[allow(clippy::print_stdout)]
-    fn other_kernel() {
-        let dir = BtfDir::new(std::env::var("DROPTRACE_BTF").unwrap());
-        let start = std::time::Instant::now();
-        let vmlinux = Arc::new(dir.load_vmlinux().unwrap());
-        let loaded = start.elapsed();
-        let module = dir.load_module("nf_conntrack", &vmlinux).unwrap();
-        let start = std::time::Instant::now();
-        let resolved = resolve(&vmlinux, module.as_ref());
-        println!("loaded in {loaded:?}, resolved in {:?}", start.elapsed());
-        println!("{:#?}\n{:#?}", resolved.offsets, resolved.conntrack);
-        for field in &resolved.missing {
-            println!("missing: {field}");
-        }
-        assert!(resolved.missing.iter().all(|field| !field.essential));
-    }
 }

@@ -239,22 +239,4 @@ mod tests {
         }
         assert!(names.iter().all(|name| !name.starts_with("SKB_DROP") && name != "MAX"), "{names:?}");
     }
-
-    /// As `offsets::tests::other_kernel`, with `mac80211` and `openvswitch` in the folder too, where there are such.
-    #[test]
-    #[ignore = "needs DROPTRACE_BTF"]
-    #[allow(clippy::print_stdout)]
-    fn other_kernel() {
-        let dir = BtfDir::new(std::env::var("DROPTRACE_BTF").unwrap());
-        let vmlinux = Arc::new(dir.load_vmlinux().unwrap());
-        let mut reasons = Reasons::from_vmlinux(&vmlinux);
-        for module in ["mac80211", "openvswitch"] {
-            if let Some(module) = dir.load_module(module, &vmlinux).unwrap() {
-                reasons.add_module(&module);
-            }
-        }
-        for (number, name) in reasons.iter() {
-            println!("{number:#x} {} {}", name.subsystem, name.name);
-        }
-    }
 }

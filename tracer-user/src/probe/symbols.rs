@@ -448,24 +448,4 @@ ffffffffc0400000 t bpf_prog_6deef7357e7b4530_drop\t[bpf]
         let symbol = symbols.resolve(end - 1).unwrap();
         assert_eq!((symbol.name, symbol.offset, symbol.size), ("ip_rcv", end - 1 - start, Some(end - start)));
     }
-
-    /// Time and memory, in a release build: `cargo test --release -p tracer-user -- --ignored --nocapture cost`.
-    #[test]
-    #[ignore = "prints"]
-    #[allow(clippy::print_stdout)]
-    fn cost() {
-        let start = Instant::now();
-        let text = std::fs::read("/proc/kallsyms").unwrap();
-        let read = start.elapsed();
-        let start = Instant::now();
-        let symbols = Symbols::parse(&text[..]).unwrap();
-        println!("the kernel took {read:?}, parsing {:?}, {} symbols", start.elapsed(), symbols.len());
-        println!(
-            "names {} bytes, entries {} bytes",
-            symbols.names.capacity(),
-            symbols.entries.capacity() * 16
-        );
-        let start = Instant::now();
-        println!("{:?} in {:?}", symbols.range("nf_hook_slow"), start.elapsed());
-    }
 }
