@@ -92,9 +92,8 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
         if matches!(turn, emit::Turn::Silent) {
             return;
         }
-        if stack::is_hook_loop(control, (*scratch).key.location) {
-            // The pointer was good enough to tell the netns; the hook and its devices come from the state itself.
-            (*scratch).state = 0;
+        if (*scratch).state == 0 && stack::is_hook_loop(control, (*scratch).key.location) {
+            // No saved register led to it. The search costs more than all else, so only packets with an event have it.
             stack::search_state_on_stack(index);
         }
         emit::fill_event(index, slot);

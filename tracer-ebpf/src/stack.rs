@@ -142,10 +142,8 @@ pub extern "C" fn search_hook_state(index: u32) -> u32 {
     0
 }
 
-/// Step: searches the stack for the state itself, when nf_hook_slow freed the packet: the first one above the return
-/// address into nf_hook_slow lies in the frame of its caller, which filled it in for this very hook. A pointer that was
-/// saved elsewhere may be that of an earlier hook, whose caller still waits further up. Costs more than the rest
-/// together, so only for packets that send an event.
+/// Step: searches the stack for the state itself, where no saved register leads there (5.10, some call sites on 6.1):
+/// the first one above a copy of the return address into nf_hook_slow.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn search_state_on_stack(index: u32) -> u32 {
