@@ -67,12 +67,6 @@ impl Stream {
         &mut self.clock
     }
 
-    /// What the programs saw and lost so far.
-    #[must_use]
-    pub fn losses(&self) -> Losses {
-        self.tracer.losses()
-    }
-
     /// Takes what is in the ring. True if there may be more.
     pub fn drain(&mut self, each: &mut dyn FnMut(Record)) -> bool {
         for _ in 0..BATCH {
@@ -127,12 +121,7 @@ impl Stream {
         self.drain(each);
         let now = monotonic_now()?;
         let (from, to) = (self.clock.to_realtime(self.last_tick), self.clock.to_realtime(now));
-        for reading in pending {
-            if let Some(share) = self.merge.settle(reading.slot, reading.count, reading.segments) {
-                let reading = Reading { count: share.count, segments: share.segments, ..reading };
-                each(Record::Drop(Box::new(self.counted(&reading, from, to))));
-            }
-        }
+        self.tell_rest(pending, from, to, each);
         self.last_tick = now;
         self.say_losses(&seen, to, each);
         self.renew_slots(each);
@@ -228,7 +217,18 @@ impl Stream {
         while self.drain(each) {}
         let mut readings = Vec::new();
         self.tracer.read_slots(generation, |reading| readings.push(reading));
-        let (from, to) = (self.clock.to_realtime(self.last_tick), self.clock.to_realtime(self.last_tick));
+        let at = self.clock.to_realtime(self.last_tick);
+        self.tell_rest(readings, at, at, each);
+    }
+
+    /// Tells, as lines of counts, what counters are ahead of what was told.
+    fn tell_rest(
+        &mut self,
+        readings: Vec<Reading>,
+        from: Timestamp,
+        to: Timestamp,
+        each: &mut dyn FnMut(Record),
+    ) {
         for reading in readings {
             if let Some(share) = self.merge.settle(reading.slot, reading.count, reading.segments) {
                 let reading = Reading { count: share.count, segments: share.segments, ..reading };
