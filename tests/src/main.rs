@@ -1,7 +1,8 @@
 //! `e2e`: every end-to-end scenario as one test, on this machine or inside a virtual machine.
 //!
 //! Environment: `DROPTRACE` is the path of the binary under test; `DROPTRACE_VM` is set to the Debian suite inside
-//! a virtual machine; `DROPTRACE_STORM` overrides the number of packets of the big storm.
+//! a virtual machine; `DROPTRACE_STORM` overrides the number of packets of the big storm, and with it the sizes of the
+//! other storms and of the differential tests, whose random rules and packets `DROPTRACE_SEED` repeats.
 
 use droptrace_tests::{bed, scenarios};
 use std::process::ExitCode;

@@ -1,7 +1,7 @@
 //! Memory that both halves see while the programs run: the control page (written by the user half) and the
 //! per-CPU state (written by the programs).
 
-use crate::ConntrackOffsets;
+use crate::{ConntrackOffsets, Role, SequenceOffsets};
 use core::mem::size_of;
 
 /// Kernel text of one function: `start <= address < end`.
@@ -12,6 +12,15 @@ pub struct TextRange {
     pub start: u64,
     /// First address after it; zero for a function that this kernel does not have.
     pub end: u64,
+}
+
+impl TextRange {
+    /// True if a call in this function returns to `address`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_return(&self, address: u64) -> bool {
+        address > self.start && address <= self.end
+    }
 }
 
 /// The control page: one element of a memory-mapped array, read by every program.
@@ -38,6 +47,16 @@ pub struct Control {
     pub pktinfo_state: u32,
     /// Explicit padding.
     pub reserved: u32,
+    /// Where a netns keeps the generation of its nft ruleset.
+    pub sequence: SequenceOffsets,
+    /// What the self-test learned.
+    pub roles: [Role; Role::COUNT],
+    /// Inode number of the self-test's own netns, whose packets pass every filter; 0 without.
+    pub own_netns: u32,
+    /// Version of the lists of legacy rules; 0 while they change, or without any.
+    pub legacy_version: u32,
+    /// Id of droptrace's own process, whose netlink messages are its self-test's.
+    pub own_process: u64,
     /// Layout of connection tracking's structures; they may come with a module that loads later.
     pub conntrack: ConntrackOffsets,
 }
@@ -73,8 +92,8 @@ pub struct CpuState {
     pub interval: u32,
     /// Full events sent in that interval.
     pub used: u32,
-    /// Not used.
-    pub reserved: u32,
+    /// 1 if `per_cpu_offset` is known. In the element of level 0.
+    pub has_offset: u32,
     /// Drops seen: counted plus filtered out.
     pub seen: u64,
     /// Drops that the filter did not let through; not counted elsewhere.
@@ -89,11 +108,14 @@ pub struct CpuState {
     pub unreadable: u64,
     /// Drops that found a program on every level of this CPU; counted in the last level's overflow slot.
     pub too_deep: u64,
+    /// What this CPU adds to per-CPU addresses, in the element of level 0.
+    pub per_cpu_offset: u64,
     /// Keeps each state in cache lines of its own.
-    pub padding: [u64; 7],
+    pub padding: [u64; 6],
 }
 
 const _: () = assert!(size_of::<TextRange>() == 16);
 const _: () = assert!(size_of::<Site>() == 16);
-const _: () = assert!(size_of::<Control>() == 8 + 32 + 24 + size_of::<ConntrackOffsets>());
+const _: () =
+    assert!(size_of::<Control>() == 8 + 32 + 24 + 16 + 16 * Role::COUNT + 16 + size_of::<ConntrackOffsets>());
 const _: () = assert!(size_of::<CpuState>() == 128);

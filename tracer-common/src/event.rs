@@ -9,6 +9,8 @@ pub const STACK_FRAMES: usize = 24;
 pub const WINDOW_WORDS: usize = 32;
 /// Packet bytes kept in an event, from the network header on.
 pub const HEADER_BYTES: usize = 192;
+/// Words of an nft expression kept in an event: its `ops`, and a verdict or a reject's type.
+pub const EXPRESSION_WORDS: usize = 4;
 /// Bytes of a conntrack tuple (struct nf_conntrack_tuple has 40).
 pub const TUPLE_BYTES: usize = 40;
 
@@ -81,6 +83,8 @@ pub mod event_flag {
     pub const FIRST: u32 = 32;
     /// The program had interrupted another one on this CPU.
     pub const NESTED: u32 = 64;
+    /// `expression` is filled.
+    pub const EXPRESSION: u32 = 128;
 }
 
 /// One dropped packet. Everything in host byte order unless a field says otherwise.
@@ -97,6 +101,8 @@ pub struct Event {
     pub segments: u64,
     /// net_cookie of the netns; 0 where the kernel has none.
     pub netns_cookie: u64,
+    /// Address of the struct net; 0 if it is not known.
+    pub net: u64,
     /// The key of the flow (also where the drop was counted in a coarse slot).
     pub key: FlowKey,
     /// The slot that the drop was counted in.
@@ -149,6 +155,8 @@ pub struct Event {
     pub stack: [u64; STACK_FRAMES],
     /// The kernel stack from the program's context upwards: the saved registers of whoever freed the packet.
     pub window: [u64; WINDOW_WORDS],
+    /// The start of the nft expression that dropped the packet (struct nft_expr), if the key names one.
+    pub expression: [u64; EXPRESSION_WORDS],
     /// The packet from its network header on.
     pub headers: [u8; HEADER_BYTES],
 }
@@ -169,5 +177,8 @@ impl Conntrack {
 
 const _: () = assert!(size_of::<Device>() == 24);
 const _: () = assert!(size_of::<Conntrack>() == 96);
-const _: () = assert!(size_of::<Event>() == 40 + 72 + 28 + 8 + 4 + 4 + 72 + 96 + 48 + 4 + 192 + 256 + 192);
+const _: () = assert!(
+    size_of::<Event>()
+        == 48 + 72 + 28 + 8 + 4 + 4 + 72 + 96 + 48 + 4 + 192 + 256 + 8 * EXPRESSION_WORDS + 192
+);
 const _: () = assert!(ABSENT == u32::MAX);

@@ -6,15 +6,22 @@
 //! [`ConntrackOffsets`]) that the user half reads from the running kernel's BTF.
 #![no_std]
 
+mod attribution;
 mod control;
 mod event;
 mod filter;
+pub mod legacy;
 mod offsets;
 mod slot;
 
+pub use attribution::{
+    Depth, MEMORY_BYTES, Memory, Role, SequenceOffsets, attribution_kind, attribution_word, hook_of,
+    index_of, kind_of, undecided, with_index,
+};
 pub use control::{Control, CpuState, Site, TextRange};
 pub use event::{
-    Conntrack, Device, Event, HEADER_BYTES, NetnsSource, STACK_FRAMES, TUPLE_BYTES, WINDOW_WORDS, event_flag,
+    Conntrack, Device, EXPRESSION_WORDS, Event, HEADER_BYTES, NetnsSource, STACK_FRAMES, TUPLE_BYTES,
+    WINDOW_WORDS, event_flag,
 };
 pub use filter::{FilterSpec, PrefixKey, dimension, filter_bit};
 pub use offsets::{ABSENT, ConntrackOffsets, Offsets};
@@ -31,4 +38,21 @@ macro_rules! pod {
 }
 
 #[cfg(feature = "user")]
-pod!(Control, CpuState, Site, Event, FilterSpec, PrefixKey, Offsets, ConntrackOffsets, FlowKey, Layout, Slot);
+pod!(
+    legacy::List,
+    legacy::Chunk,
+    legacy::Baseline,
+    Control,
+    CpuState,
+    Memory,
+    Role,
+    Site,
+    Event,
+    FilterSpec,
+    PrefixKey,
+    Offsets,
+    ConntrackOffsets,
+    FlowKey,
+    Layout,
+    Slot
+);

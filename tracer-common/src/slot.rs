@@ -94,6 +94,8 @@ pub struct Layout {
     pub coarse_slots: u32,
     /// Coarse slots for programs that interrupted another one; a power of two.
     pub nested_slots: u32,
+    /// Chunks of legacy rules' counters.
+    pub chunks: u32,
 }
 
 impl Layout {
@@ -142,4 +144,4 @@ impl Layout {
 
 const _: () = assert!(size_of::<FlowKey>() == 72);
 const _: () = assert!(size_of::<Slot>() == 96);
-const _: () = assert!(size_of::<Layout>() == 16);
+const _: () = assert!(size_of::<Layout>() == 20);

@@ -1,15 +1,15 @@
 //! One dropped packet, from the tracepoint to its count and its event.
 
 use crate::{
-    counts, emit, filter,
+    counts, emit, filter, legacy,
     maps::{CONTROL, CPUS, SCRATCH, Scratch, has, offset, skb_field},
     memory::{copy, read},
-    netns, packet, stack,
+    netns, nft, packet, stack,
 };
 use aya_ebpf::{EbpfContext, helpers::bpf_get_smp_processor_id, programs::BtfTracePointContext};
 use aya_log_ebpf::{debug, warn};
 use core::ptr::{read_volatile, write_volatile};
-use tracer_common::{CpuState, FlowKey, Layout, Offsets};
+use tracer_common::{Control, CpuState, FlowKey, Layout, Offsets, attribution_kind, attribution_word};
 
 /// Counts the packet, and sends a full event if it is its turn.
 #[inline(always)]
@@ -65,6 +65,7 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
             counts::overflow(state, index / Layout::LEVELS, index % Layout::LEVELS, 1);
             return;
         }
+        (*scratch).shared_info = shared_info(scratch);
         (*scratch).segments = segments(scratch);
         packet::parse_packet(index);
         (*scratch).state = 0;
@@ -82,7 +83,23 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
         if !netns::of_hook(scratch) {
             netns::find_netns(index);
         }
-        if filter::is_active() && filter::passes_filter(index) == 0 {
+        if (*scratch).key.netns == 0
+            && (*control).own_netns != 0
+            && netns::own_process() == (*control).own_process
+        {
+            // A netlink message of the self-test; they have no netns (nfnetlink_rcv_batch frees one on 6.1).
+            (*scratch).key.netns = (*control).own_netns;
+        }
+        if netfilter {
+            (*scratch).key.attribution[1] = attribution_word(attribution_kind::NONE, stack::hook(scratch), 0);
+            if stack::is_hook_loop(control, (*scratch).key.location) {
+                legacy::attribute_legacy(index);
+                legacy::attribute_hook(index);
+            } else {
+                nft::attribute_nft(index);
+            }
+        }
+        if filter::is_active() && filter::passes_filter(index) == 0 && !is_own(control, scratch) {
             (*state).filtered += 1;
             return;
         }
@@ -104,6 +121,13 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
     }
 }
 
+/// True for a packet of the self-test.
+#[inline(always)]
+unsafe fn is_own(control: *const Control, scratch: *const Scratch) -> bool {
+    // SAFETY: map values.
+    unsafe { (*control).own_netns != 0 && (*control).own_netns == (*scratch).key.netns }
+}
+
 #[inline(always)]
 unsafe fn clear(key: *mut FlowKey) {
     let words = key.cast::<u64>();
@@ -115,15 +139,25 @@ unsafe fn clear(key: *mut FlowKey) {
     }
 }
 
+/// Address of `skb_shinfo(skb)`; 0 if it is not known. `end` is an offset from head on 64-bit kernels; the shared
+/// info lies there (skb_end_pointer, include/linux/skbuff.h).
+#[inline(always)]
+unsafe fn shared_info(scratch: *const Scratch) -> u64 {
+    if !has!(skb_head, skb_end) {
+        return 0;
+    }
+    // SAFETY: a map value.
+    unsafe { skb_field!(scratch, skb_head, u64) + skb_field!(scratch, skb_end, u32) as u64 }
+}
+
 /// Segments of the packet: `skb_shinfo(skb)->gso_segs`, at least 1.
 #[inline(always)]
 unsafe fn segments(scratch: *const Scratch) -> u64 {
-    if !has!(skb_head, skb_end, shinfo_gso_segs) {
+    // SAFETY: a map value.
+    let shared = unsafe { (*scratch).shared_info };
+    if shared == 0 || !has!(shinfo_gso_segs) {
         return 1;
     }
-    // SAFETY: a map value. `end` is an offset from head on 64-bit kernels; the shared info lies there
-    // (skb_end_pointer, include/linux/skbuff.h).
-    let shared = unsafe { skb_field!(scratch, skb_head, u64) + skb_field!(scratch, skb_end, u32) as u64 };
     match read::<u16>(shared + offset!(shinfo_gso_segs) as u64) {
         Some(segments) if segments > 1 => segments as u64,
         _ => 1,

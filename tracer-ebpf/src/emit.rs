@@ -4,7 +4,7 @@ use crate::{
     conntrack,
     maps::{EVENTS, SLOTS, Scratch, control, has, offset, scratch, skb_field, state_field},
     memory::{copy, is_kernel_address, read},
-    netns, stack,
+    netns, nft, stack,
 };
 use aya_ebpf::{
     EbpfContext,
@@ -66,6 +66,7 @@ pub extern "C" fn fill_event(index: u32, slot_index: u32) -> u32 {
         (*event).segments = (*slot).segments;
         (*event).slot = slot_index;
         (*event).key = (*scratch).key;
+        (*event).net = (*scratch).netns;
         (*event).netns_cookie = if has!(net_cookie) && (*scratch).netns != 0 {
             read::<u64>((*scratch).netns + offset!(net_cookie) as u64).unwrap_or(0)
         } else {
@@ -118,6 +119,12 @@ pub extern "C" fn fill_event(index: u32, slot_index: u32) -> u32 {
         if stack::is_netfilter(control, (*scratch).key.location) {
             stack::copy_window((&raw mut (*event).window).cast(), WINDOW_WORDS, (*scratch).context);
             flags |= event_flag::WINDOW;
+        }
+        if nft::is_rule((*scratch).key.attribution) {
+            let to = &raw mut (*event).expression;
+            if copy(to.cast(), size_of_val(&*to) as u32, (*scratch).key.attribution[0]) {
+                flags |= event_flag::EXPRESSION;
+            }
         }
         (*event).flags = flags;
     }
@@ -182,11 +189,11 @@ unsafe fn headers(event: *mut Event, scratch: *const Scratch) {
 
 #[inline(always)]
 unsafe fn gso_size(scratch: *const Scratch) -> u16 {
-    if !has!(skb_head, skb_end, shinfo_gso_size) {
+    // SAFETY: a map value.
+    let shared = unsafe { (*scratch).shared_info };
+    if shared == 0 || !has!(shinfo_gso_size) {
         return 0;
     }
-    // SAFETY: a map value.
-    let shared = unsafe { skb_field!(scratch, skb_head, u64) + skb_field!(scratch, skb_end, u32) as u64 };
     read::<u16>(shared + offset!(shinfo_gso_size) as u64).unwrap_or(0)
 }
 

@@ -4,6 +4,9 @@
 //! drop     one dropped packet, start to end
 //! packet   addresses and ports from the packet's headers
 //! netns    which network namespace it was in
+//! legacy   which iptables-legacy rule dropped it
+//! nft      which nft rule or policy dropped it
+//! roles    what the self-test learned about call sites
 //! stack    saved registers on the kernel stack: netfilter's hook state
 //! conntrack  the packet's connection tracking entry
 //! filter   what the user asked to see
@@ -21,10 +24,13 @@ mod counts;
 mod drop;
 mod emit;
 mod filter;
+mod legacy;
 mod maps;
 mod memory;
 mod netns;
+mod nft;
 mod packet;
+mod roles;
 mod stack;
 
 use aya_ebpf::{
@@ -40,11 +46,34 @@ pub fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// Does nothing. Attached for moments in the self-test: with a second program on it, the tracepoint calls both through a
+/// loop, and the stack is deeper.
+#[btf_tracepoint(function = "kfree_skb")]
+pub fn kfree_skb_too(ctx: BtfTracePointContext) -> i32 {
+    let _ = ctx.as_ptr();
+    0
+}
+
 /// Never attached: run once by the user half to learn what a network namespace looks like, from its own.
 #[raw_tracepoint]
 pub fn own_netns(ctx: RawTracePointContext) -> i32 {
     let _ = ctx.as_ptr();
     netns::learn_own();
+    0
+}
+
+/// Never attached: run by the user half to copy kernel memory, `args[1]` bytes from address `args[0]`.
+#[raw_tracepoint]
+pub fn read_memory(ctx: RawTracePointContext) -> i32 {
+    memory::copy_out(ctx.arg(0), ctx.arg(1));
+    0
+}
+
+/// Never attached: run by the user half on each CPU, to learn what that adds to per-CPU addresses.
+#[raw_tracepoint]
+pub fn own_per_cpu(ctx: RawTracePointContext) -> i32 {
+    let _ = ctx.as_ptr();
+    memory::own_per_cpu();
     0
 }
 

@@ -3,9 +3,12 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, LpmTrie, RingBuf},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
 };
-use tracer_common::{Control, CpuState, Event, FilterSpec, FlowKey, Layout, Offsets, Site, Slot};
+use tracer_common::{
+    Control, CpuState, Event, FilterSpec, FlowKey, Layout, Memory, Offsets, Site, Slot,
+    legacy::{self, Baseline, Chunk, List},
+};
 
 /// Where the running kernel keeps its fields. Read with [`offset!`].
 #[unsafe(no_mangle)]
@@ -13,7 +16,7 @@ pub static OFFSETS: Offsets = Offsets::NONE;
 
 /// How the slots are laid out. Read with [`layout!`].
 #[unsafe(no_mangle)]
-pub static LAYOUT: Layout = Layout { cpus: 1, flow_slots: 1, coarse_slots: 1, nested_slots: 1 };
+pub static LAYOUT: Layout = Layout { cpus: 1, flow_slots: 1, coarse_slots: 1, nested_slots: 1, chunks: 1 };
 
 /// What the user asked to see. Read with [`filter!`].
 #[unsafe(no_mangle)]
@@ -101,12 +104,22 @@ pub struct Scratch {
     pub netns_source: u32,
     /// Address of the struct net; 0 if it is not known.
     pub netns: u64,
+    /// Address of its `struct skb_shared_info`; 0 if it is not known.
+    pub shared_info: u64,
     /// Segments of the packet, at least 1.
     pub segments: u64,
     /// The word of the stack window that the search found last.
     pub found: u32,
     /// Explicit padding.
     pub reserved: u32,
+    /// Legacy counters: how far they have moved, in all.
+    pub moved: u64,
+    /// Likewise, each times its number: the number of the one that moved.
+    pub hit: u64,
+    /// Likewise: 1 if some were not known before.
+    pub unsure: u64,
+    /// Likewise: a chunk of them.
+    pub counters: crate::legacy::Counters,
     /// What this drop is counted under.
     pub key: FlowKey,
     /// Copy of the hook state.
@@ -167,17 +180,37 @@ pub static SLOTS: Array<Slot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static SCRATCH: Array<Scratch> = Array::with_max_entries(1, 0);
 
-/// Call sites whose stack layout is known.
+/// Call sites whose stack layout is known; the user half clears it when a module brings new layouts.
 #[map]
-pub static SITES: Array<Site> = Array::with_max_entries(Site::COUNT, 0);
+pub static SITES: Array<Site> = Array::with_max_entries(Site::COUNT, BPF_F_MMAPABLE);
+
+/// Which legacy rules to look at, for each hook of each netns.
+#[map]
+pub static LISTS: Array<List> = Array::with_max_entries(legacy::LISTS, BPF_F_MMAPABLE);
+
+/// Their counters; the user half sets the number.
+#[map]
+pub static CHUNKS: Array<Chunk> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// What those were at the last drop, `cpu * chunks + chunk`; the user half sets the number.
+#[map]
+pub static BASELINES: Array<Baseline> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Tells each CPU's offset: see `own_per_cpu`.
+#[map]
+pub static PER_CPU: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// Full events.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
-/// Result of `own_netns`: address of the struct net, its `ops`, its inode number.
+/// Result of `own_netns`: address of the struct net, its `ops`, its inode number; the process's id.
 #[map]
-pub static OWN_NETNS: Array<[u64; 3]> = Array::with_max_entries(1, 0);
+pub static OWN_NETNS: Array<[u64; 4]> = Array::with_max_entries(1, 0);
+
+/// What `read_memory` copied.
+#[map]
+pub static MEMORY: Array<Memory> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Filter: addresses.
 #[map]

@@ -11,7 +11,7 @@ use crate::{
     maps::{OWN_NETNS, Scratch, control, has, offset, scratch, skb_field, state_field},
     memory::{is_kernel_address, read},
 };
-use aya_ebpf::helpers::bpf_get_current_task;
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_task};
 use tracer_common::{Control, NetnsSource};
 
 /// The inode number of the `struct net` at `address`; 0 if there is none.
@@ -160,6 +160,12 @@ unsafe fn believe(control: *const Control, scratch: *mut Scratch, address: u64, 
     }
 }
 
+/// Id of the process that runs now, as the kernel counts them: a pid namespace has its own.
+#[inline(always)]
+pub fn own_process() -> u64 {
+    bpf_get_current_pid_tgid() >> 32
+}
+
 /// Writes down address, `ops` and inode number of the current task's network namespace.
 #[inline(always)]
 pub fn learn_own() {
@@ -174,6 +180,6 @@ pub fn learn_own() {
     let Some(inum) = read::<u32>(net + offset!(net_inum) as u64) else { return };
     if let Some(found) = OWN_NETNS.get_ptr_mut(0) {
         // SAFETY: a map value.
-        unsafe { *found = [net, ops, inum as u64] };
+        unsafe { *found = [net, ops, inum as u64, own_process()] };
     }
 }

@@ -6,22 +6,17 @@
 //! choice: found by looking, remembered for each call site, and proven again for every packet.
 
 use crate::{
-    maps::{SCAN_WORDS, SITES, Scratch, control, has, scratch, state_field},
+    maps::{SCAN_WORDS, SITES, Scratch, control, has, offset, scratch, state_field},
     memory::{copy, is_kernel_address, read},
     netns,
 };
 use core::ptr::{read_volatile, write_volatile};
-use tracer_common::{ABSENT, Control, Site, TextRange, WINDOW_WORDS};
+use tracer_common::{ABSENT, Control, Offsets, Site, WINDOW_WORDS};
 
 /// Hooks and protocol families that exist, with room (NF_INET_INGRESS is 5; NFPROTO_NUMPROTO is 13;
 /// include/uapi/linux/netfilter.h).
 const HOOKS: u8 = 8;
 const FAMILIES: u8 = 16;
-
-#[inline(always)]
-fn within(range: TextRange, address: u64) -> bool {
-    address > range.start && address <= range.end
-}
 
 /// True if netfilter freed the packet.
 ///
@@ -30,7 +25,7 @@ fn within(range: TextRange, address: u64) -> bool {
 #[inline(always)]
 pub unsafe fn is_netfilter(control: *const Control, location: u64) -> bool {
     // SAFETY: a map value.
-    unsafe { within((*control).nf_hook_slow, location) || within((*control).nft_do_chain, location) }
+    unsafe { (*control).nf_hook_slow.has_return(location) || (*control).nft_do_chain.has_return(location) }
 }
 
 /// True if nf_hook_slow itself freed the packet.
@@ -40,7 +35,22 @@ pub unsafe fn is_netfilter(control: *const Control, location: u64) -> bool {
 #[inline(always)]
 pub unsafe fn is_hook_loop(control: *const Control, location: u64) -> bool {
     // SAFETY: a map value.
-    unsafe { within((*control).nf_hook_slow, location) }
+    unsafe { (*control).nf_hook_slow.has_return(location) }
+}
+
+/// The packet's hook, as family and number, if its state was found.
+///
+/// # Safety
+/// `scratch` must be a map value.
+#[inline(always)]
+pub unsafe fn hook(scratch: *const Scratch) -> Option<(u8, u8)> {
+    // SAFETY: the caller's.
+    unsafe {
+        if !has!(state_hook, state_pf) || (*scratch).state == 0 {
+            return None;
+        }
+        Some((state_field!(scratch, state_pf, u8), state_field!(scratch, state_hook, u8)))
+    }
 }
 
 /// Copies the stack above the program's context. In pieces: a read across the end of the stack fails, and what
@@ -142,29 +152,39 @@ pub extern "C" fn search_hook_state(index: u32) -> u32 {
     0
 }
 
-/// Step: searches the stack for the state itself, where no saved register leads there (5.10, some call sites on 6.1):
-/// the first one above a copy of the return address into nf_hook_slow.
+/// Step: searches the stack for the state itself, where no saved register leads there (5.10, some call sites on 6.1).
+///
+/// It lies in the frame of nf_hook_slow's caller: above the return address into nf_hook_slow, of which the last copy
+/// near the context is the real one (those below it are arguments of the tracepoint). What earlier calls left there
+/// is told apart by its netns, which the packet itself has told by now.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn search_state_on_stack(index: u32) -> u32 {
     let scratch = scratch!(index);
-    if !has!(state_hook, state_pf, state_net) {
+    if !has!(state_hook, state_pf, state_net) || offset!(state_net) as usize >= Offsets::STATE_MAX {
         return 0;
     }
     // SAFETY: map values.
     unsafe {
+        let netns = (*scratch).netns;
+        if netns == 0 {
+            return 0;
+        }
         let window = (&raw mut (*scratch).window).cast::<u64>();
         copy_window(window, SCAN_WORDS, (*scratch).context);
         let location = (*scratch).key.location;
-        let found = &raw mut (*scratch).found;
-        write_volatile(found, NONE);
+        write_volatile(&raw mut (*scratch).found, NONE);
         let mut word = 0;
-        while word < SCAN_WORDS {
-            if read_volatile(found) == NONE {
-                if *window.add(word) == location {
-                    write_volatile(found, word as u32);
-                }
-            } else if try_state(index, word as u32) != 0 {
+        while word < RETURN_WORDS {
+            if *window.add(word) == location {
+                write_volatile(&raw mut (*scratch).found, word as u32);
+            }
+            word += 1;
+        }
+        let net = offset!(state_net) as usize / 8;
+        let mut word = 0;
+        while word < SCAN_WORDS - Offsets::STATE_MAX / 8 {
+            if *window.add(word + net) == netns && try_state(index, word as u32) != 0 {
                 return 1;
             }
             word += 1;
@@ -172,6 +192,9 @@ pub extern "C" fn search_state_on_stack(index: u32) -> u32 {
     }
     0
 }
+
+/// Words above the context among which the return address into nf_hook_slow lies.
+const RETURN_WORDS: usize = 64;
 
 /// No word.
 const NONE: u32 = u32::MAX;
@@ -195,14 +218,19 @@ pub extern "C" fn try_pointer(index: u32, word: u32) -> u32 {
     }
 }
 
-/// Step: tries the stack at a word as a hook state.
+/// Step: tries the stack at a word as a hook state, if it lies above the return address that was found.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn try_state(index: u32, word: u32) -> u32 {
     let scratch = scratch!(index);
     let control = control!();
     // SAFETY: map values.
-    unsafe { believe(control, scratch, (*scratch).context + word as u64 * 8) as u32 }
+    unsafe {
+        if word <= (*scratch).found || (*scratch).found == NONE {
+            return 0;
+        }
+        believe(control, scratch, (*scratch).context + word as u64 * 8) as u32
+    }
 }
 
 /// Step: tries the stack at a word as an nft_pktinfo.

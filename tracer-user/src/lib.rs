@@ -2,9 +2,12 @@
 //! `output`. The parts that decide are pure functions over plain data; only the edges touch the OS.
 
 pub mod cli;
+pub mod doctor;
 pub mod event;
 pub mod filter;
 pub mod live;
+pub mod netfilter;
 pub mod output;
 pub mod probe;
+pub mod start;
 pub mod stream;

@@ -1,23 +1,17 @@
 //! The live stream: the default command.
 
 use crate::{
-    cli::{Live, Refusal as Usage},
+    cli::Live,
     event::model::Record,
-    filter::compile,
     output::{End, Now, Outcome, Printer, Stop, Summary, exit_code},
-    probe::{
-        btf::BtfError,
-        clock::{Clock, StepWatch, sample_now},
-        environment::{self, Facts, Note},
-        kernel::Kernel,
-        tracer::Tracer,
-    },
+    probe::clock::{StepWatch, sample_now},
+    start::{say, start},
     stream::Stream,
 };
 use anyhow::Context as _;
 use std::{
     ffi::OsString,
-    io::{self, Write as _},
+    io,
     ops::ControlFlow,
     os::fd::AsFd as _,
     time::{Duration, Instant},
@@ -38,7 +32,7 @@ const PRINT_INTERVAL: Duration = Duration::from_millis(100);
 /// # Errors
 /// What went wrong, for people.
 pub fn run(live: &Live, arguments: &[OsString]) -> anyhow::Result<u8> {
-    let stream = match start(live, arguments)? {
+    let stream = match begin(live, arguments)? {
         Ok(stream) => stream,
         Err(code) => return Ok(code),
     };
@@ -56,73 +50,18 @@ pub fn run(live: &Live, arguments: &[OsString]) -> anyhow::Result<u8> {
     }))
 }
 
-/// Checks, loads and attaches; the exit code where that has no point here.
-fn start(live: &Live, arguments: &[OsString]) -> anyhow::Result<Result<Stream, u8>> {
-    let facts = Facts::gather().context("can't find out what this system allows")?;
-    let notes = match environment::check(&facts) {
-        Ok(notes) => notes,
-        Err(refusal) => return Ok(Err(refuse(&refusal))),
-    };
-    for note in &notes {
-        if matches!(note, Note::Memlock(_)) {
-            environment::raise_memlock().context("can't raise RLIMIT_MEMLOCK (CAP_SYS_RESOURCE)")?;
-        } else {
-            say(&format!("note: {note}"));
-        }
+/// Starts and says what is watched; the exit code where that has no point here.
+fn begin(live: &Live, arguments: &[OsString]) -> anyhow::Result<Result<Stream, u8>> {
+    let started = start(&live.filter, live.output.verbose, arguments)?;
+    if let Ok(stream) = &started {
+        let what = if live.filter.is_empty() { "all drops" } else { "the drops that match" };
+        say(&format!(
+            "watching {what} on {}: all network namespaces; one program on the tracepoint kfree_skb, none on packets \
+             that are not dropped; Ctrl-C ends",
+            stream.node()
+        ));
     }
-    let (kernel, vmlinux, no_symbols) = match Kernel::load() {
-        Ok(loaded) => loaded,
-        Err(error @ BtfError::Missing { .. }) => return Ok(Err(refuse(&error))),
-        Err(error) => return Err(error.into()),
-    };
-    if let Err(refusal) = environment::check_layout(&vmlinux, kernel.missing()) {
-        return Ok(Err(refuse(&refusal)));
-    }
-    // Six megabytes that are not needed any more.
-    drop(vmlinux);
-    if let Some(error) = no_symbols {
-        say(&format!("note: {error}"));
-    }
-    for missing in kernel.missing() {
-        say(&format!("note: {missing}"));
-    }
-    let filter = match compile(&live.filter, &kernel.reason_names()) {
-        Ok(filter) => filter,
-        Err(error) => {
-            let usage = Usage::word(arguments, &error);
-            usage.print()?;
-            return Ok(Err(usage.exit_code()));
-        }
-    };
-    let clock = Clock::new(sample_now().context("can't read the clock")?);
-    let tracer = Tracer::start(kernel.layout(), &filter, live.output.verbose)?;
-    release_memory();
-    let node = environment::node_name();
-    let what = if live.filter.is_empty() { "all drops" } else { "the drops that match" };
-    say(&format!(
-        "watching {what} on {node}: all network namespaces; one program on the tracepoint kfree_skb, none on packets \
-         that are not dropped; Ctrl-C ends"
-    ));
-    Ok(Ok(Stream::new(tracer, kernel, clock, node).context("can't read the clock")?))
-}
-
-/// Gives the memory that start-up needed (types, symbols as text) back to the system: a node tool stays small.
-fn release_memory() {
-    // SAFETY: no preconditions (malloc_trim(3)).
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
-fn refuse(why: &dyn std::error::Error) -> u8 {
-    say(&format!("error: {why}"));
-    environment::EXIT_CODE
-}
-
-/// A line for people. If stderr is gone there is nobody to tell.
-fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "droptrace: {line}");
+    Ok(started)
 }
 
 /// Prints until something ends it.

@@ -2,17 +2,29 @@
 
 use crate::event::{
     decode,
-    explain::{explain, explain_counts},
+    decode::Raw,
+    explain::{Names as _, explain, explain_counts},
     merge::Merge,
-    model::{Cause, Class, Drop, Lost, LostPlace, Record, Timestamp},
+    model::{Cause, Class, Drop, Lost, LostPlace, Reason, Record, Timestamp},
+};
+use crate::netfilter::{
+    evaluate::Packet,
+    model::{Mechanism, Mechanisms, Netfilter, TableSummary},
+    rulesets::{Evidence, Rulesets},
 };
 use crate::probe::{
-    clock::{Clock, monotonic_now},
+    clock::{Clock, monotonic_now, sample_now},
     kernel::Kernel,
+    lab::{Backends, Lab},
+    selftest::{self, Layouts, Learned, SelfTestError},
     tracer::{Losses, RING_BYTES, Reading, Tracer, TracerError},
 };
-use std::{collections::HashMap, io, thread, time::Duration};
-use tracer_common::{Event, Layout};
+use std::{
+    collections::{HashMap, VecDeque},
+    io, thread,
+    time::Duration,
+};
+use tracer_common::{Event, Layout, attribution_kind};
 
 /// Records taken from the ring before it is somebody else's turn: as many as can be in it at one moment.
 const BATCH: usize = RING_BYTES / size_of::<Event>() + 1;
@@ -26,14 +38,28 @@ pub struct Stream {
     clock: Clock,
     node: String,
     merge: Merge,
-    /// Class and cause of a slot's last full event: for its lines of counts, which lack what decides it.
-    classes: HashMap<u32, (Class, Option<Cause>)>,
+    /// What a slot's last full event told: for its lines of counts, which lack what decides it.
+    told: HashMap<u32, Told>,
+    /// Events that came while the self-test waited for its own.
+    early: VecDeque<Raw>,
+    /// The self-test's network namespace, whose drops are nobody's business.
+    lab: Option<Lab>,
+    rulesets: Rulesets,
+    /// What the self-test said; `None` if it had nothing to learn from.
+    learned: Option<Result<Learned, String>>,
     lost: Losses,
     /// End of the last interval, CLOCK_MONOTONIC ns.
     last_tick: u64,
     /// Flow slots in use on the fullest CPU.
     fill: u32,
     retired: Option<Retired>,
+}
+
+/// What of a slot's last full event holds for all its drops.
+struct Told {
+    class: Class,
+    cause: Option<Cause>,
+    netfilter: Option<Box<Netfilter>>,
 }
 
 /// The generation of slots that was in use before.
@@ -53,13 +79,128 @@ impl Stream {
     pub fn new(tracer: Tracer, kernel: Kernel, clock: Clock, node: String) -> io::Result<Self> {
         let merge = Merge::new(tracer.layout().total());
         let last_tick = monotonic_now()?;
-        let (lost, classes) = (Losses::default(), HashMap::new());
-        Ok(Self { tracer, kernel, clock, node, merge, classes, lost, last_tick, fill: 0, retired: None })
+        Ok(Self {
+            tracer,
+            kernel,
+            clock,
+            node,
+            merge,
+            told: HashMap::new(),
+            early: VecDeque::new(),
+            lab: None,
+            rulesets: Rulesets::default(),
+            learned: None,
+            lost: Losses::default(),
+            last_tick,
+            fill: 0,
+            retired: None,
+        })
+    }
+
+    /// Gets ready to compare the counters of legacy rules, where this kernel has tables.
+    ///
+    /// # Errors
+    /// If this build is broken.
+    pub fn watch_counters(&mut self) -> Result<(), TracerError> {
+        let Some(mut layout) = self.kernel.legacy() else { return Ok(()) };
+        if self.tracer.learn_per_cpu(self.kernel.layout())? {
+            layout.is_single = self.tracer.layout().cpus == 1;
+            self.rulesets.counters.set_layout(layout);
+            self.refresh_counters(true)?;
+        }
+        Ok(())
+    }
+
+    /// Looks for changed tables, if it is time.
+    fn refresh_counters(&mut self, regularly: bool) -> Result<(), TracerError> {
+        if !self.rulesets.counters.is_due(regularly) {
+            return Ok(());
+        }
+        let own = self.lab.as_ref().map(Lab::inode);
+        let mut netns = self.tracer.network_namespaces(self.kernel.layout())?;
+        netns.retain(|netns| Some(netns.inode) != own);
+        let most = self.tracer.chunks();
+        let changed = self.rulesets.counters.refresh(&mut self.tracer.memory()?, &netns, most);
+        if let Some((version, plan)) = changed {
+            self.tracer.watch_legacy(version, plan)?;
+        }
+        Ok(())
+    }
+
+    /// Learns how this kernel shows which rule dropped a packet, in a network namespace of our own. Returns false if
+    /// there is nothing to learn: nf_tables is not there.
+    ///
+    /// # Errors
+    /// Why such drops stay without their rule.
+    pub fn self_test(&mut self) -> Result<(), SelfTestError> {
+        let layouts = Layouts { nft: self.kernel.nft(), legacy: self.kernel.legacy() };
+        let backends = Backends::detect(&|name| self.kernel.has_function(name));
+        self.rulesets.hooks = layouts.legacy;
+        let is_done = self.lab.as_ref().is_some_and(|lab| lab.backends() == backends);
+        if is_done || !backends.nft && !backends.legacy {
+            return Ok(());
+        }
+        let mut lab = Lab::open(backends)?;
+        self.tracer.set_own_netns(lab.inode());
+        let early = &mut self.early;
+        let learned = selftest::run(&mut self.tracer, &mut lab, layouts, &mut |raw| early.push_back(raw));
+        // Kept, also where it failed: its inode number must not become another's while its drops are left out.
+        self.lab = Some(lab);
+        self.learned = Some(learned.as_ref().copied().map_err(ToString::to_string));
+        if let Some(nft) = learned?.nft {
+            self.rulesets.set_layout(nft);
+        }
+        Ok(())
     }
 
     /// The tracer, for its ring's descriptor.
     pub fn tracer(&mut self) -> &mut Tracer {
         &mut self.tracer
+    }
+
+    /// The node's name.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// How drops are attributed here.
+    #[must_use]
+    pub fn mechanisms(&self) -> Mechanisms {
+        let learned = |kind, how, missing: &str| match &self.learned {
+            Some(Ok(learned)) if learned.has(kind) => Mechanism::Exact(how),
+            Some(Ok(_)) => Mechanism::Off(missing.to_owned()),
+            Some(Err(error)) => Mechanism::Off(error.clone()),
+            None => Mechanism::Off("neither nf_tables nor a legacy filter table is loaded".to_owned()),
+        };
+        let stack = "registers saved on the kernel's stack, learned and proven in the self-test";
+        let nft = "nf_tables is not loaded, or this kernel doesn't free its packets in nft_do_chain";
+        Mechanisms {
+            nft_rules: learned(attribution_kind::NFT_RULE, stack, nft),
+            nft_policies: learned(attribution_kind::NFT_POLICY, stack, nft),
+            legacy: match self.rulesets.counters.layout() {
+                Some(_) => Mechanism::Exact("the rules' own counters, compared at the drop"),
+                None => Mechanism::Off(
+                    "ip_tables is not loaded, or this kernel doesn't describe its tables".to_owned(),
+                ),
+            },
+            functions: learned(
+                attribution_kind::HOOK,
+                stack,
+                "the self-test needs nf_tables and a legacy filter table to learn from",
+            ),
+            is_second_kept: self.tracer.is_second_kept(),
+        }
+    }
+
+    /// The tables of all network namespaces.
+    #[must_use]
+    pub fn tables(&self) -> Vec<TableSummary> {
+        let own = self.lab.as_ref().map(Lab::inode);
+        let Ok(mut netns) = self.tracer.network_namespaces(self.kernel.layout()) else { return Vec::new() };
+        netns.retain(|netns| Some(netns.inode) != own);
+        let Ok(mut memory) = self.tracer.memory() else { return Vec::new() };
+        self.rulesets.tables(&mut memory, &netns)
     }
 
     /// The clock, to note that it was set.
@@ -69,26 +210,51 @@ impl Stream {
 
     /// Takes what is in the ring. True if there may be more.
     pub fn drain(&mut self, each: &mut dyn FnMut(Record)) -> bool {
+        let more = self.drain_ring(each);
+        // If it fails, drops by tables that changed are not attributed.
+        let _ = self.refresh_counters(false);
+        more
+    }
+
+    fn drain_ring(&mut self, each: &mut dyn FnMut(Record)) -> bool {
         for _ in 0..BATCH {
-            let Some(item) = self.tracer.ring().next() else { return false };
-            // A record of another length is no event of ours; its drop is counted all the same.
-            let Ok(raw) = decode::decode(&item) else { continue };
-            drop(item);
+            let raw = match self.early.pop_front() {
+                Some(raw) => raw,
+                None => {
+                    let Some(item) = self.tracer.ring().next() else { return false };
+                    // A record of another length is no event of ours; its drop is counted all the same.
+                    let Ok(raw) = decode::decode(&item) else { continue };
+                    raw
+                }
+            };
+            if self.clock.is_behind(raw.time)
+                && let Ok(sample) = sample_now()
+            {
+                self.clock.record_from(sample, raw.time);
+            }
             let Some(share) = self.merge.settle(raw.slot, raw.count, raw.segments) else { continue };
-            let clock = &self.clock;
+            if self.is_own(raw.key.netns) {
+                continue;
+            }
+            let netfilter = self.netfilter(&Evidence::of_event(&raw), raw.key.location, Some(&raw));
             let own = u64::from(raw.gso_segments.max(1));
+            let at = self.clock.to_realtime(raw.time);
             if share.count > 1 {
                 // Drops of this slot that sent no event came before this one.
                 let (count, segments) = (share.count - 1, share.segments.saturating_sub(own));
-                let (from, to) =
-                    (clock.to_realtime(self.last_tick.min(raw.time)), clock.to_realtime(raw.time));
+                let from = self.clock.to_realtime(self.last_tick.min(raw.time));
                 let reading = Reading { slot: raw.slot, key: raw.key, count, segments };
-                each(Record::Drop(Box::new(self.counted(&reading, from, to))));
+                let counted = self.counted(&reading, from, at);
+                each(Record::Drop(Box::new(counted)));
             }
+            let clock = &self.clock;
             let mut event = explain(&raw, &self.kernel, &|time| clock.to_realtime(time), &self.node);
             event.count = 1;
             event.segments = own;
-            self.classes.insert(raw.slot, (event.drop.class, event.drop.cause.clone()));
+            event.drop.netfilter = netfilter.map(Box::new);
+            let Reason { class, cause, netfilter, .. } = &event.drop;
+            let told = Told { class: *class, cause: cause.clone(), netfilter: netfilter.clone() };
+            self.told.insert(raw.slot, told);
             each(Record::Drop(Box::new(event)));
         }
         true
@@ -100,6 +266,7 @@ impl Stream {
     /// If the system cannot read its clocks.
     pub fn tick(&mut self, each: &mut dyn FnMut(Record)) -> io::Result<()> {
         self.tracer.next_interval();
+        self.tracer.forget_sites();
         // First the counters, then the events that were in the ring by then, then the difference (`event::merge`).
         let seen = self.tracer.losses();
         let mut pending = Vec::new();
@@ -118,6 +285,8 @@ impl Stream {
                 }
             }
         }
+        // If it fails, drops by tables that changed are not attributed.
+        let _ = self.refresh_counters(true);
         self.drain(each);
         let now = monotonic_now()?;
         let (from, to) = (self.clock.to_realtime(self.last_tick), self.clock.to_realtime(now));
@@ -128,6 +297,9 @@ impl Stream {
         if self.kernel.refresh() {
             let layout = *self.kernel.layout();
             self.tracer.update_layout(&layout);
+            // What fails leaves drops without their rule, as they were.
+            let _ = self.watch_counters();
+            let _ = self.self_test();
         }
         Ok(())
     }
@@ -160,14 +332,44 @@ impl Stream {
             || self.retired.as_ref().is_some_and(|retired| retired.generation == generation)
     }
 
-    fn counted(&self, reading: &Reading, from: Timestamp, to: Timestamp) -> Drop {
+    fn counted(&mut self, reading: &Reading, from: Timestamp, to: Timestamp) -> Drop {
         let Reading { slot, key, count, segments } = reading;
         let mut event = explain_counts(key, *count, *segments, &self.kernel, from, to, &self.node);
-        if let Some((class, cause)) = self.classes.get(slot) {
-            event.drop.class = *class;
-            event.drop.cause.clone_from(cause);
+        if let Some(told) = self.told.get(slot) {
+            event.drop.class = told.class;
+            event.drop.cause.clone_from(&told.cause);
+            event.drop.netfilter.clone_from(&told.netfilter);
+        } else {
+            event.drop.netfilter = self.netfilter(&Evidence::of_key(key), key.location, None).map(Box::new);
         }
         event
+    }
+
+    /// What of netfilter dropped a packet; `None` if netfilter did not.
+    fn netfilter(&mut self, evidence: &Evidence, location: u64, raw: Option<&Raw>) -> Option<Netfilter> {
+        let layout = self.kernel.layout();
+        let is_nft = layout.nft_do_chain.has_return(location);
+        if !is_nft && !layout.nf_hook_slow.has_return(location) {
+            return None;
+        }
+        let mut memory = self.tracer.memory().ok()?;
+        let now = monotonic_now().unwrap_or(0);
+        let packet = raw.and_then(|raw| Packet::of(raw, &self.kernel.conntrack_offsets()));
+        let name = |address| {
+            let symbol = self.kernel.symbol(address)?;
+            symbol.split(['+', ' ']).next().map(str::to_owned)
+        };
+        Some(self.rulesets.attribute(
+            &mut memory,
+            &name,
+            &Evidence { is_nft, now, ..*evidence },
+            packet.as_ref(),
+        ))
+    }
+
+    /// True for a drop of the self-test.
+    fn is_own(&self, netns: u32) -> bool {
+        self.lab.as_ref().is_some_and(|lab| lab.inode() == netns)
     }
 
     fn say_losses(&mut self, now: &Losses, time: Timestamp, each: &mut dyn FnMut(Record)) {
@@ -200,7 +402,7 @@ impl Stream {
                 self.tracer.clear_generation(generation);
                 let slots = layout.generation(generation);
                 self.merge.forget(slots.clone());
-                self.classes.retain(|slot, _| !slots.contains(slot));
+                self.told.retain(|slot, _| !slots.contains(slot));
             }
             return;
         }
@@ -230,7 +432,9 @@ impl Stream {
         each: &mut dyn FnMut(Record),
     ) {
         for reading in readings {
-            if let Some(share) = self.merge.settle(reading.slot, reading.count, reading.segments) {
+            if let Some(share) = self.merge.settle(reading.slot, reading.count, reading.segments)
+                && !self.is_own(reading.key.netns)
+            {
                 let reading = Reading { count: share.count, segments: share.segments, ..reading };
                 each(Record::Drop(Box::new(self.counted(&reading, from, to))));
             }

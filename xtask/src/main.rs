@@ -16,6 +16,7 @@ mod setup;
 mod test;
 mod toolchain;
 mod tools;
+mod unpacked;
 mod workspace;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -53,9 +54,10 @@ enum Command {
     },
     /// Run the unit tests, the end-to-end tests on this kernel, and those in virtual machines.
     Test(test::Options),
-    /// Measure what a drop costs in a storm, next to bpftrace.
+    /// Measure what a drop costs in a storm, next to bpftrace (`storm`), and what packets cost where rules are many
+    /// (`rules`).
     Bench {
-        /// What the measuring program is given (`--help`).
+        /// `storm` or `rules` for only one of them, then what it is given (`--help`); without a name, the storm is.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
 
 fn act(command: Command) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::find()?;
+    workspace.prepend_path();
     match command {
         Command::Setup => {
             setup::ensure(&workspace, Need::Everything)?;

@@ -13,6 +13,7 @@ use crate::{
     process,
     toolchain::Toolchain,
     tools::{self, Tool},
+    unpacked,
     workspace::Workspace,
 };
 
@@ -135,7 +136,7 @@ impl Plan {
 pub(crate) fn ensure(workspace: &Workspace, need: Need) -> Result<EbpfTools> {
     let (mut missing, mut found) = inspect(workspace, need)?;
     if !missing.is_empty() {
-        install(&missing)?;
+        install(workspace, &missing)?;
         (missing, found) = inspect(workspace, need)?;
     }
     if !missing.tools.is_empty() {
@@ -177,7 +178,7 @@ fn inspect(workspace: &Workspace, need: Need) -> Result<(Missing, (Option<Toolch
 }
 
 /// Installs what can be; a tool for the tests that no package has is not worth failing for.
-fn install(missing: &Missing) -> Result<()> {
+fn install(workspace: &Workspace, missing: &Missing) -> Result<()> {
     if !process::is_root() || !apt::is_here() {
         bail!("{}", missing.plan(&apt_available(missing)?).instructions());
     }
@@ -189,9 +190,29 @@ fn install(missing: &Missing) -> Result<()> {
     if plan.packages.is_empty() {
         return Ok(());
     }
-    let names = plan.packages.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
-    process::note(&format!("installing {names}"));
-    apt::install(&plan.packages)
+    let (mut fit, unfit) = apt::split(&plan.packages);
+    let mut unpack = Vec::new();
+    for name in unfit {
+        match missing.tools.iter().find(|tool| tool.packages.contains(&name.as_str())) {
+            Some(tool) => unpack.push((name, tool.name)),
+            // apt says best what is wrong with it.
+            None => fit.extend([name]),
+        }
+    }
+    if !fit.is_empty() {
+        process::note(&format!(
+            "installing {}",
+            fit.iter().map(String::as_str).collect::<Vec<_>>().join(" ")
+        ));
+        apt::install(&fit)?;
+    }
+    for (package, program) in unpack {
+        process::note(&format!(
+            "{package} would replace packages of this machine: unpacking it into the target folder"
+        ));
+        unpacked::add(workspace, &package, program)?;
+    }
+    Ok(())
 }
 
 fn apt_available(missing: &Missing) -> Result<BTreeSet<String>> {

@@ -31,6 +31,16 @@ impl Workspace {
         Ok(Self { root, target })
     }
 
+    /// Puts the tools in the target folder first in `PATH`, for us and all that we start.
+    pub(crate) fn prepend_path(&self) {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let folders = std::iter::once(self.target.join("tools/bin")).chain(env::split_paths(&path));
+        if let Ok(path) = env::join_paths(folders) {
+            // SAFETY: called first thing in main, while there is one thread.
+            unsafe { env::set_var("PATH", path) };
+        }
+    }
+
     /// The cargo, and so the compiler, that builds the user half: the one that started this program.
     pub(crate) fn cargo(&self, subcommand: &str) -> Command {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -5,7 +5,7 @@ use super::packet::{Ip, protocol, udp_segment};
 use super::socket::{self, RawAddress};
 use anyhow::{Context, Result, anyhow};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::null_mut;
 use std::time::{Duration, Instant};
@@ -46,7 +46,7 @@ pub fn flood(netns: &Namespace, to: SocketAddr, load: Load, total: u64) -> Resul
     let share = total / 2;
     std::thread::scope(|scope| {
         let senders = [(0, share), (1, total - share)]
-            .map(|(cpu, count)| scope.spawn(move || netns.enter(|| sender(cpu, to, load, count))));
+            .map(|(cpu, count)| scope.spawn(move || netns.enter(|| sender(cpu, to, load, count, || Ok(())))));
         let mut sent = Sent::default();
         for sender in senders {
             let part = sender.join().map_err(|_| anyhow!("a sender panicked"))??;
@@ -66,12 +66,55 @@ pub fn timed(netns: &Namespace, cpu: usize, to: SocketAddr, total: u64) -> Resul
     netns.enter(|| {
         go_first();
         let began = Instant::now();
-        let sent = sender(cpu, to, Load::Datagrams, total)?;
+        let sent = sender(cpu, to, Load::Datagrams, total, || Ok(()))?;
         Ok((sent, began.elapsed()))
     })
 }
 
-fn sender(cpu: usize, to: SocketAddr, load: Load, total: u64) -> Result<Sent> {
+/// Sends as [`timed`] does, and the same thread reads what arrived after every batch, so that no receive buffer
+/// overflows and no other CPU takes part. Says how many datagrams `receiver` got, and how long all that took.
+///
+/// # Errors
+/// As [`flood`], or when the receiver fails.
+pub fn delivered(
+    netns: &Namespace,
+    cpu: usize,
+    to: SocketAddr,
+    total: u64,
+    receiver: &UdpSocket,
+) -> Result<(u64, Duration)> {
+    /// How long the last ones may take: a softirq thread may have them.
+    const LAST: Duration = Duration::from_secs(2);
+    receiver.set_nonblocking(true).context("make a receiver that does not wait")?;
+    netns.enter(|| {
+        go_first();
+        let (mut received, mut buffer) = (0, [0; 64]);
+        let mut read = || loop {
+            match receiver.recv(&mut buffer) {
+                Ok(_) => received += 1,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(received),
+                Err(error) => return Err(error).context("receive"),
+            }
+        };
+        let began = Instant::now();
+        sender(cpu, to, Load::Datagrams, total, || read().map(drop))?;
+        let all_sent = Instant::now();
+        while read()? < total && all_sent.elapsed() < LAST {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        let took = began.elapsed();
+        Ok((read()?, took))
+    })
+}
+
+/// `after_batch` is called after each system call that sent something.
+fn sender(
+    cpu: usize,
+    to: SocketAddr,
+    load: Load,
+    total: u64,
+    mut after_batch: impl FnMut() -> Result<()>,
+) -> Result<Sent> {
     pin(cpu);
     let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ (cpu as u64 + 1));
     let socket = open(to, load)?;
@@ -93,6 +136,7 @@ fn sender(cpu: usize, to: SocketAddr, load: Load, total: u64) -> Result<Sent> {
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => sent.refused += 1,
             Err(error) => return Err(error).context(format!("send to {to}")),
         }
+        after_batch()?;
     }
     Ok(sent)
 }

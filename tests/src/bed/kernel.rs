@@ -14,6 +14,17 @@ pub fn in_vm() -> bool {
     suite().is_some()
 }
 
+/// Major and minor number of the running kernel; (0, 0) if they cannot be read.
+#[must_use]
+pub fn version() -> (u32, u32) {
+    numbers(&std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()).unwrap_or((0, 0))
+}
+
+fn numbers(release: &str) -> Option<(u32, u32)> {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
 /// True if this kernel has the drop reason (`enum skb_drop_reason`, without its prefix).
 ///
 /// BTF keeps every name in one table of NUL-terminated strings, so a name that is not there is in no enum.
@@ -43,7 +54,14 @@ fn find(text: &[u8], wanted: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::find;
+    use super::{find, numbers};
+
+    #[test]
+    fn releases_of_distributions_are_read() {
+        assert_eq!(numbers("5.10.0-32-cloud-amd64\n"), Some((5, 10)));
+        assert_eq!(numbers("7.2-rc1"), Some((7, 2)));
+        assert_eq!(numbers("next"), None);
+    }
 
     #[test]
     fn only_whole_names_are_found() {

@@ -1,14 +1,19 @@
 //! The test bed: network namespaces and what connects them, senders, and the runner of the binary under test.
 
+pub mod backend;
 pub mod clock;
 pub mod command;
 pub mod droptrace;
 pub mod flood;
+pub mod generate;
 pub mod kernel;
+pub mod listing;
 pub mod namespace;
 pub mod objects;
 pub mod packet;
+pub mod random;
 pub mod record;
+pub mod ruleset;
 pub mod send;
 mod socket;
 pub mod topology;

@@ -108,6 +108,8 @@ pub struct Tally {
     pub lines: u64,
     /// By netns inode, `None` where the line has none.
     pub drops: BTreeMap<Option<u32>, Sum>,
+    /// `count` by netns inode and the function that freed.
+    pub functions: BTreeMap<(Option<u32>, String), u64>,
     /// `lost` lines by `where`.
     pub lost: BTreeMap<String, u64>,
 }
@@ -129,6 +131,8 @@ impl Tally {
             let sum = self.drops.entry(record.netns()).or_default();
             sum.count += record.count();
             sum.segments += record.number("/segments").unwrap_or(0);
+            *self.functions.entry((record.netns(), record.function().to_owned())).or_default() +=
+                record.count();
         } else if record.text("/type") == Some("lost") {
             *self.lost.entry(record.text("/where").unwrap_or("").to_owned()).or_default() += record.count();
         }
@@ -144,6 +148,15 @@ impl Tally {
             sum.segments += part.segments;
         }
         sum
+    }
+
+    /// Drops of one netns in some functions.
+    #[must_use]
+    pub fn freed_by(&self, netns: u32, functions: &[&str]) -> u64 {
+        let ours = |(inode, function): &(Option<u32>, String)| {
+            *inode == Some(netns) && functions.contains(&function.as_str())
+        };
+        self.functions.iter().filter(|(key, _)| ours(key)).map(|(_, count)| count).sum()
     }
 
     /// Drops that are in no count: the kernel did not call the program.
@@ -170,7 +183,8 @@ mod tests {
         let mut tally = Tally::default();
         for line in [
             json!({"type":"drop","count":3,"segments":7,"network":{"netns":5}}),
-            json!({"type":"drop","count":2,"segments":2,"network":{"netns":null}}),
+            json!({"type":"drop","count":2,"segments":2,"network":{"netns":null},"drop":{"location":"a+0x1"}}),
+            json!({"type":"drop","count":4,"segments":4,"network":{"netns":8},"drop":{"location":"a+0x2"}}),
             json!({"type":"drop","count":9,"segments":9,"network":{"netns":6}}),
             json!({"type":"lost","count":4,"where":"recursion"}),
         ] {
@@ -178,6 +192,7 @@ mod tests {
         }
         assert_eq!(tally.of(5), Sum { count: 5, segments: 9 });
         assert_eq!(tally.missed(), 4);
+        assert_eq!((tally.freed_by(8, &["a", "b"]), tally.freed_by(8, &["b"])), (4, 0));
     }
 
     #[test]

@@ -19,6 +19,33 @@ pub fn udp(from: SocketAddr, to: SocketAddr, data: &[u8], count: usize) -> Resul
     Ok((0..count).filter(|_| socket.send_to(data, to).is_ok()).count() as u64)
 }
 
+/// Sends whole IP packets through this host's own IP layer, each to its destination; a refusal by a local rule
+/// (EPERM) is no failure.
+///
+/// # Errors
+/// When a socket cannot be made, or another refusal.
+pub fn packets(packets: &[(SocketAddr, Vec<u8>)]) -> Result<()> {
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let own = |to: &SocketAddr| to.is_ipv4() == (family == libc::AF_INET);
+        if !packets.iter().any(|(to, _)| own(to)) {
+            continue;
+        }
+        // IPPROTO_RAW: the sender writes the IP header (raw(7)).
+        let socket = socket::open(family, libc::SOCK_RAW, libc::IPPROTO_RAW)?;
+        for (to, packet) in packets.iter().filter(|(to, _)| own(to)) {
+            // A raw socket takes no port.
+            let address = RawAddress::internet(SocketAddr::new(to.ip(), 0));
+            match socket::send(socket.as_raw_fd(), packet, &address) {
+                Err(error) if error.raw_os_error() != Some(libc::EPERM) => {
+                    return Err(error).with_context(|| format!("send a packet to {to}"));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Tries a TCP connection, with a deadline.
 ///
 /// # Errors

@@ -73,11 +73,13 @@ pub fn table(columns: &[Column], yardstick: Option<usize>) -> String {
     text
 }
 
-fn whole(value: f64) -> String {
+/// Without decimals.
+pub(super) fn whole(value: f64) -> String {
     format!("{value:.0}")
 }
 
-fn span(values: &[f64]) -> String {
+/// Lower and upper quartile.
+pub(super) fn span(values: &[f64]) -> String {
     format!("{:.0} to {:.0}", quantile(values, 0.25), quantile(values, 0.75))
 }
 

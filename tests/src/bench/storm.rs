@@ -1,20 +1,25 @@
-//! The storm: small datagrams over a veth pair into a legacy `DROP` rule.
+//! The storm: small datagrams over a veth pair into a rule that drops them.
 
-use crate::bed::{flood, namespace::Namespace, topology::Family, topology::Pair};
-use anyhow::{Context, Result, ensure};
+use crate::bed::{
+    backend::Backend,
+    flood,
+    namespace::Namespace,
+    topology::{Family, Host, Pair},
+};
+use anyhow::{Result, ensure};
 use std::net::SocketAddr;
 
 /// Where the datagrams go. The rule drops them before any socket is looked for.
-const PORT: u16 = 9;
+pub const PORT: u16 = 9;
 
-/// Two namespaces, and the rule in the one that receives.
+/// Two namespaces, and the rules in the one that receives.
 #[derive(Debug)]
 pub struct Storm {
     pair: Pair,
 }
 
 impl Storm {
-    /// Makes them.
+    /// Makes them, with a single legacy rule.
     ///
     /// # Errors
     /// When a command fails.
@@ -24,18 +29,28 @@ impl Storm {
         Ok(Self { pair })
     }
 
+    /// Makes them, with rules that drop what is sent to [`PORT`].
+    ///
+    /// # Errors
+    /// When a command fails or the rules are refused.
+    pub fn with_rules(backend: Backend, rules: &str) -> Result<Self> {
+        let pair = Pair::new()?;
+        backend.load(&pair.server.netns, Family::V4, rules)?;
+        Ok(Self { pair })
+    }
+
     /// Sends `packets` from one CPU; returns the nanoseconds that each took, all of it: the send, the wire, the rule,
     /// and who watches the drop. The receive side runs in the softirq of the sender's own CPU.
     ///
     /// # Errors
-    /// When a send fails, or the rule did not drop exactly the packets that were sent.
+    /// When a send fails, or not exactly the packets that were sent were dropped between arrival and delivery.
     pub fn blow(&self, cpu: usize, packets: u64) -> Result<f64> {
         let before = self.dropped()?;
         let (sent, took) = flood::timed(&self.pair.client.netns, cpu, self.target(), packets)?;
         let dropped = self.dropped()? - before;
         ensure!(
             sent.accepted == packets && dropped == packets,
-            "{packets} packets to send, {} sent, {dropped} dropped by the rule",
+            "{packets} packets to send, {} sent, {dropped} dropped",
             sent.accepted
         );
         Ok(took.as_nanos() as f64 / packets as f64)
@@ -53,11 +68,17 @@ impl Storm {
         &self.pair.client.netns
     }
 
-    /// The rule's own counter.
+    /// The namespace that receives.
+    #[must_use]
+    pub fn receiver(&self) -> &Host {
+        &self.pair.server
+    }
+
+    /// What arrived at the IP layer and was not delivered: the INPUT hook is between the two counters (ip_rcv_core and
+    /// ip_local_deliver_finish, net/ipv4/ip_input.c). A listing of rules would take long where they are many.
     fn dropped(&self) -> Result<u64> {
-        let listing = self.pair.server.netns.run("iptables-legacy -L INPUT -n -v -x")?;
-        let rule = listing.lines().find(|line| line.contains("DROP")).context("the rule is gone")?;
-        let packets = rule.split_whitespace().next().context("the rule has no counter")?;
-        packets.parse().with_context(|| format!("counter of the rule: {packets}"))
+        let netns = &self.pair.server.netns;
+        let delivered = netns.counter("IpInDelivers")?;
+        Ok(netns.counter("IpInReceives")?.saturating_sub(delivered))
     }
 }

@@ -1,9 +1,7 @@
 //! What a drop costs in a storm: bare, with bpftrace, and with droptrace, in turns.
 
 use std::{
-    fs,
     io::{self, Write as _},
-    path::Path,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -16,6 +14,7 @@ use droptrace_tests::{
         contender::Contender,
         figures::{self, Column, GOAL, median},
         load,
+        machine::machine,
         program::{Runs, Stopwatch},
         startup,
         storm::Storm,
@@ -179,14 +178,4 @@ fn programs(cli: &Cli, measured: &[Measured], storm: &Storm) -> Result<String> {
         }
     }
     Ok(text)
-}
-
-/// CPU, cores and kernel.
-fn machine() -> String {
-    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let model = model.map_or("unknown CPU", |(_, model)| model.trim());
-    let release = fs::read_to_string(Path::new("/proc/sys/kernel/osrelease")).unwrap_or_default();
-    format!("{model}, {cpus} CPUs, Linux {}", release.trim())
 }

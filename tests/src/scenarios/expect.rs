@@ -1,5 +1,6 @@
 //! What a scenario expects of the drop stream, and the comparison.
 
+use super::answer::Blame;
 use crate::bed::droptrace::{Droptrace, Output};
 use crate::bed::kernel;
 use crate::bed::namespace::Namespace;
@@ -18,8 +19,12 @@ pub(super) struct Expect {
     identity: Vec<(&'static str, Value)>,
     /// Fields that must then have one of these values.
     fields: Vec<(&'static str, Vec<Value>)>,
+    /// Lists that must have an element with these fields.
+    members: Vec<(&'static str, Value)>,
     reasons: &'static [&'static str],
     functions: &'static [&'static str],
+    /// What is to blame, and whether the answer must be exact.
+    blame: Option<(Blame, bool)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -36,8 +41,10 @@ impl Expect {
             count: Count::Exactly(count),
             identity: Vec::new(),
             fields: Vec::new(),
+            members: Vec::new(),
             reasons: &[],
             functions: &[],
+            blame: None,
         }
     }
 
@@ -56,6 +63,12 @@ impl Expect {
     /// The functions one of which frees the packet, on one kernel or the other.
     pub(super) fn at(mut self, functions: &'static [&'static str]) -> Self {
         self.functions = functions;
+        self
+    }
+
+    /// The rule or policy that is to blame; `exact` demands that droptrace is sure of it.
+    pub(super) fn blame(mut self, blame: Blame, exact: bool) -> Self {
+        self.blame = Some((blame, exact));
         self
     }
 
@@ -111,6 +124,12 @@ impl Expect {
         self
     }
 
+    /// A list that must have an element with all fields of `member`.
+    pub(super) fn lists(mut self, pointer: &'static str, member: Value) -> Self {
+        self.members.push((pointer, member));
+        self
+    }
+
     fn matches(&self, record: &Record) -> bool {
         record.netns() == Some(self.netns)
             && self.identity.iter().all(|(pointer, value)| record.get(pointer) == value)
@@ -156,13 +175,26 @@ impl Expect {
             "location {function} is none of {:?}",
             self.functions
         );
+        if let Some((blame, exact)) = &self.blame {
+            blame.verdict_on(record.get("/drop/netfilter"), *exact).map_err(anyhow::Error::msg)?;
+        }
         for (pointer, allowed) in &self.fields {
             let value = record.get(pointer);
             ensure!(allowed.contains(value), "{pointer} is {value}, not {}", json!(allowed));
         }
+        for (pointer, member) in &self.members {
+            let list = record.get(pointer);
+            let found = list.as_array().is_some_and(|list| list.iter().any(|one| has_fields(one, member)));
+            ensure!(found, "{pointer} is {list}, without {member}");
+        }
         ensure!(record.get("/detail") == &json!(true), "no detail");
         Ok(())
     }
+}
+
+/// True if the object has all fields of another one, with their values.
+fn has_fields(object: &Value, wanted: &Value) -> bool {
+    wanted.as_object().is_some_and(|wanted| wanted.iter().all(|(name, value)| &object[name] == value))
 }
 
 /// Starts a stream that shows everything, also routine frees.

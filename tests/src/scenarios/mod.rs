@@ -1,13 +1,19 @@
 //! The scenarios: each builds a situation in network namespaces, sends packets, and checks what droptrace says.
 
+mod answer;
+mod attribution;
 mod bed;
 mod cli;
 mod clock;
 mod device;
+mod differential;
+mod doctor;
+mod evaluation;
 mod expect;
 mod filter;
 mod netfilter;
 mod no_drop;
+mod outages;
 mod routing;
 mod rules;
 mod socket;
@@ -44,8 +50,12 @@ pub fn all() -> Vec<Trial> {
         bed::trials(),
         cli::trials(),
         device::trials(),
+        doctor::trials(),
+        evaluation::trials(),
         filter::trials(),
         netfilter::trials(),
+        attribution::trials(),
+        outages::trials(),
         no_drop::trials(),
         routing::trials(),
         socket::trials(),
@@ -53,6 +63,7 @@ pub fn all() -> Vec<Trial> {
         startup::trials(),
         clock::trials(),
         storm::trials(),
+        differential::trials(),
     ]
     .into_iter()
     .flatten()

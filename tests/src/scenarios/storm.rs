@@ -30,7 +30,7 @@ pub(super) fn trials() -> Vec<Trial> {
 }
 
 /// Packets of the big storm.
-fn big() -> u64 {
+pub(super) fn big() -> u64 {
     let wanted = std::env::var("DROPTRACE_STORM").ok().and_then(|text| text.parse().ok());
     wanted.unwrap_or(if kernel::in_vm() { 200_000 } else { 5_000_000 })
 }
@@ -50,6 +50,13 @@ fn drop_rule(netns: &Namespace, tool: &str, chain: &str) -> Result<()> {
 struct Truth {
     netns: u32,
     drops: u64,
+}
+
+/// Starts droptrace. Where emulation makes a storm last for seconds, neighbour discovery has time to drop packets of its
+/// own: there only the storm's are looked at.
+fn start() -> Result<Droptrace> {
+    let words: &[&str] = if kernel::in_vm() { &["--all", "--protocol", "udp"] } else { &["--all"] };
+    Droptrace::start(words)
 }
 
 /// Waits until the stream has told of all drops, and compares exactly.
@@ -94,7 +101,7 @@ fn flood_server(pair: &Pair, family: Family, load: Load, total: u64) -> Result<S
 
 /// A storm of datagrams that never arrive, whatever drops them.
 fn nothing_arrives(pair: &Pair, family: Family, total: u64) -> Result<()> {
-    let stream = Droptrace::start(&["--all"])?;
+    let stream = start()?;
     let started = Instant::now();
     let sent = flood_server(pair, family, Load::Datagrams, total)?;
     eprintln!("  {} sent in {:?}", sent.accepted, started.elapsed());
@@ -125,7 +132,7 @@ fn slow_receiver() -> Result<()> {
     let receiver = pair.server.netns.enter(|| UdpSocket::bind(to).context("bind"))?;
     send::small_receive_buffer(&receiver, 2304)?;
     receiver.set_read_timeout(Some(Duration::from_millis(300)))?;
-    let stream = Droptrace::start(&["--all"])?;
+    let stream = start()?;
     let finished = AtomicBool::new(false);
     let (sent, arrived) = std::thread::scope(|scope| {
         let counter = scope.spawn(|| count_arrivals(&receiver, &finished));
@@ -163,7 +170,7 @@ fn segments() -> Result<()> {
     const PER_SEND: u64 = 40;
     let pair = Pair::new()?;
     drop_rule(&pair.server.netns, "iptables-legacy", "INPUT")?;
-    let stream = Droptrace::start(&["--all"])?;
+    let stream = start()?;
     let load = Load::Segments { per_send: PER_SEND as usize };
     let sent = flood_server(&pair, Family::V4, load, small() / 5)?;
     let (netns, wanted) = (pair.server.netns.inode(), sent.accepted * PER_SEND);
@@ -190,7 +197,7 @@ fn random_sources() -> Result<()> {
     let pair = Pair::new()?;
     drop_rule(&pair.server.netns, "iptables-legacy", "INPUT")?;
     pair.server.netns.run("ip route add 10.128.0.0/9 dev s0")?;
-    let stream = Droptrace::start(&["--all"])?;
+    let stream = start()?;
     let sent = flood_server(&pair, Family::V4, Load::RandomSources, small())?;
     let tally = add_up(stream, &Truth { netns: pair.server.netns.inode(), drops: sent.accepted })?;
     // Nearly every packet is a flow of its own: fewer lines than that mean that detail was lost.
@@ -210,7 +217,7 @@ fn process_context() -> Result<()> {
     for chain in ["INPUT", "OUTPUT"] {
         drop_rule(&pair.client.netns, "iptables-legacy", chain)?;
     }
-    let stream = Droptrace::start(&["--all"])?;
+    let stream = start()?;
     let to_client = pair.client.port(Family::V4, PORT);
     let to_server = pair.server.port(Family::V4, PORT);
     let (own, foreign) = std::thread::scope(|scope| {

@@ -50,6 +50,9 @@ pub struct Facts<'a> {
     pub icmp_type: Option<u8>,
 }
 
+/// The network, 127.86.0.0/16, that the packets of a self-test go to, which no other packet is likely to.
+pub const SELF_TEST: [u8; 2] = [127, 86];
+
 /// The answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Classified {
@@ -97,6 +100,10 @@ const ROUTINES: &[(&str, &str)] = &[
         "unix-socket",
         "A message between local processes on a unix socket was freed; it never was on a network.",
     ),
+    (
+        "self-test",
+        "Another droptrace dropped it in a network namespace of its own, to learn how this kernel shows drops.",
+    ),
     ("netlink-socket", "A message between the kernel and a process was freed; it never was on a network."),
     (
         "vsock-socket",
@@ -140,6 +147,15 @@ const RULES: &[Rule] = &[
         at: &["kfree_skb_list", "kfree_skb_list_reason"],
         reasons: Reasons::Any,
         when: |facts| facts.called_by(&["skb_release_data", "__pskb_pull_tail", "___pskb_trim"]),
+    },
+    Rule {
+        verdict: Verdict::Routine("self-test"),
+        at: &["nf_hook_slow", "nft_do_chain"],
+        reasons: Reasons::Any,
+        when: |facts| {
+            let is_lab = |to| matches!(to, IpAddr::V4(to) if to.octets().starts_with(&SELF_TEST));
+            facts.transport == Some(protocol::UDP) && facts.destination.is_some_and(is_lab)
+        },
     },
     Rule {
         verdict: Verdict::Routine("unix-socket"),
@@ -854,6 +870,22 @@ mod tests {
         };
         assert_eq!(list("skb_release_data+0xf4"), Some("consumed-fragments"));
         assert_eq!(list("__dev_queue_xmit+0x3e"), None);
+    }
+
+    #[test]
+    fn self_tests_of_others() {
+        let to = |address: &str, transport, symbol| {
+            let destination = address.parse().ok();
+            routine(&Facts { destination, transport: Some(transport), ..at(Some("NETFILTER_DROP"), symbol) })
+        };
+        assert_eq!(to("127.86.1.9", protocol::UDP, "nft_do_chain+0x1"), Some("self-test"));
+        for (address, transport, symbol) in [
+            ("127.87.1.9", protocol::UDP, "nft_do_chain+0x1"),
+            ("127.86.1.9", protocol::TCP, "nft_do_chain+0x1"),
+            ("127.86.1.9", protocol::UDP, "ip_error+0x1"),
+        ] {
+            assert_eq!(to(address, transport, symbol), None);
+        }
     }
 
     #[test]

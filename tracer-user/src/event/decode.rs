@@ -6,8 +6,8 @@
 use bytes::Buf;
 use std::mem::{offset_of, size_of};
 use tracer_common::{
-    Conntrack, Device, Event, FlowKey, HEADER_BYTES, NetnsSource, STACK_FRAMES, TUPLE_BYTES, WINDOW_WORDS,
-    event_flag,
+    Conntrack, Device, EXPRESSION_WORDS, Event, FlowKey, HEADER_BYTES, NetnsSource, STACK_FRAMES,
+    TUPLE_BYTES, WINDOW_WORDS, event_flag,
 };
 
 /// Why bytes are no event.
@@ -52,6 +52,8 @@ pub struct Raw {
     pub segments: u64,
     /// net_cookie of the netns.
     pub netns_cookie: Option<u64>,
+    /// Address of the struct net; 0 if it is not known.
+    pub net: u64,
     /// The key of the flow.
     pub key: FlowKey,
     /// The slot that the drop was counted in.
@@ -92,6 +94,8 @@ pub struct Raw {
     pub stack: Vec<u64>,
     /// The kernel stack above the program's context; empty or [`WINDOW_WORDS`] words.
     pub window: Vec<u64>,
+    /// The start of the nft expression that dropped the packet.
+    pub expression: Option<[u64; EXPRESSION_WORDS]>,
     /// The packet from its network header on. At most [`HEADER_BYTES`].
     pub headers: Vec<u8>,
 }
@@ -111,6 +115,7 @@ pub fn decode(bytes: &[u8]) -> Result<Raw, DecodeError> {
     let count = rest.get_u64_ne();
     let segments = rest.get_u64_ne();
     let netns_cookie = rest.get_u64_ne();
+    let net = rest.get_u64_ne();
     let key = read_flow_key(&mut rest);
     let slot = rest.get_u32_ne();
     let flags = rest.get_u32_ne();
@@ -138,6 +143,7 @@ pub fn decode(bytes: &[u8]) -> Result<Raw, DecodeError> {
     let mut rest = &bytes[offset_of!(Event, stack)..];
     let stack = words(&mut rest, STACK_FRAMES, stack_length);
     let window = words(&mut rest, WINDOW_WORDS, WINDOW_WORDS);
+    let expression = std::array::from_fn(|_| rest.get_u64_ne());
     let headers = rest[..header_length.min(HEADER_BYTES)].to_vec();
 
     let has = |flag| flags & flag != 0;
@@ -147,6 +153,7 @@ pub fn decode(bytes: &[u8]) -> Result<Raw, DecodeError> {
         count,
         segments,
         netns_cookie: (netns_cookie != 0).then_some(netns_cookie),
+        net,
         key,
         slot,
         flags,
@@ -172,6 +179,7 @@ pub fn decode(bytes: &[u8]) -> Result<Raw, DecodeError> {
         control_block,
         stack: if has(event_flag::STACK) { stack } else { Vec::new() },
         window: if has(event_flag::WINDOW) { window } else { Vec::new() },
+        expression: has(event_flag::EXPRESSION).then_some(expression),
         headers,
     })
 }

@@ -1,6 +1,7 @@
 //! The explained event: what every sink (line, JSON, recording, histogram) gets. Its serialised form is the
 //! published JSON schema, so field names here are a contract.
 
+use crate::netfilter::model::Netfilter;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -218,7 +219,7 @@ pub struct Reason {
     /// Its class.
     pub class: Class,
     /// Which rule.
-    pub netfilter: Option<serde_json::Value>,
+    pub netfilter: Option<Box<Netfilter>>,
     /// Which Cilium policy.
     pub cilium: Option<serde_json::Value>,
     /// Which program.

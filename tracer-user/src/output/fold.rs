@@ -5,6 +5,7 @@
 use super::group::Group;
 use super::words;
 use crate::event::model::{Drop, Endpoint, Network};
+use crate::netfilter::model::Netfilter;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -55,7 +56,7 @@ struct Key {
     netns: Option<u32>,
     reason: Option<String>,
     location: Option<String>,
-    rule: Option<String>,
+    rule: Option<Box<Netfilter>>,
     cause: Option<String>,
 }
 
@@ -72,7 +73,7 @@ impl Key {
             netns: drop.network.netns,
             reason: why.reason.clone(),
             location: why.location.clone(),
-            rule: why.netfilter.as_ref().map(serde_json::Value::to_string),
+            rule: why.netfilter.clone(),
             cause: why.cause.as_ref().map(|cause| cause.id.clone()),
         }
     }

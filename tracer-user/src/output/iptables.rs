@@ -10,7 +10,7 @@ use std::net::IpAddr;
 /// `DROP: filter:FORWARD:rule:7 IN=eth0 OUT= SRC=... `, or with the reason where there is no rule.
 pub(super) fn line(drop: &Drop) -> String {
     let why = &drop.drop;
-    let rule = why.netfilter.as_ref().and_then(words::rule);
+    let rule = why.netfilter.as_deref().and_then(words::rule);
     let reason = why.reason.as_ref().or(why.location.as_ref()).map(|text| escape(text).replace(' ', ""));
     let place = rule.or(reason).unwrap_or_else(|| "UNKNOWN".to_owned());
     let (network, packet) = (&drop.network, &drop.packet);

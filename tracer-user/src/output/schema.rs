@@ -10,6 +10,7 @@ mod tests {
         Cause, Conntrack, Drop, Endpoint, Inner, K8s, Lost, LostPlace, Network, Original, Packet, Reason,
         Record, Timestamp,
     };
+    use crate::netfilter::model::{Backend, Family, Method, Netfilter, RuleRef};
     use serde_json::{Map, Value, json};
     use std::collections::BTreeSet;
 
@@ -145,7 +146,19 @@ mod tests {
                 reason: text(),
                 subsystem: text(),
                 location: text(),
-                netfilter: Some(json!({"table": "filter"})),
+                netfilter: Some(Box::new(Netfilter {
+                    backend: Some(Backend::Legacy),
+                    family: Some(Family::Ipv4),
+                    method: Some(Method::Counter),
+                    mark_set_by: vec![RuleRef::default()],
+                    candidates: vec![RuleRef {
+                        rule: Some(1),
+                        handle: Some(2),
+                        text: text(),
+                        ..RuleRef::default()
+                    }],
+                    ..Netfilter::default()
+                })),
                 cilium: Some(json!({})),
                 bpf: Some(json!({})),
                 cause: Some(Cause {
@@ -191,6 +204,8 @@ mod tests {
             ("conntrack", "/conntrack"),
             ("inner", "/inner"),
             ("reason", "/drop"),
+            ("netfilter", "/drop/netfilter"),
+            ("rule", "/drop/netfilter/candidates/0"),
             ("cause", "/drop/cause"),
         ];
         for (name, pointer) in places {

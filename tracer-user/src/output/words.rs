@@ -3,7 +3,7 @@
 
 use super::escape::escape;
 use crate::event::model::{Drop, Endpoint, K8s, Original, Packet};
-use serde_json::Value;
+use crate::netfilter::model::{Backend, Confidence, Family, Netfilter};
 use std::net::IpAddr;
 
 /// A number with commas between thousands.
@@ -182,32 +182,39 @@ fn icmpv6(kind: u8, code: Option<u8>) -> &'static str {
     }
 }
 
-/// Where it was dropped: the rule, `filter:FORWARD:rule:7 (FORWARD, legacy)`, else reason and location, else what of
-/// them is known.
+/// Where it was dropped: the rule, `filter:FORWARD:rule:7 (FORWARD, legacy)`, else netfilter's function and hook, else
+/// reason and location, else what of them is known.
 pub(super) fn place(drop: &Drop) -> String {
     let why = &drop.drop;
     if let Some(netfilter) = &why.netfilter
         && let Some(rule) = rule(netfilter)
     {
-        let field = |name| netfilter.get(name).and_then(Value::as_str);
-        let about: Vec<_> = [field("hook"), field("backend")].into_iter().flatten().map(escape).collect();
+        let backend = netfilter.backend.map(|backend| match backend {
+            Backend::Legacy => "legacy",
+            Backend::Nft => "nft",
+        });
+        let about: Vec<_> = [netfilter.hook.as_deref(), backend].into_iter().flatten().map(escape).collect();
         return if about.is_empty() { rule } else { format!("{rule} ({})", about.join(", ")) };
+    }
+    if let Some(netfilter) = &why.netfilter
+        && let (Some(function), Some(hook)) = (&netfilter.function, &netfilter.hook)
+    {
+        let reason = why.reason.as_deref().unwrap_or("dropped");
+        return format!("{} {} ({})", escape(reason), escape(function), escape(hook));
     }
     let known: Vec<_> = [&why.reason, &why.location].into_iter().flatten().map(|text| escape(text)).collect();
     if known.is_empty() { "unknown reason".to_owned() } else { known.join(" ") }
 }
 
 /// `filter:FORWARD:rule:7`, `inet:TABLE:CHAIN:handle:12` or `filter:FORWARD:policy`; `None` without table and chain.
-pub(super) fn rule(netfilter: &Value) -> Option<String> {
-    let field = |name| netfilter.get(name).and_then(Value::as_str).map(escape);
-    let (table, chain) = (field("table")?, field("chain")?);
-    let number = |name| netfilter.get(name).and_then(Value::as_u64);
-    Some(match (number("rule"), number("handle")) {
+pub(super) fn rule(netfilter: &Netfilter) -> Option<String> {
+    let (table, chain) = (escape(netfilter.table.as_deref()?), escape(netfilter.chain.as_deref()?));
+    Some(match (netfilter.rule, netfilter.handle) {
         (Some(rule), _) => format!("{table}:{chain}:rule:{rule}"),
         (None, Some(handle)) => {
-            format!("{}:{table}:{chain}:handle:{handle}", field("family").unwrap_or_default())
+            format!("{}:{table}:{chain}:handle:{handle}", netfilter.family.map_or("", Family::name))
         }
-        (None, None) if field("verdict").as_deref() == Some("policy") => format!("{table}:{chain}:policy"),
+        (None, None) if netfilter.verdict.as_deref() == Some("policy") => format!("{table}:{chain}:policy"),
         (None, None) => format!("{table}:{chain}"),
     })
 }
@@ -273,6 +280,34 @@ pub(super) fn wide(drop: &Drop) -> Vec<String> {
         let transport = inner.transport.as_ref().map(|name| format!(" {}", escape(name))).unwrap_or_default();
         let ends = addresses(&inner.source, &inner.destination);
         add("inner", Some(format!("{}{vni} {ends}{transport}", escape(&inner.kind))));
+    }
+    if let Some(netfilter) = &drop.drop.netfilter {
+        let text = |value: &Option<String>| value.as_ref().map(|text| escape(text).into_owned());
+        add("verdict", text(&netfilter.verdict));
+        add("with", text(&netfilter.reject_with));
+        add("owner", text(&netfilter.owner));
+        add("rule", text(&netfilter.text));
+        let set_by: Vec<_> = netfilter
+            .mark_set_by
+            .iter()
+            .map(|rule| {
+                let place = [&rule.table, &rule.chain].map(|name| escape(name)).join(":");
+                rule.rule.map_or_else(|| place.clone(), |number| format!("{place}:rule:{number}"))
+            })
+            .collect();
+        add("mark-set-by", (!set_by.is_empty()).then(|| set_by.join(", ")));
+        if netfilter.confidence != Confidence::Exact {
+            add(
+                "confidence",
+                Some(
+                    match netfilter.confidence {
+                        Confidence::Inferred => "inferred",
+                        _ => "ambiguous",
+                    }
+                    .to_owned(),
+                ),
+            );
+        }
     }
     add("node", (!drop.node.is_empty()).then(|| escape(&drop.node).into_owned()));
     fields

@@ -57,18 +57,29 @@ struct Segment {
 pub struct Clock {
     /// In order of `from`; never empty. The first is valid for all earlier times too.
     segments: VecDeque<Segment>,
+    /// CLOCK_MONOTONIC of the newest sample.
+    last: u64,
 }
 
 impl Clock {
     /// Starts with a first sample, which also serves for what happened before it.
     #[must_use]
     pub fn new(sample: Sample) -> Self {
-        Self { segments: VecDeque::from([Segment { from: sample.monotonic, offset: sample.offset() }]) }
+        let first = Segment { from: sample.monotonic, offset: sample.offset() };
+        Self { segments: VecDeque::from([first]), last: sample.monotonic }
     }
 
     /// Takes another sample: every second, and when [`StepWatch`] wakes. Returns the step, if there was one; events
     /// before the sample keep the old difference. A sample older than the last step is ignored.
     pub fn record(&mut self, sample: Sample) -> Option<Step> {
+        self.record_from(sample, sample.monotonic)
+    }
+
+    /// Takes a sample that was made for an event newer than all samples before it, `from` being the event's time: a step
+    /// that shows now is taken to lie before the event. An event waits in the ring for moments only; what it waited for
+    /// most likely is the processor, and a step just before it has not been noticed yet either.
+    pub fn record_from(&mut self, sample: Sample, from: u64) -> Option<Step> {
+        self.last = self.last.max(sample.monotonic);
         let last = *self.segments.back()?;
         let by = sample.offset() - last.offset;
         let noise = u128::from(STEP) + u128::from(sample.uncertainty);
@@ -78,8 +89,15 @@ impl Clock {
         if self.segments.len() == MAX_SEGMENTS {
             self.segments.pop_front();
         }
-        self.segments.push_back(Segment { from: sample.monotonic, offset: sample.offset() });
-        Some(Step { monotonic: sample.monotonic, by })
+        let from = from.clamp(last.from + 1, sample.monotonic);
+        self.segments.push_back(Segment { from, offset: sample.offset() });
+        Some(Step { monotonic: from, by })
+    }
+
+    /// True if an event is newer than every sample: a step may lie between.
+    #[must_use]
+    pub fn is_behind(&self, monotonic: u64) -> bool {
+        monotonic > self.last
     }
 
     /// The time of day at a time of the kernel's (`bpf_ktime_get_ns`), as the machine showed it then.
@@ -216,6 +234,19 @@ mod tests {
     /// The clock showed `offset` more than the kernel's at that time.
     fn sample(monotonic: u64, offset: i128) -> Sample {
         Sample { monotonic, realtime: i128::from(monotonic) + offset, uncertainty: 0 }
+    }
+
+    #[test]
+    fn a_step_that_an_event_brings_to_light_lies_before_it() {
+        let at = |monotonic, realtime| Sample { monotonic, realtime, uncertainty: 0 };
+        let mut clock = Clock::new(at(1_000, 1_000));
+        clock.record(at(2_000, 2_000));
+        assert!(clock.is_behind(5_000) && !clock.is_behind(2_000));
+        let hour = 3_600_000_000_000;
+        assert!(clock.record_from(at(6_000, 6_000 + hour), 5_000).is_some());
+        assert_eq!(clock.to_realtime(5_000), Timestamp(5_000 + hour));
+        assert_eq!(clock.to_realtime(4_999), Timestamp(4_999));
+        assert!(!clock.is_behind(5_500));
     }
 
     #[test]

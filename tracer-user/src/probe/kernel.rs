@@ -8,6 +8,10 @@ use super::{
     tracer::KernelLayout,
 };
 use crate::event::explain::Names;
+use crate::netfilter::{
+    legacy::{self, LegacyLayout},
+    nft::NftLayout,
+};
 use std::{cell::RefCell, collections::BTreeSet, path::Path, sync::Arc, thread, time::Duration};
 use tracer_common::{ConntrackOffsets, TextRange};
 
@@ -17,8 +21,18 @@ const SYMBOLS_INTERVAL: Duration = Duration::from_secs(5);
 const KALLSYMS: &str = "/proc/kallsyms";
 /// Where the BTF of the kernel and of its modules is.
 const BTF: &str = "/sys/kernel/btf";
-/// Modules whose types or drop reasons are of use.
-const MODULES: [&str; 4] = ["nf_conntrack", "nf_tables", "mac80211", "openvswitch"];
+/// Modules whose types, drop reasons or functions are of use.
+const MODULES: [&str; 9] = [
+    "nf_conntrack",
+    "nf_tables",
+    "x_tables",
+    "ip_tables",
+    "ip6_tables",
+    "iptable_mangle",
+    "ip6table_mangle",
+    "mac80211",
+    "openvswitch",
+];
 
 /// See the module's documentation.
 pub struct Kernel {
@@ -26,6 +40,10 @@ pub struct Kernel {
     missing: Vec<MissingField>,
     reasons: Reasons,
     symbols: Option<RefCell<Symboliser>>,
+    /// Layout of nft's structures, if they are there already and described.
+    nft: Option<NftLayout>,
+    /// Layout of legacy tables, likewise.
+    legacy: Option<LegacyLayout>,
     /// Modules of [`MODULES`] whose BTF was read.
     read: BTreeSet<&'static str>,
 }
@@ -45,11 +63,15 @@ impl Kernel {
                 offsets: resolved.offsets,
                 conntrack: resolved.conntrack,
                 pktinfo: pktinfo(&vmlinux),
+                net_list: vmlinux.offset_of("net", "list"),
+                array_pptrs: vmlinux.offset_of("bpf_array", "pptrs"),
                 ..KernelLayout::default()
             },
             missing: resolved.missing,
             reasons: Reasons::from_vmlinux(&vmlinux),
             symbols: None,
+            nft: NftLayout::resolve(&vmlinux, None),
+            legacy: LegacyLayout::resolve(&vmlinux, None),
             read: BTreeSet::new(),
         };
         kernel.read_modules(&vmlinux);
@@ -84,6 +106,24 @@ impl Kernel {
         self.reasons.iter().map(|(number, name)| (number, name.name.into_owned())).collect()
     }
 
+    /// Layout of nft's structures.
+    #[must_use]
+    pub fn nft(&self) -> Option<NftLayout> {
+        self.nft
+    }
+
+    /// Layout of legacy tables; `None` also where no legacy table can be: without ip_tables and ip6_tables.
+    #[must_use]
+    pub fn legacy(&self) -> Option<LegacyLayout> {
+        self.legacy.filter(|layout| layout.functions.iter().any(|address| *address != 0))
+    }
+
+    /// True if the kernel has a function of that name, in itself or in a module that is loaded.
+    #[must_use]
+    pub fn has_function(&self, name: &str) -> bool {
+        self.symbols.as_ref().is_some_and(|symbols| symbols.borrow().symbols().range(name).is_some())
+    }
+
     /// Looks for modules that came since the last call; true if the programs' layout changed.
     pub fn refresh(&mut self) -> bool {
         let came = |module: &str| !self.read.contains(module) && Path::new(BTF).join(module).exists();
@@ -91,7 +131,7 @@ impl Kernel {
             return false;
         }
         let Ok(vmlinux) = BtfDir::new(BTF).load_vmlinux() else { return false };
-        let before = self.layout;
+        let (before, legacy) = (self.layout, self.legacy);
         self.read_modules(&Arc::new(vmlinux));
         if let Some(symbols) = &self.symbols {
             // If it fails, the old symbols are as good as it gets.
@@ -101,6 +141,7 @@ impl Kernel {
         before.conntrack != self.layout.conntrack
             || before.pktinfo != self.layout.pktinfo
             || before.nft_do_chain != self.layout.nft_do_chain
+            || legacy != self.legacy
     }
 
     fn read_modules(&mut self, vmlinux: &Arc<Btf>) {
@@ -118,7 +159,14 @@ impl Kernel {
                     self.layout.conntrack = conntrack;
                     self.missing.retain(|field| !field.what.starts_with("nf_conn"));
                 }
-                "nf_tables" => self.layout.pktinfo = pktinfo(&btf),
+                "nf_tables" => {
+                    self.layout.pktinfo = pktinfo(&btf);
+                    let x_tables = directory.load_module("x_tables", vmlinux).ok().flatten();
+                    self.nft = NftLayout::resolve(&btf, x_tables.as_ref());
+                }
+                "x_tables" => self.legacy = LegacyLayout::resolve(vmlinux, Some(&btf)),
+                // Their functions tell tables from other hooks.
+                "ip_tables" | "ip6_tables" | "iptable_mangle" | "ip6table_mangle" => {}
                 _ => self.reasons.add_module(&btf),
             }
         }
@@ -133,6 +181,9 @@ impl Kernel {
         };
         self.layout.nf_hook_slow = range("nf_hook_slow");
         self.layout.nft_do_chain = range("nft_do_chain");
+        if let Some(legacy) = &mut self.legacy {
+            legacy.functions = legacy::TABLE_FUNCTIONS.map(|name| range(name).start);
+        }
     }
 }
 

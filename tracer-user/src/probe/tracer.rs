@@ -1,5 +1,16 @@
 //! The kernel half, loaded and attached: its memory, its ring, its miss counter. Everything it holds dies with it.
 
+mod legacy;
+mod memory;
+mod second;
+
+pub use memory::Reader;
+
+use self::{
+    legacy::{LegacyMaps, PER_CPU},
+    memory::READER,
+    second::SECOND,
+};
 use super::{
     kernel_log::{self, KernelLog},
     mapped::Mapped,
@@ -19,7 +30,10 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _},
 };
 use tracer_common::{
-    ABSENT, ConntrackOffsets, Control, CpuState, FlowKey, Layout, Offsets, Slot, TextRange, slot_state,
+    ABSENT, ConntrackOffsets, Control, CpuState, FlowKey, Layout, Memory, Offsets, Role, SequenceOffsets,
+    Site, Slot, TextRange,
+    legacy::{Baseline, LISTS},
+    slot_state,
 };
 
 /// The eBPF object, put in by `cargo xtask`; empty in a build without the eBPF toolchain.
@@ -32,6 +46,9 @@ const SLOT_MEMORY: usize = 6 << 20;
 pub const RING_BYTES: usize = 4 << 20;
 
 /// Full events a CPU may send in an interval beyond the first of each slot.
+/// Memory for what the counters of legacy rules were on all CPUs, in bytes.
+const BASELINE_MEMORY: usize = 4 << 20;
+
 const BUDGET: u32 = 2000;
 
 /// Why the kernel half doesn't run.
@@ -47,7 +64,7 @@ pub enum TracerError {
     #[error("the kernel refuses droptrace's maps: {0:#}")]
     Load(#[from] aya::EbpfError),
     /// A program was refused.
-    #[error("the kernel refuses droptrace's program {name}: {error:#}")]
+    #[error("the kernel refuses droptrace's program {name}: {}", chain(error))]
     Program {
         /// Its name.
         name: &'static str,
@@ -96,6 +113,22 @@ pub enum TracerError {
     },
 }
 
+/// For a program that the kernel refuses.
+fn refused(name: &'static str) -> impl Fn(ProgramError) -> TracerError + Copy {
+    move |error| TracerError::Program { name, error: Box::new(error) }
+}
+
+/// An error and its causes: aya's own words leave out what the kernel said.
+fn chain(error: &ProgramError) -> String {
+    let mut text = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        text.push_str(&format!(": {cause}"));
+        next = cause.source();
+    }
+    text
+}
+
 /// What the running kernel looks like, as far as the programs need it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct KernelLayout {
@@ -109,16 +142,28 @@ pub struct KernelLayout {
     pub nf_hook_slow: TextRange,
     /// Text of nft_do_chain; zero if nf_tables is not there.
     pub nft_do_chain: TextRange,
+    /// net.list (include/net/net_namespace.h): the list of all network namespaces.
+    pub net_list: Option<u32>,
+    /// bpf_array.pptrs (include/linux/bpf.h): where a per-CPU map's values are.
+    pub array_pptrs: Option<u32>,
 }
 
 /// The running kernel half.
 pub struct Tracer {
     ebpf: Ebpf,
     link: Option<BtfTracePointLinkId>,
+    is_second_kept: bool,
     layout: Layout,
     control: Mapped<Control>,
     cpus: Mapped<CpuState>,
     slots: Mapped<Slot>,
+    sites: Mapped<Site>,
+    memory: Mapped<Memory>,
+    legacy: LegacyMaps,
+    /// Address of the struct net that this process is in.
+    own_net: u64,
+    /// `ops` of every struct net.
+    netns_ops: u64,
     ring: RingBuf<MapData>,
 }
 
@@ -181,17 +226,27 @@ impl Tracer {
             .map_max_entries("CPUS", cpus * Layout::LEVELS)
             .map_max_entries("SCRATCH", cpus * Layout::LEVELS)
             .map_max_entries("SLOTS", layout.total())
+            .map_max_entries("CHUNKS", layout.chunks)
+            .map_max_entries("BASELINES", layout.chunks * cpus)
             .load(OBJECT)?;
 
         let control = mapped::<Control>(&mut ebpf, "CONTROL", 1)?;
         let cpu_states = mapped::<CpuState>(&mut ebpf, "CPUS", cpus * Layout::LEVELS)?;
         let slots = mapped::<Slot>(&mut ebpf, "SLOTS", layout.total())?;
+        let sites = mapped::<Site>(&mut ebpf, "SITES", Site::COUNT)?;
+        let memory = mapped::<Memory>(&mut ebpf, "MEMORY", 1)?;
         let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)
             .map_err(|error| TracerError::Map { name: "EVENTS", error })?;
 
+        let legacy = LegacyMaps {
+            lists: mapped(&mut ebpf, "LISTS", LISTS)?,
+            chunks: mapped(&mut ebpf, "CHUNKS", layout.chunks)?,
+            baselines: mapped(&mut ebpf, "BASELINES", layout.chunks * cpus)?,
+        };
+        let (own_net, netns_ops, own_process) = own_netns(&mut ebpf)?;
         let (pktinfo_skb, pktinfo_state) = kernel.pktinfo.unwrap_or((ABSENT, ABSENT));
         let page = Control {
-            netns_ops: netns_ops(&mut ebpf)?,
+            netns_ops,
             nf_hook_slow: kernel.nf_hook_slow,
             nft_do_chain: kernel.nft_do_chain,
             interval: 1,
@@ -200,18 +255,44 @@ impl Tracer {
             pktinfo_skb,
             pktinfo_state,
             reserved: 0,
+            sequence: SequenceOffsets::NONE,
+            roles: [Role::default(); Role::COUNT],
+            own_netns: 0,
+            legacy_version: 0,
+            own_process,
             conntrack: kernel.conntrack,
         };
         // SAFETY: the page is ours, and no program runs yet.
         unsafe { control.at(0).write_volatile(page) };
         fill_filter(&mut ebpf, filter)?;
 
+        let per_cpu: &mut RawTracePoint = program(&mut ebpf, PER_CPU)?;
+        per_cpu.load().map_err(refused(PER_CPU))?;
+        let reader: &mut RawTracePoint = program(&mut ebpf, READER)?;
+        reader.load().map_err(refused(READER))?;
         let btf = Btf::from_sys_fs()?;
         let program: &mut BtfTracePoint = program(&mut ebpf, "kfree_skb")?;
-        let refuse = |error| TracerError::Program { name: "kfree_skb", error: Box::new(error) };
+        let refuse = refused("kfree_skb");
         program.load("kfree_skb", &btf).map_err(refuse)?;
         let link = Some(program.attach().map_err(refuse)?);
-        Ok(Self { ebpf, link, layout, control, cpus: cpu_states, slots, ring })
+        let second: &mut BtfTracePoint = self::program(&mut ebpf, SECOND)?;
+        second.load("kfree_skb", &btf).map_err(refused(SECOND))?;
+        let tracer = Self {
+            ebpf,
+            link,
+            is_second_kept: false,
+            layout,
+            control,
+            cpus: cpu_states,
+            slots,
+            sites,
+            memory,
+            legacy,
+            own_net,
+            netns_ops,
+            ring,
+        };
+        Ok(tracer)
     }
 
     /// The ring buffer of full events.
@@ -324,6 +405,30 @@ impl Tracer {
             (&raw mut (*page).pktinfo_state).write_volatile(state);
             (&raw mut (*page).nft_do_chain).write_volatile(kernel.nft_do_chain);
         }
+        self.forget_sites();
+    }
+
+    /// What the self-test learned: where in a netns the nft generation is, and what the call sites leave on the stack.
+    pub fn set_roles(&mut self, sequence: SequenceOffsets, roles: [Role; Role::COUNT]) {
+        let page = self.control.at(0);
+        // SAFETY: fields of the mapped page; only we write them. A role that is half there has another location, or
+        // leads to an address that no rule set has.
+        unsafe {
+            (&raw mut (*page).sequence).write_volatile(sequence);
+            (&raw mut (*page).roles).write_volatile(roles);
+        }
+    }
+
+    /// The netns of the self-test, whose packets pass every filter; 0 for none.
+    pub fn set_own_netns(&mut self, inode: u32) {
+        // SAFETY: a field of the mapped page.
+        unsafe { (&raw mut (*self.control.at(0)).own_netns).write_volatile(inode) };
+    }
+
+    /// Forgets where the programs found hook states on the stack: what they found nothing for they look for again. Layouts
+    /// that came meanwhile, or another program on the tracepoint, may have changed that.
+    pub fn forget_sites(&self) {
+        self.sites.clear(0..Site::COUNT);
     }
 
     /// Detaches the program. Runs that have begun end within moments.
@@ -334,7 +439,7 @@ impl Tracer {
         if let Some(link) = self.link.take() {
             program::<BtfTracePoint>(&mut self.ebpf, "kfree_skb")?
                 .detach(link)
-                .map_err(|error| TracerError::Program { name: "kfree_skb", error: Box::new(error) })?;
+                .map_err(refused("kfree_skb"))?;
         }
         Ok(())
     }
@@ -383,7 +488,9 @@ fn layout_for(cpus: u32) -> Layout {
     let flow_slots =
         if flow_slots.is_power_of_two() { flow_slots } else { flow_slots.next_power_of_two() / 2 };
     let coarse_slots = if cpus > 32 { 256 } else { 512 };
-    Layout { cpus, flow_slots, coarse_slots, nested_slots: 64 }
+    let chunks = BASELINE_MEMORY / (size_of::<Baseline>() * cpus as usize);
+    let chunks = u32::try_from(chunks).unwrap_or(u32::MAX).clamp(64, 1024);
+    Layout { cpus, flow_slots, coarse_slots, nested_slots: 64, chunks }
 }
 
 fn possible_cpus() -> Result<u32, TracerError> {
@@ -392,19 +499,20 @@ fn possible_cpus() -> Result<u32, TracerError> {
         .map(|cpus| u32::try_from(cpus).unwrap_or(1))
 }
 
-/// Learns what the `ops` of a network namespace is, from our own; and that the offsets are right.
-fn netns_ops(ebpf: &mut Ebpf) -> Result<u64, TracerError> {
+/// Learns where our own network namespace is, and from it what the `ops` of each is; and that the offsets are right.
+fn own_netns(ebpf: &mut Ebpf) -> Result<(u64, u64, u64), TracerError> {
     use std::os::unix::fs::MetadataExt as _;
-    let refuse = |error| TracerError::Program { name: "own_netns", error: Box::new(error) };
+    let refuse = refused("own_netns");
     let program: &mut RawTracePoint = program(ebpf, "own_netns")?;
     program.load().map_err(refuse)?;
     program.test_run(RawTracePointRunOptions::new()).map_err(refuse)?;
     program.unload().map_err(refuse)?;
-    let found: Array<_, [u64; 3]> = map(ebpf, "OWN_NETNS")?;
-    let [_, ops, seen] = found.get(&0, 0).map_err(|error| TracerError::Map { name: "OWN_NETNS", error })?;
+    let found: Array<_, [u64; 4]> = map(ebpf, "OWN_NETNS")?;
+    let [net, ops, seen, process] =
+        found.get(&0, 0).map_err(|error| TracerError::Map { name: "OWN_NETNS", error })?;
     let path = "/proc/self/ns/net";
     let own = std::fs::metadata(path).map_err(|error| TracerError::File { path, error })?.ino();
-    if seen == own && ops != 0 { Ok(ops) } else { Err(TracerError::OwnNetns { seen, own }) }
+    if seen == own && ops != 0 { Ok((net, ops, process)) } else { Err(TracerError::OwnNetns { seen, own }) }
 }
 
 fn fill_filter(ebpf: &mut Ebpf, filter: &Compiled) -> Result<(), TracerError> {
@@ -456,8 +564,7 @@ fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, T
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
 {
-    <&mut P>::try_from(ebpf.program_mut(name).ok_or(TracerError::Missing(name))?)
-        .map_err(|error| TracerError::Program { name, error: Box::new(error) })
+    <&mut P>::try_from(ebpf.program_mut(name).ok_or(TracerError::Missing(name))?).map_err(refused(name))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 use super::*;
 use crate::event::model::{Conntrack, Endpoint, Inner, K8s, LostPlace, Network, Original, Packet, Reason};
+use crate::netfilter::model::{Backend, Family, Netfilter, RuleRef};
 use serde_json::json;
 use std::net::SocketAddr;
 
@@ -76,9 +77,13 @@ fn shop(milliseconds: u64) -> Drop {
         reason: Some("NETFILTER_DROP".into()),
         location: Some("nf_hook_slow+0x7d".into()),
         class: Class::Policy,
-        netfilter: Some(json!({
-            "backend": "legacy", "family": "ipv4", "hook": "FORWARD", "table": "filter",
-            "chain": "cali-tw-cali9f3", "rule": 7, "handle": null, "verdict": "drop"
+        netfilter: Some(Box::new(Netfilter {
+            backend: Some(Backend::Legacy),
+            family: Some(Family::Ipv4),
+            hook: Some("FORWARD".into()),
+            rule: Some(7),
+            verdict: Some("drop".into()),
+            ..chain("filter", "cali-tw-cali9f3")
         })),
         cause: Some(Cause {
             id: "calico-default-deny".into(),
@@ -192,19 +197,59 @@ fn compact_without_much_to_say() {
 fn rules_have_the_spelling_of_their_backend() {
     let place = |netfilter| {
         let mut drop = no_socket(0, 1);
-        drop.drop.netfilter = Some(netfilter);
+        drop.drop.netfilter = Some(Box::new(netfilter));
         words::place(&drop)
     };
-    let nft =
-        json!({"backend": "nft", "family": "inet", "table": "t", "chain": "c", "rule": null, "handle": 12});
-    assert_eq!(place(nft), "inet:t:c:handle:12 (nft)");
-    let both =
-        json!({"backend": "nft", "hook": "INPUT", "table": "filter", "chain": "c", "rule": 2, "handle": 12});
-    assert_eq!(place(both), "filter:c:rule:2 (INPUT, nft)");
-    let policy = json!({"backend": "legacy", "hook": "FORWARD", "table": "filter", "chain": "FORWARD",
-        "rule": null, "verdict": "policy"});
+    let nft = Netfilter { backend: Some(Backend::Nft), family: Some(Family::Inet), ..chain("t", "c") };
+    assert_eq!(place(Netfilter { handle: Some(12), ..nft.clone() }), "inet:t:c:handle:12 (nft)");
+    let both = Netfilter { rule: Some(2), handle: Some(12), hook: Some("INPUT".into()), ..nft };
+    assert_eq!(place(both), "t:c:rule:2 (INPUT, nft)");
+    let policy = Netfilter {
+        backend: Some(Backend::Legacy),
+        hook: Some("FORWARD".into()),
+        verdict: Some("policy".into()),
+        ..chain("filter", "FORWARD")
+    };
     assert_eq!(place(policy), "filter:FORWARD:policy (FORWARD, legacy)");
-    assert_eq!(place(json!({"hook": "FORWARD"})), "NO_SOCKET tcp_v4_rcv+0x1f");
+    let function = Netfilter {
+        hook: Some("PREROUTING".into()),
+        function: Some("nf_conntrack_in".into()),
+        ..Netfilter::default()
+    };
+    assert_eq!(place(function), "NO_SOCKET nf_conntrack_in (PREROUTING)");
+    let unknown = Netfilter { hook: Some("FORWARD".into()), ..Netfilter::default() };
+    assert_eq!(place(unknown), "NO_SOCKET tcp_v4_rcv+0x1f");
+}
+
+#[test]
+fn wide_tells_the_rule() {
+    let mut drop = no_socket(0, 1);
+    drop.drop.netfilter = Some(Box::new(Netfilter {
+        rule: Some(2),
+        verdict: Some("reject".into()),
+        reject_with: Some("icmp-host-prohibited".into()),
+        owner: Some("kubelet".into()),
+        text: Some("-A X -m comment --comment \"\x1b[2J\" -j REJECT".into()),
+        mark_set_by: vec![RuleRef { rule: Some(1), ..rule_ref("nat", "KUBE-MARK-DROP") }],
+        ..chain("filter", "X")
+    }));
+    let fields = words::wide(&drop).join("  ");
+    for part in [
+        "verdict reject  with icmp-host-prohibited  owner kubelet  rule -A X -m comment",
+        "mark-set-by nat:KUBE-MARK-DROP:rule:1",
+        "confidence ambiguous",
+    ] {
+        assert!(fields.contains(part), "{part}: {fields}");
+    }
+    assert!(!fields.contains('\x1b'));
+}
+
+fn rule_ref(table: &str, chain: &str) -> RuleRef {
+    RuleRef { table: table.into(), chain: chain.into(), ..RuleRef::default() }
+}
+
+fn chain(table: &str, chain: &str) -> Netfilter {
+    Netfilter { table: Some(table.into()), chain: Some(chain.into()), ..Netfilter::default() }
 }
 
 #[test]

@@ -1,0 +1,99 @@
+//! `droptrace doctor`, and that looking changes nothing.
+
+use super::{alone, beside};
+use crate::bed::droptrace::{Droptrace, command as droptrace};
+use crate::bed::kernel;
+use crate::bed::namespace::Namespace;
+use crate::bed::packet;
+use crate::bed::topology::{Family, Pair};
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use std::collections::BTreeSet;
+use std::fs;
+
+pub(super) fn trials() -> Vec<Trial> {
+    vec![
+        beside("doctor::tables_and_mechanisms", tables_and_mechanisms),
+        alone("doctor::looking_changes_nothing", looking_changes_nothing),
+    ]
+}
+
+fn doctor() -> Result<String> {
+    let output = droptrace(&["doctor"])?.output().context("can't start droptrace")?;
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(
+        output.status.success(),
+        "ended with {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(told)
+}
+
+fn tables_and_mechanisms() -> Result<()> {
+    let netns = Namespace::new()?;
+    netns.run("iptables-legacy -A INPUT -p udp --dport 9 -j DROP")?;
+    netns.run("iptables-legacy -A INPUT -p udp --dport 10 -j ACCEPT")?;
+    netns.run("nft add table inet dt-doctor")?;
+    let told = doctor()?;
+    // Before 5.17 rules are not kept in blobs, and modules have no types.
+    if kernel::version() < (5, 17) {
+        ensure!(told.contains("nft rules        not told: "), "{told}");
+        return Ok(());
+    }
+    for what in [
+        "nft rules        exact: ",
+        "nft policies     exact: ",
+        "iptables-legacy  exact: ",
+        "hook functions   exact: ",
+    ] {
+        ensure!(told.contains(what), "no {what:?} in\n{told}");
+    }
+    let inode = netns.inode();
+    for line in [
+        format!("netns {inode}  legacy  ipv4    filter: 1 rules that can drop\n"),
+        format!("netns {inode}  nft     inet    dt-doctor: 0 rules in all\n"),
+    ] {
+        ensure!(told.contains(&line), "no {line:?} in\n{told}");
+    }
+    Ok(())
+}
+
+/// Modules, and the tables of a netns.
+#[derive(Debug, PartialEq, Eq)]
+struct State {
+    modules: BTreeSet<String>,
+    tables: Vec<String>,
+    nft: String,
+}
+
+fn state(netns: &Namespace) -> Result<State> {
+    // A kernel without modules has no such file.
+    let modules = fs::read_to_string("/proc/modules").unwrap_or_default();
+    let modules = modules.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
+    let tables = netns.enter(|| {
+        // A file that is not there lists no table.
+        let names = |name| fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
+        Ok(["ip_tables_names", "ip6_tables_names"].map(names).to_vec())
+    })?;
+    Ok(State { modules, tables, nft: netns.run("nft list ruleset")? })
+}
+
+/// Rules are read where there are some, and nowhere else: no module is loaded for it, no table comes into being.
+fn looking_changes_nothing() -> Result<()> {
+    let pair = Pair::new()?;
+    // What the tests' own tools load is loaded before.
+    let netns = &pair.server.netns;
+    netns.run("nft add table ip dt-looked")?;
+    netns.run("iptables-legacy -t raw -A PREROUTING -p udp --dport 9 -j DROP")?;
+    let before = state(netns)?;
+    doctor()?;
+    let stream = Droptrace::start(&["--netns", &netns.inode().to_string()])?;
+    let (from, to) = (pair.client.port(Family::V4, 40_000), pair.server.port(Family::V4, 9));
+    pair.client.inject(&[packet::udp(from, to, b"looked at")])?;
+    stream.wait("the drop came", |output| output.drops_in(&[netns.inode()]).next().is_some())?;
+    stream.stop()?;
+    let after = state(netns)?;
+    ensure!(before == after, "before: {before:?}\nafter: {after:?}");
+    Ok(())
+}

@@ -1,0 +1,442 @@
+//! Real outages, rebuilt: what droptrace says of the rules behind them.
+
+use super::answer::{Blame, expects_exact_here};
+use super::expect::{Expect, verify, watch};
+use super::{alone, beside, skip};
+use crate::bed::backend::Backend;
+use crate::bed::kernel;
+use crate::bed::listing::Listed;
+use crate::bed::packet::{self, tcp_flag};
+use crate::bed::ruleset::Hook;
+use crate::bed::topology::{Family, Routed};
+use anyhow::{Context, Result};
+use libtest_mimic::Trial;
+use serde_json::{Value, json};
+use std::fs;
+use std::net::SocketAddr;
+
+/// Rules of kube-proxy 1.36 for 25 services, saved on a node.
+const KUBE_PROXY_V4: &str = include_str!("../../fixtures/kube-proxy/iptables-save.txt");
+const KUBE_PROXY_V6: &str = include_str!("../../fixtures/kube-proxy/ip6tables-save.txt");
+const KUBE_PROXY_NFT: &str = include_str!("../../fixtures/kube-proxy/ruleset.nft");
+
+type Scenario = fn(Backend, Family) -> Result<()>;
+
+pub(super) fn trials() -> Vec<Trial> {
+    use Backend::{IptablesNft, Legacy, Nft};
+    use Family::{V4, V6};
+    const IPTABLES: &[Backend] = &[Legacy, IptablesNft];
+    const ALL: &[Backend] = &[Legacy, IptablesNft, Nft];
+    let rows: [(&str, Scenario, &[Backend], &[Family]); 10] = [
+        ("mark_drop", mark_drop, IPTABLES, &[V4, V6]),
+        ("host_prohibited", host_prohibited, IPTABLES, &[V4, V6]),
+        ("forward_policy", forward_policy, IPTABLES, &[V4, V6]),
+        ("foreign_rule", foreign_rule, ALL, &[V4, V6]),
+        ("no_endpoints", no_endpoints, ALL, &[V4]),
+        ("no_local_endpoints", no_local_endpoints, ALL, &[V4]),
+        ("unallocated_cluster_ip", unallocated_cluster_ip, &[Nft], &[V4, V6]),
+        ("calico_default_deny", calico_default_deny, IPTABLES, &[V4, V6]),
+        ("calico_nft_default_deny", calico_nft_default_deny, &[Nft], &[V4]),
+        ("snat_exhausted", snat_exhausted, ALL, &[V4, V6]),
+    ];
+    let mut trials = Vec::new();
+    for (name, scenario, backends, families) in rows {
+        for &backend in backends {
+            for &family in families {
+                let name = format!("outages::{name}_{}::{}", backend.name(), family.name());
+                trials.push(beside(name, move || scenario(backend, family)));
+            }
+        }
+    }
+    // The limit is the machine's.
+    trials.push(alone("outages::conntrack_full::ipv4", || conntrack_full(V4)));
+    trials.push(alone("outages::conntrack_full::ipv6", || conntrack_full(V6)));
+    trials
+}
+
+/// A router with rules, between a client and a server.
+struct Node {
+    routed: Routed,
+    backend: Backend,
+    family: Family,
+}
+
+impl Node {
+    fn new(backend: Backend, family: Family, rules: &str) -> Result<Self> {
+        let routed = Routed::new()?;
+        backend.load(&routed.router, family, rules)?;
+        Ok(Self { routed, backend, family })
+    }
+
+    /// With kube-proxy's rules, and its services' addresses behind the router.
+    fn with_kube_proxy(backend: Backend, family: Family) -> Result<Self> {
+        let rules = match backend {
+            Backend::Nft => KUBE_PROXY_NFT.to_owned(),
+            _ => without_accounting(family.pick(KUBE_PROXY_V4, KUBE_PROXY_V6)),
+        };
+        let node = Self::new(backend, family, &rules)?;
+        let services = family.pick("10.96.0.0/16", "fd00:10:96::/112");
+        let server = node.routed.server.address(family);
+        node.routed.router.run(&format!("ip route add {services} via {server}"))?;
+        Ok(node)
+    }
+
+    fn client(&self) -> SocketAddr {
+        self.routed.client.port(self.family, 40_000)
+    }
+
+    /// The one rule of a chain whose text has these words.
+    fn rule(&self, chain: &str, words: &str) -> Result<Listed> {
+        let listed = self.backend.list_with_handles(&self.routed.router, self.family)?;
+        let own = self.family.pick(["ip", "inet"], ["ip6", "inet"]);
+        let fits = |rule: &&Listed| {
+            own.contains(&rule.family.as_str()) && rule.chain == chain && rule.text.contains(words)
+        };
+        let found: Vec<&Listed> = listed.iter().filter(fits).collect();
+        match found[..] {
+            [one] => Ok(one.clone()),
+            _ => anyhow::bail!("{} rules of {chain} have {words:?}: {found:?}", found.len()),
+        }
+    }
+
+    fn blame(&self, rule: &Listed, verdict: &'static str, hook: Hook) -> Blame {
+        Blame::rule(self.backend, rule, verdict).at(hook).text(&rule.text)
+    }
+
+    /// Sends one packet from the client, UDP or TCP's SYN, and compares; `facts` are what droptrace must say too.
+    fn sends(
+        &self,
+        transport: &'static str,
+        to: SocketAddr,
+        blame: Blame,
+        facts: impl FnOnce(Expect) -> Expect,
+    ) -> Result<()> {
+        let from = self.client();
+        let stream = watch()?;
+        let packet = match transport {
+            "tcp" => packet::tcp(from, to, 1, 0, tcp_flag::SYN, b""),
+            _ => packet::udp(from, to, b"hello"),
+        };
+        self.routed.client.inject(&[packet])?;
+        let exact = expects_exact_here(self.backend);
+        let expect =
+            Expect::drops(1, &self.routed.router).flow(transport, from, to).reason(&["NETFILTER_DROP"]);
+        let expect = if exact { facts(expect) } else { expect };
+        verify(stream, &[expect.blame(blame, exact)], &[])
+    }
+}
+
+/// kube-proxy leaves its accounting objects out where it cannot make them; iptables-restore cannot make them at all.
+fn without_accounting(rules: &str) -> String {
+    let mut text = String::with_capacity(rules.len());
+    for line in rules.lines() {
+        match line.split_once("-m nfacct --nfacct-name ") {
+            Some((before, rest)) => {
+                let after = rest.trim_start().split_once(' ').map_or("", |(_, after)| after);
+                text += before;
+                text += after;
+            }
+            None => text += line,
+        }
+        text.push('\n');
+    }
+    text
+}
+
+const OWNER: &str = "/drop/netfilter/owner";
+/// Nobody of Kubernetes.
+const FOREIGN: &[&str] = &["unknown", "host"];
+
+/// kube-proxy's old way: a nat rule marks the packet, a filter rule drops what is marked.
+fn mark_drop(backend: Backend, family: Family) -> Result<()> {
+    let (own, bits) = family.pick(("10.77.1.254", 32), ("fd77:1::fe", 128));
+    let localnet = match family {
+        Family::V4 => {
+            "-A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m comment --comment \"block incoming localnet \
+             connections\" -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP\n"
+        }
+        Family::V6 => "",
+    };
+    let rules = format!(
+        "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-MARK-DROP - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n:KUBE-FW-SHOP - [0:0]\n\
+         -A PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n\
+         -A KUBE-MARK-DROP -j MARK --set-xmark 0x8000/0x8000\n\
+         -A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000\n\
+         -A KUBE-SERVICES -d {own}/{bits} -p udp -m comment --comment \"shop/web:http loadbalancer IP\" -m udp \
+         --dport 80 -j KUBE-FW-SHOP\n\
+         -A POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE\n\
+         -A KUBE-FW-SHOP -s 192.0.2.0/24 -j KUBE-MARK-MASQ\n\
+         -A KUBE-FW-SHOP -m comment --comment \"shop/web:http loadbalancer IP\" -j KUBE-MARK-DROP\nCOMMIT\n\
+         *filter\n:KUBE-FIREWALL - [0:0]\n-A INPUT -j KUBE-FIREWALL\n-A OUTPUT -j KUBE-FIREWALL\n{localnet}\
+         -A KUBE-FIREWALL -m comment --comment \"kubernetes firewall for dropping marked packets\" -m mark \
+         --mark 0x8000/0x8000 -j DROP\nCOMMIT\n"
+    );
+    let rules = if family == Family::V6 { rules.replace("192.0.2.0/24", "2001:db8::/32") } else { rules };
+    let node = Node::new(backend, family, &rules)?;
+    let to = node.routed.near.port(family, 80);
+    let dropping = node.rule("KUBE-FIREWALL", "dropping marked packets")?;
+    let marking = reference(&node.rule("KUBE-MARK-DROP", "--set-xmark")?);
+    let leading = reference(&node.rule("KUBE-FW-SHOP", "-j KUBE-MARK-DROP")?);
+    node.sends("udp", to, node.blame(&dropping, "drop", Hook::Input), |expect| {
+        expect
+            .field_among(OWNER, &["kube-proxy", "kubelet"])
+            .field("/packet/mark", 0x8000)
+            .lists("/drop/netfilter/mark_set_by", marking)
+            .lists("/drop/netfilter/mark_set_by", leading)
+    })
+}
+
+/// Another rule, as the answer refers to it.
+fn reference(rule: &Listed) -> Value {
+    json!({"table": rule.table, "chain": rule.chain, "rule": rule.number, "text": rule.text})
+}
+
+/// The firewall of the host rejects before the rules of the pod network accept.
+fn host_prohibited(backend: Backend, family: Family) -> Result<()> {
+    let (icmp, answer) = family.pick(("icmp", "icmp-host-prohibited"), ("ipv6-icmp", "icmp6-adm-prohibited"));
+    let pods = family.pick("10.244.0.0/16", "fd00:10:244::/48");
+    let rules = format!(
+        "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n\
+         -A INPUT -m state --state RELATED,ESTABLISHED -j ACCEPT\n-A INPUT -p {icmp} -j ACCEPT\n\
+         -A INPUT -i lo -j ACCEPT\n-A INPUT -p tcp -m state --state NEW -m tcp --dport 22 -j ACCEPT\n\
+         -A INPUT -j REJECT --reject-with {answer}\n-A FORWARD -j REJECT --reject-with {answer}\n\
+         -A FORWARD -s {pods} -j ACCEPT\nCOMMIT\n"
+    );
+    for (hook, chain) in [(Hook::Input, "INPUT"), (Hook::Forward, "FORWARD")] {
+        let node = Node::new(backend, family, &rules)?;
+        let to = match hook {
+            Hook::Input => node.routed.near.port(family, 8080),
+            _ => node.routed.server.port(family, 8080),
+        };
+        let rule = node.rule(chain, "-j REJECT")?;
+        let blame = node.blame(&rule, "reject", hook).reject_with(answer);
+        node.sends("udp", to, blame, |expect| expect.field_among(OWNER, FOREIGN))?;
+    }
+    Ok(())
+}
+
+/// Docker set the policy of FORWARD.
+fn forward_policy(backend: Backend, family: Family) -> Result<()> {
+    let rules = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:OUTPUT ACCEPT [0:0]\n:DOCKER - [0:0]\n\
+        :DOCKER-ISOLATION-STAGE-1 - [0:0]\n:DOCKER-ISOLATION-STAGE-2 - [0:0]\n:DOCKER-USER - [0:0]\n\
+        -A FORWARD -j DOCKER-USER\n-A FORWARD -j DOCKER-ISOLATION-STAGE-1\n\
+        -A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
+        -A FORWARD -o docker0 -j DOCKER\n-A FORWARD -i docker0 ! -o docker0 -j ACCEPT\n\
+        -A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2\n\
+        -A DOCKER-ISOLATION-STAGE-1 -j RETURN\n-A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP\n\
+        -A DOCKER-ISOLATION-STAGE-2 -j RETURN\n-A DOCKER-USER -j RETURN\nCOMMIT\n";
+    let node = Node::new(backend, family, rules)?;
+    let to = node.routed.server.port(family, 8080);
+    let blame = Blame::policy(backend, family.pick("ip", "ip6"), "filter", "FORWARD").at(Hook::Forward);
+    node.sends("udp", to, blame, |expect| expect.field(OWNER, "docker"))
+}
+
+/// A rule that nobody of Kubernetes wrote, among those of kube-proxy.
+fn foreign_rule(backend: Backend, family: Family) -> Result<()> {
+    let node = Node::with_kube_proxy(backend, family)?;
+    let to = node.routed.server.port(family, 8080);
+    let rule = match backend {
+        Backend::Nft => {
+            super::rules::chain(
+                &node.routed.router,
+                "inet",
+                "forward",
+                "udp dport 8080 drop comment \"for now\"",
+            )?;
+            node.rule("c", "for now")?
+        }
+        _ => {
+            let tool = backend.iptables(family);
+            let rule = "-p udp -m udp --dport 8080 -m comment --comment temporary -j DROP";
+            node.routed.router.run(&format!("{tool} -I FORWARD 3 {rule}"))?;
+            node.rule("FORWARD", "temporary")?
+        }
+    };
+    let blame = node.blame(&rule, "drop", Hook::Forward);
+    node.sends("udp", to, blame, |expect| expect.field_among(OWNER, FOREIGN))
+}
+
+/// A service without endpoints: kube-proxy rejects.
+fn no_endpoints(backend: Backend, family: Family) -> Result<()> {
+    let node = Node::with_kube_proxy(backend, family)?;
+    let to: SocketAddr = "10.96.183.4:80".parse()?;
+    let blame = match backend {
+        Backend::Nft => node.blame(&node.rule("reject-chain", "reject")?, "reject", Hook::Forward),
+        _ => {
+            let rule = node.rule("KUBE-SERVICES", "shop/empty:http has no endpoints")?;
+            node.blame(&rule, "reject", Hook::Forward).reject_with("icmp-port-unreachable")
+        }
+    };
+    node.sends("tcp", to, blame, |expect| expect.field(OWNER, "kube-proxy"))
+}
+
+/// A service that only takes local endpoints and has none here: kube-proxy drops; in nftables mode by a verdict map.
+fn no_local_endpoints(backend: Backend, family: Family) -> Result<()> {
+    let node = Node::with_kube_proxy(backend, family)?;
+    let to: SocketAddr = "10.96.80.167:80".parse()?;
+    let rule = match backend {
+        Backend::Nft => node.rule("service-endpoints-check", "@no-endpoint-services")?,
+        _ => node.rule("KUBE-SERVICES", "pay/api-internal-local:http has no local endpoints")?,
+    };
+    let blame = node.blame(&rule, "drop", Hook::Forward);
+    node.sends("tcp", to, blame, |expect| expect.field(OWNER, "kube-proxy"))
+}
+
+/// An address of the services' range that no service has.
+fn unallocated_cluster_ip(backend: Backend, family: Family) -> Result<()> {
+    let node = Node::with_kube_proxy(backend, family)?;
+    let to: SocketAddr = family.pick("10.96.200.200:80", "[fd00:10:96::77]:80").parse()?;
+    let rule = node.rule("cluster-ips-check", "unallocated ClusterIPs")?;
+    let blame = node.blame(&rule, "drop", Hook::Forward);
+    node.sends("tcp", to, blame, |expect| expect.field(OWNER, "kube-proxy"))
+}
+
+/// Calico's way to a pod: dispatch by interface, a policy that allows something else, and the drop at the tier's end.
+fn calico_default_deny(backend: Backend, family: Family) -> Result<()> {
+    let rules = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n\
+        :cali-FORWARD - [0:0]\n:cali-to-wl-dispatch - [0:0]\n:cali-tw-cali9f3a1 - [0:0]\n\
+        :cali-pi-shop-allow - [0:0]\n\
+        -A FORWARD -m comment --comment \"cali:aForwardHash0001\" -j cali-FORWARD\n\
+        -A cali-FORWARD -m comment --comment \"cali:aForwardHash0002\" -j MARK --set-xmark 0x0/0x30000\n\
+        -A cali-FORWARD -o r1 -m comment --comment \"cali:aForwardHash0003\" -j cali-to-wl-dispatch\n\
+        -A cali-to-wl-dispatch -o r1 -m comment --comment \"cali:aDispatchHash001\" -g cali-tw-cali9f3a1\n\
+        -A cali-to-wl-dispatch -m comment --comment \"cali:aDispatchHash002\" -m comment --comment \"Unknown \
+        interface\" -j DROP\n\
+        -A cali-tw-cali9f3a1 -m comment --comment \"cali:aWorkloadHash001\" -m conntrack --ctstate \
+        RELATED,ESTABLISHED -j ACCEPT\n\
+        -A cali-tw-cali9f3a1 -m comment --comment \"cali:aWorkloadHash002\" -m comment --comment \"Start of tier \
+        default\" -j MARK --set-xmark 0x0/0x20000\n\
+        -A cali-tw-cali9f3a1 -m comment --comment \"cali:aWorkloadHash003\" -m mark --mark 0x0/0x20000 -j \
+        cali-pi-shop-allow\n\
+        -A cali-tw-cali9f3a1 -m comment --comment \"cali:aWorkloadHash004\" -m comment --comment \"Return if \
+        policy accepted\" -m mark --mark 0x10000/0x10000 -j RETURN\n\
+        -A cali-tw-cali9f3a1 -m comment --comment \"cali:aWorkloadHash005\" -m comment --comment \"End of tier \
+        default. Drop if no policies passed packet\" -m mark --mark 0x0/0x20000 -j DROP\n\
+        -A cali-pi-shop-allow -p tcp -m comment --comment \"cali:aPolicyHash00001\" -m comment --comment \
+        \"Policy shop/allow ingress\" -m tcp --dport 6379 -j MARK --set-xmark 0x10000/0x10000\nCOMMIT\n";
+    let node = Node::new(backend, family, rules)?;
+    let to = node.routed.server.port(family, 8080);
+    let rule = node.rule("cali-tw-cali9f3a1", "no policies passed")?;
+    let blame = node.blame(&rule, "drop", Hook::Forward);
+    node.sends("udp", to, blame, |expect| expect.field(OWNER, "calico"))
+}
+
+/// The same in Calico's own nft table.
+fn calico_nft_default_deny(backend: Backend, family: Family) -> Result<()> {
+    let rules = "table ip calico {\nmap filter-cali-tw-dispatch {\ntype ifname : verdict\n\
+        elements = { \"r1\" : goto filter-cali-tw-cali9f3a1 }\n}\n\
+        chain filter-cali-tw-cali9f3a1 {\n\
+        ct state established,related counter accept comment \"cali:aWorkloadHash001;\"\n\
+        counter meta mark set meta mark & 0xfffdffff comment \"cali:aWorkloadHash002; Start of tier default\"\n\
+        meta mark & 0x00020000 == 0 counter drop comment \"cali:aWorkloadHash003; End of tier default. Drop if \
+        no policies passed packet\"\n}\n\
+        chain filter-FORWARD {\ntype filter hook forward priority filter; policy accept;\n\
+        counter comment \"cali:aForwardHash0001;\"\noifname vmap @filter-cali-tw-dispatch\n}\n}\n";
+    let node = Node::new(backend, family, rules)?;
+    let to = node.routed.server.port(family, 8080);
+    let rule = node.rule("filter-cali-tw-cali9f3a1", "no policies passed")?;
+    let blame = node.blame(&rule, "drop", Hook::Forward);
+    node.sends("udp", to, blame, |expect| expect.field(OWNER, "calico"))
+}
+
+/// Two flows to one destination, and one port to masquerade them with.
+fn snat_exhausted(backend: Backend, family: Family) -> Result<()> {
+    let rules = match backend {
+        Backend::Nft => format!(
+            "table {} nat {{\nchain post {{\ntype nat hook postrouting priority srcnat; policy accept;\n\
+             oifname \"r1\" udp dport 53 masquerade to :5000\n}}\n}}\n",
+            family.pick("ip", "ip6")
+        ),
+        _ => "*nat\n-A POSTROUTING -o r1 -p udp -m udp --dport 53 -j MASQUERADE --to-ports 5000\nCOMMIT\n"
+            .to_owned(),
+    };
+    let node = Node::new(backend, family, &rules)?;
+    let to = node.routed.server.port(family, 53);
+    let stream = watch()?;
+    let flows = [40_000, 40_001].map(|port| packet::udp(node.routed.client.port(family, port), to, b"?"));
+    node.routed.client.inject(&flows)?;
+    let expect = Expect::drops(1, &node.routed.router)
+        .destination("udp", to)
+        .reason(&["NETFILTER_DROP"])
+        .at(&["nf_hook_slow"]);
+    let expect =
+        hook_function(expect, Hook::Postrouting, family, &["nf_confirm", "ipv4_confirm", "ipv6_confirm"]);
+    verify(stream, &[expect], &[])
+}
+
+/// A drop by one of netfilter's own functions: no table, no rule.
+fn hook_function(expect: Expect, hook: Hook, family: Family, functions: &[&str]) -> Expect {
+    // Without module BTF these functions have no names that can be trusted.
+    if !expects_exact_here(Backend::Legacy) {
+        return expect;
+    }
+    expect
+        .field("/drop/netfilter/hook", hook.upper())
+        .field("/drop/netfilter/family", family.name())
+        .field_among("/drop/netfilter/function", functions)
+        .field("/drop/netfilter/rule", Value::Null)
+        .field("/drop/netfilter/handle", Value::Null)
+}
+
+/// The machine's limit of tracked connections, set back when this is dropped.
+struct ConntrackLimit(String);
+
+impl ConntrackLimit {
+    const MAX: &'static str = "/proc/sys/net/netfilter/nf_conntrack_max";
+    const COUNT: &'static str = "/proc/sys/net/netfilter/nf_conntrack_count";
+
+    fn set(limit: u32) -> Result<Self> {
+        let count = fs::read_to_string(Self::COUNT).unwrap_or_default();
+        if !kernel::in_vm() && count.trim() != "0" {
+            return Err(skip("this machine tracks connections of its own, which the small limit would drop"));
+        }
+        let before = fs::read_to_string(Self::MAX).context("read the limit of tracked connections")?;
+        let own = Self(before);
+        fs::write(Self::MAX, limit.to_string())
+            .map_err(|error| skip(format!("the limit of tracked connections cannot be set: {error}")))?;
+        Ok(own)
+    }
+}
+
+impl Drop for ConntrackLimit {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(Self::MAX, self.0.trim()) {
+            eprintln!("{} stays small, it was {}: {error}", Self::MAX, self.0.trim());
+        }
+    }
+}
+
+/// More flows than can be tracked.
+fn conntrack_full(family: Family) -> Result<()> {
+    let rules = "*filter\n-A FORWARD -m conntrack --ctstate NEW -j ACCEPT\nCOMMIT\n";
+    let node = Node::new(Backend::IptablesNft, family, rules)?;
+    let to = node.routed.server.port(family, 4242);
+    let stream = watch()?;
+    let _limit = ConntrackLimit::set(4)?;
+    let flows: Vec<_> = (40_000..40_012)
+        .map(|port| packet::udp(node.routed.client.port(family, port), to, b"one more"))
+        .collect();
+    node.routed.client.inject(&flows)?;
+    // An old flow may give way to a new one.
+    let expect = Expect::at_least(1, &node.routed.router)
+        .destination("udp", to)
+        .reason(&["NETFILTER_DROP"])
+        .at(&["nf_hook_slow"]);
+    let functions = ["nf_conntrack_in", "ipv4_conntrack_in", "ipv6_conntrack_in"];
+    verify(stream, &[hook_function(expect, Hook::Prerouting, family, &functions)], &[])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accounting_is_left_out_and_nothing_else() {
+        let text =
+            "-A X -m conntrack --ctstate INVALID -m nfacct --nfacct-name  dropped -j DROP\n-A Y -j X\n";
+        assert_eq!(without_accounting(text), "-A X -m conntrack --ctstate INVALID -j DROP\n-A Y -j X\n");
+        let rules = without_accounting(KUBE_PROXY_V4);
+        assert!(!rules.contains("nfacct"));
+        assert_eq!(rules.lines().count(), KUBE_PROXY_V4.lines().count());
+    }
+}

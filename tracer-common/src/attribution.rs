@@ -1,0 +1,156 @@
+//! What dropped a packet, as far as the kernel half can tell: the words that go into [`FlowKey::attribution`], and
+//! what the user half has learned to read them by.
+//!
+//! [`FlowKey::attribution`]: crate::FlowKey::attribution
+
+use crate::ABSENT;
+use core::mem::size_of;
+
+/// What `attribution[0]` is: the top byte of `attribution[1]`.
+pub mod attribution_kind {
+    /// Nothing is known, but for the hook.
+    pub const NONE: u8 = 0;
+    /// Address of the expression (struct nft_expr) whose verdict dropped the packet. The low 32 bits of
+    /// `attribution[1]` are the ruleset's generation (`base_seq`) in that netns.
+    pub const NFT_RULE: u8 = 1;
+    /// Address of the base chain (struct nft_chain) whose policy dropped it; the generation likewise.
+    pub const NFT_POLICY: u8 = 2;
+    /// `16 * chunk + counter` of the legacy rule whose counter moved. The low 32 bits of `attribution[1]` are the
+    /// version of the lists ([`Control::legacy_version`](crate::Control::legacy_version)).
+    pub const LEGACY_RULE: u8 = 3;
+    /// A legacy table may have done it, but its counters don't tell: the rest of `attribution[1]` says why
+    /// ([`undecided`](super::undecided)).
+    pub const LEGACY_UNDECIDED: u8 = 4;
+    /// The hook function that `attribution[1]` tells the index of.
+    pub const HOOK: u8 = 5;
+}
+
+/// Why counters don't tell which legacy rule dropped a packet.
+pub mod undecided {
+    /// No counter moved: no rule did it, or its drop was counted by a program that came in between.
+    pub const NONE_MOVED: u32 = 1;
+    /// More than one moved: a drop before this one was not seen.
+    pub const MORE_MOVED: u32 = 2;
+    /// The first drop on this CPU since the lists changed.
+    pub const FIRST: u32 = 3;
+    /// A table was replaced since the lists were made.
+    pub const REPLACED: u32 = 4;
+}
+
+/// The second word: a kind, the hook where the packet was dropped, and 32 bits that depend on the kind.
+#[inline(always)]
+#[must_use]
+pub const fn attribution_word(kind: u8, hook: Option<(u8, u8)>, rest: u32) -> u64 {
+    let hook = match hook {
+        Some((family, hook)) => HAS_HOOK | (family as u64) << 40 | (hook as u64) << 32,
+        None => 0,
+    };
+    (kind as u64) << 56 | hook | rest as u64
+}
+
+/// A second word with the index of the hook function that dropped the packet, if that fits.
+#[inline(always)]
+#[must_use]
+pub const fn with_index(word: u64, index: u64) -> u64 {
+    if index < INDICES { word & !(INDICES << 49) | (index + 1) << 49 } else { word }
+}
+
+/// The index of the hook function in a second word.
+#[inline(always)]
+#[must_use]
+pub const fn index_of(word: u64) -> Option<u8> {
+    match (word >> 49 & INDICES) as u8 {
+        0 => None,
+        index => Some(index - 1),
+    }
+}
+
+/// The index has seven bits, of which 0 says that it is not known.
+const INDICES: u64 = 0x7f;
+
+/// The bit of the second word that says that it has a hook.
+const HAS_HOOK: u64 = 1 << 48;
+
+/// The hook in a second word: family (NFPROTO_*) and number.
+#[inline(always)]
+#[must_use]
+pub const fn hook_of(word: u64) -> Option<(u8, u8)> {
+    if word & HAS_HOOK == 0 { None } else { Some(((word >> 40) as u8, (word >> 32) as u8)) }
+}
+
+/// The kind in a second word.
+#[inline(always)]
+#[must_use]
+pub const fn kind_of(word: u64) -> u8 {
+    (word >> 56) as u8
+}
+
+/// What the self-test learned about a call site that frees packets: which word of the kernel stack above the
+/// program's context holds what dropped the packet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Role {
+    /// Return address of the call (the tracepoint's `location`); 0: not used.
+    pub location: u64,
+    /// [`attribution_kind`].
+    pub kind: u32,
+    /// The stack is deeper where more than one program looks at dropped packets. The nearer return address first.
+    pub depths: [Depth; 2],
+}
+
+/// Words of the stack, from 0, at one depth.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Where the return address lies; 0: not used.
+    pub return_word: u8,
+    /// Where the answer lies.
+    pub value_word: u8,
+}
+
+impl Role {
+    /// Call sites at most.
+    pub const COUNT: usize = 8;
+}
+
+/// Where a netns keeps the generation of its nft ruleset (`base_seq`, changed by every transaction).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SequenceOffsets {
+    /// net.nft.base_seq (from 6.17); else [`ABSENT`], and the others count.
+    pub direct: u32,
+    /// net.gen
+    pub generic: u32,
+    /// Offset of nf_tables' pointer (`ptr[nf_tables_net_id]`) in struct net_generic.
+    pub pointer: u32,
+    /// nftables_pernet.base_seq
+    pub base_seq: u32,
+}
+
+impl SequenceOffsets {
+    /// Nothing known: nf_tables is not there.
+    pub const NONE: Self = Self { direct: ABSENT, generic: ABSENT, pointer: ABSENT, base_seq: ABSENT };
+}
+
+impl Default for SequenceOffsets {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
+/// Bytes of kernel memory that the program `read_memory` copies at most.
+pub const MEMORY_BYTES: usize = 1 << 16;
+
+/// What `read_memory` copied.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Memory {
+    /// 1 if the bytes could be read.
+    pub is_read: u64,
+    /// The bytes.
+    pub bytes: [u8; MEMORY_BYTES],
+}
+
+const _: () = assert!(size_of::<Role>() == 16);
+const _: () = assert!(size_of::<SequenceOffsets>() == 16);
+const _: () = assert!(size_of::<Memory>() == MEMORY_BYTES + 8);

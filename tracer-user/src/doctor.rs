@@ -1,0 +1,107 @@
+//! `droptrace doctor`: what this kernel and node allow.
+
+use crate::{
+    filter::Filter,
+    netfilter::model::{Backend, Mechanism, Mechanisms, TableSummary},
+    start::start,
+};
+use std::{
+    ffi::OsString,
+    fmt::Write as _,
+    io::{self, Write as _},
+};
+
+/// Prints what it finds; returns the exit code.
+///
+/// # Errors
+/// What went wrong, for people.
+pub fn run(arguments: &[OsString]) -> anyhow::Result<u8> {
+    let stream = match start(&Filter::default(), 0, arguments)? {
+        Ok(stream) => stream,
+        Err(code) => return Ok(code),
+    };
+    let text = report(&stream.mechanisms(), &stream.tables());
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(0)
+}
+
+/// The report for people.
+#[must_use]
+pub fn report(mechanisms: &Mechanisms, tables: &[TableSummary]) -> String {
+    let mut text = String::from("Which rule drops a packet\n");
+    let parts = [
+        ("nft rules", &mechanisms.nft_rules),
+        ("nft policies", &mechanisms.nft_policies),
+        ("iptables-legacy", &mechanisms.legacy),
+        ("hook functions", &mechanisms.functions),
+    ];
+    for (what, mechanism) in parts {
+        let told = match mechanism {
+            Mechanism::Exact(how) => format!("exact: {how}"),
+            Mechanism::Off(why) => format!("not told: {why}"),
+        };
+        let _ = writeln!(text, "  {what:<16} {told}");
+    }
+    if mechanisms.is_second_kept {
+        text.push_str("  A second program that does nothing stays on the tracepoint, to keep the stack's depth as it is.\n");
+    }
+    text.push_str("Tables\n");
+    if tables.is_empty() {
+        text.push_str("  none in any network namespace\n");
+    }
+    for table in tables {
+        let (backend, what) = match table.backend {
+            Backend::Legacy => ("legacy", "that can drop"),
+            Backend::Nft => ("nft", "in all"),
+        };
+        let name = crate::output::escape(&table.name);
+        let _ = write!(
+            text,
+            "  netns {}  {backend:<6}  {:<6}  {name}: {} rules {what}",
+            table.netns,
+            table.family.name(),
+            table.rules
+        );
+        if !table.left_out.is_empty() {
+            let _ = write!(text, "; too many to be told apart at {}", table.left_out.join(", "));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netfilter::model::Family;
+
+    #[test]
+    fn the_report_names_what_is_off_and_why() {
+        let mechanisms = Mechanisms {
+            nft_rules: Mechanism::Exact("registers"),
+            nft_policies: Mechanism::Exact("registers"),
+            legacy: Mechanism::Off("no such table here".into()),
+            functions: Mechanism::Off("needs a legacy table to learn from".into()),
+            is_second_kept: false,
+        };
+        let table = TableSummary {
+            netns: 7,
+            backend: Backend::Legacy,
+            family: Family::Ipv4,
+            name: "fil\x1bter".into(),
+            rules: 9,
+            left_out: vec!["FORWARD"],
+        };
+        let text = report(&mechanisms, &[table]);
+        for part in [
+            "  nft rules        exact: registers\n",
+            "  iptables-legacy  not told: no such table here\n",
+            "netns 7  legacy  ipv4    fil",
+            ": 9 rules that can drop; too many to be told apart at FORWARD\n",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!text.contains('\x1b'));
+        assert!(report(&mechanisms, &[]).contains("none in any network namespace"));
+    }
+}

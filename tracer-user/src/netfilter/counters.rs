@@ -1,0 +1,306 @@
+//! Which legacy rule dropped a packet, by its counter: what the programs are told to compare, kept up to date, and what
+//! their answers are worth.
+
+use super::NetnsId;
+use super::attribute::{self, Hook};
+use super::legacy::{LegacyLayout, Rule, Table, Verdict};
+use super::memory::KernelMemory;
+use super::model::{Backend, Confidence, Family, Method, Netfilter, TableSummary, hook_name};
+use super::rulesets::Evidence;
+use super::watch::{LeftOut, Plan, Seen, plan};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// Reading a whole table to see that it is unchanged takes at most one part in this many of the time.
+const IDLE_SHARE: u32 = 10;
+/// Plans kept: events of the one before may still be in the ring.
+const PLANS: usize = 3;
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub struct Counters {
+    layout: Option<LegacyLayout>,
+    /// Newest last, each with its version.
+    plans: Vec<(u32, Plan)>,
+    /// Tables that were found unchanged, by address.
+    confirmed: HashMap<u64, Confirmed>,
+    /// The plan must be made again, whatever the tables look like.
+    is_stale: bool,
+    /// Something is not as the plan says: the tables are to be looked at.
+    is_suspect: bool,
+    /// When they may be looked at again.
+    not_before: Option<Instant>,
+}
+
+/// When a table was last found unchanged since its plan was made.
+#[derive(Debug)]
+struct Confirmed {
+    version: u32,
+    /// Events before this time are covered, CLOCK_MONOTONIC ns.
+    until: u64,
+    /// When it may be read in full again.
+    fully_after: Instant,
+}
+
+impl Counters {
+    /// With the layout of the running kernel's tables.
+    pub fn set_layout(&mut self, layout: LegacyLayout) {
+        self.layout = Some(layout);
+        self.is_stale = true;
+    }
+
+    /// The layout.
+    #[must_use]
+    pub fn layout(&self) -> Option<&LegacyLayout> {
+        self.layout.as_ref()
+    }
+
+    /// True if the tables should be looked at: `regularly` (about once a second), or because a drop didn't fit the plan.
+    #[must_use]
+    pub fn is_due(&self, regularly: bool) -> bool {
+        self.layout.is_some()
+            && (regularly || self.is_stale || self.is_suspect)
+            && self.not_before.is_none_or(|when| Instant::now() >= when)
+    }
+
+    /// Looks for changed tables in the given network namespaces (address and inode number). Returns the new plan and its
+    /// version if the programs must be told.
+    pub fn refresh(
+        &mut self,
+        memory: &mut impl KernelMemory,
+        netns: &[NetnsId],
+        most: u32,
+    ) -> Option<(u32, &Plan)> {
+        let layout = self.layout?;
+        let start = Instant::now();
+        self.is_suspect = false;
+        let is_current = !self.is_stale && self.is_current(memory, &layout, netns);
+        self.not_before = Some(start + start.elapsed() * IDLE_SHARE);
+        if is_current {
+            return None;
+        }
+        let seen: Vec<Seen> = netns
+            .iter()
+            .map(|netns| read(memory, &layout, *netns))
+            .filter(|seen| !seen.tables.is_empty())
+            .collect();
+        self.is_stale = false;
+        self.not_before = Some(start + start.elapsed() * IDLE_SHARE);
+        let version = self.plans.last().map_or(1, |(version, _)| version.wrapping_add(1).max(1));
+        if self.plans.len() >= PLANS {
+            self.plans.remove(0);
+        }
+        self.confirmed.clear();
+        self.plans.push((version, plan(seen, most)));
+        self.plans.last().map(|(version, plan)| (*version, plan))
+    }
+
+    /// True if every netns has the tables that the plan knows.
+    fn is_current(&self, memory: &mut impl KernelMemory, layout: &LegacyLayout, netns: &[NetnsId]) -> bool {
+        let Some((_, plan)) = self.plans.last() else { return false };
+        let known: HashMap<_, _> = plan.seen.iter().map(|seen| (seen.netns, seen)).collect();
+        known.keys().all(|key| netns.contains(key))
+            && netns.iter().all(|key| {
+                let shape = hooks(memory, layout, key.address);
+                known.get(key).map_or_else(
+                    || shape.is_empty(),
+                    |seen| {
+                        let is_unchanged =
+                            |table: &Table| memory.pointer(table.private.0) == Some(table.private.1);
+                        shape == shape_of(seen) && seen.tables.iter().all(is_unchanged)
+                    },
+                )
+            })
+    }
+
+    /// The answer for the rule `number` of a version of the lists.
+    pub fn rule(
+        &mut self,
+        memory: &mut impl KernelMemory,
+        (number, version): (u64, u32),
+        evidence: &Evidence,
+    ) -> Option<Netfilter> {
+        let layout = self.layout?;
+        let (seen, table, rule) = rule_of(&self.plans, (number, version))?;
+        if evidence.netns.address != 0 && evidence.netns != seen.netns {
+            // The list was that of a netns that is gone.
+            self.is_suspect = true;
+            return None;
+        }
+        // Where it is known which function of the hook dropped it: is it the table that the rule is in?
+        let hooked = evidence.hooked(memory, &layout, seen.netns);
+        if hooked.is_some_and(|it| it.private != table.address) {
+            return None;
+        }
+        let (time, now) = (evidence.time, evidence.now);
+        let confidence = if confirm(&mut self.confirmed, memory, &layout, (table, rule, version), time, now) {
+            Confidence::Exact
+        } else {
+            // Replaced since the lists were made: before this drop or after it.
+            self.is_stale = true;
+            Confidence::Ambiguous
+        };
+        Some(answer(table, rule, evidence.hook, confidence))
+    }
+
+    /// True if the table of a rule is in force as the plan knows it.
+    pub fn is_still(&self, memory: &mut impl KernelMemory, number: (u64, u32)) -> bool {
+        let found = self.layout.as_ref().zip(rule_of(&self.plans, number));
+        found.is_some_and(|(layout, (_, table, rule))| table.is_same(memory, layout, rule, true))
+    }
+
+    /// The tables on a hook as they are known: the version of the lists, and address and name of each in order.
+    #[must_use]
+    pub fn tables_on(&self, netns: NetnsId, family: Family, hook: u8) -> Option<(u32, Vec<(u64, String)>)> {
+        let (version, plan) = self.plans.last()?;
+        let seen = plan.seen.iter().find(|seen| seen.netns == netns)?;
+        let (.., tables) = seen.hooks.iter().find(|(of, number, _)| (*of, *number) == (family, hook))?;
+        let table = |index: &usize| seen.tables.get(*index).map(|table| (table.address, table.name.clone()));
+        Some((*version, tables.iter().map(table).collect::<Option<_>>()?))
+    }
+
+    /// True if the tables of a netns are those that are known.
+    pub fn is_known(&self, memory: &mut impl KernelMemory, netns: NetnsId) -> bool {
+        let Some((_, plan)) = self.plans.last() else { return false };
+        let mut seen = plan.seen.iter().filter(|seen| seen.netns == netns).flat_map(|seen| &seen.tables);
+        seen.all(|table| memory.pointer(table.private.0) == Some(table.private.1))
+    }
+
+    /// The chains in the table of a rule.
+    pub fn chains_beside(&self, number: (u64, u32)) -> impl Iterator<Item = &str> {
+        let table = rule_of(&self.plans, number).map(|(_, table, _)| table);
+        table.into_iter().flat_map(|table| &table.chains).map(|chain| chain.name.as_str())
+    }
+
+    /// The netns with an inode number, if it has tables.
+    #[must_use]
+    pub fn netns(&self, inode: u32) -> Option<NetnsId> {
+        let (_, plan) = self.plans.last()?;
+        plan.seen.iter().map(|seen| seen.netns).find(|netns| netns.inode == inode)
+    }
+
+    /// Says that a drop found a table replaced, or no list where a table may be: look again soon.
+    pub fn suspect(&mut self) {
+        self.is_suspect = true;
+    }
+
+    /// The tables that are known.
+    #[must_use]
+    pub fn tables(&self) -> Vec<TableSummary> {
+        let Some((_, plan)) = self.plans.last() else { return Vec::new() };
+        let summary = |seen: &Seen, table: &Table| {
+            let inode = seen.netns.inode;
+            let is_here = |it: &&LeftOut| it.netns == inode && it.family == table.family;
+            let hooks = plan.left_out.iter().filter(is_here).filter_map(|it| hook_name(it.family, it.hook));
+            let hooks = hooks.filter(|hook| table.chains.iter().any(|chain| chain.name == *hook));
+            TableSummary {
+                netns: inode,
+                backend: Backend::Legacy,
+                family: table.family,
+                name: table.name.clone(),
+                rules: table.rules.len(),
+                left_out: hooks.collect(),
+            }
+        };
+        let of_netns = |seen| move |table| summary(seen, table);
+        plan.seen.iter().flat_map(|seen| seen.tables.iter().map(of_netns(seen))).collect()
+    }
+}
+
+/// The rule that a number means in a version of the lists.
+fn rule_of(plans: &[(u32, Plan)], (number, version): (u64, u32)) -> Option<(&Seen, &Table, &Rule)> {
+    plans.iter().find(|(known, _)| *known == version)?.1.rule(number)
+}
+
+/// True if the table is still what it was when its plan was made, so that it was at the drop, too.
+fn confirm(
+    confirmed: &mut HashMap<u64, Confirmed>,
+    memory: &mut impl KernelMemory,
+    layout: &LegacyLayout,
+    (table, rule, version): (&Table, &Rule, u32),
+    time: u64,
+    now: u64,
+) -> bool {
+    let known = confirmed.get(&table.address).filter(|it| it.version == version);
+    if known.is_some_and(|it| time < it.until) {
+        return true;
+    }
+    let start = Instant::now();
+    let fully = known.is_none_or(|it| start >= it.fully_after);
+    if !table.is_same(memory, layout, rule, fully) {
+        confirmed.remove(&table.address);
+        return false;
+    }
+    if fully {
+        let fully_after = start + start.elapsed() * IDLE_SHARE + Duration::from_micros(100);
+        confirmed.insert(table.address, Confirmed { version, until: now, fully_after });
+    }
+    true
+}
+
+fn answer(table: &Table, rule: &Rule, hook: Option<Hook>, confidence: Confidence) -> Netfilter {
+    let chain = table.chains.get(rule.chain);
+    let (verdict, reject_with) = match rule.verdict {
+        Verdict::Drop => ("drop", None),
+        Verdict::Policy => ("policy", None),
+        Verdict::Reject(with) => ("reject", attribute::iptables_reject(table.family, with)),
+    };
+    Netfilter {
+        backend: Some(Backend::Legacy),
+        family: Some(table.family),
+        table: Some(table.name.clone()),
+        chain: chain.map(|chain| chain.name.clone()),
+        rule: (rule.ordinal != 0).then_some(rule.ordinal),
+        verdict: Some(verdict.to_owned()),
+        reject_with: reject_with.map(str::to_owned),
+        method: Some(Method::Counter),
+        confidence,
+        ..attribute::at_hook(hook)
+    }
+}
+
+/// Hooks with tables, and the tables' addresses in the order in which they are asked.
+type Shape = Vec<(Family, u8, Vec<u64>)>;
+
+/// That of a netns when its tables were read.
+fn shape_of(seen: &Seen) -> Shape {
+    let address = |index: &usize| seen.tables.get(*index).map(|table| table.address);
+    let addresses = |tables: &[usize]| tables.iter().filter_map(address).collect();
+    seen.hooks.iter().map(|(family, hook, tables)| (*family, *hook, addresses(tables))).collect()
+}
+
+/// That of a netns now.
+fn hooks(memory: &mut impl KernelMemory, layout: &LegacyLayout, net: u64) -> Shape {
+    let mut found = Vec::new();
+    for family in [Family::Ipv4, Family::Ipv6] {
+        for hook in 0..5 {
+            let hooked = layout.hooked(memory, net, family, hook);
+            let tables = Table::addresses(layout, &hooked);
+            if !tables.is_empty() {
+                found.push((family, hook, tables));
+            }
+        }
+    }
+    found
+}
+
+/// The tables of a netns.
+fn read(memory: &mut impl KernelMemory, layout: &LegacyLayout, netns: NetnsId) -> Seen {
+    /// A table that is replaced while it is read is read again, so often.
+    const TRIES: u32 = 3;
+    let mut seen = Seen { netns, ..Seen::default() };
+    for (family, hook, addresses) in hooks(memory, layout, netns.address) {
+        let mut indices = Vec::new();
+        for address in addresses {
+            let known = seen.tables.iter().position(|table| table.address == address);
+            let index = known.or_else(|| {
+                let table = (0..TRIES).find_map(|_| Table::read(memory, layout, family, address))?;
+                seen.tables.push(table);
+                Some(seen.tables.len() - 1)
+            });
+            indices.extend(index);
+        }
+        seen.hooks.push((family, hook, indices));
+    }
+    seen
+}

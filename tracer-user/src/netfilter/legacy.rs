@@ -1,0 +1,631 @@
+//! The tables of iptables-legacy, as the kernel itself keeps them: which counter belongs to which rule.
+//!
+//! A table (struct xt_table, include/linux/netfilter/x_tables.h) is replaced as a whole by every change: a new
+//! xt_table_info with all rules, one after the other, each with a counter on each CPU.
+
+use super::memory::KernelMemory;
+use super::model::{Family, hook_name};
+use crate::probe::btf::Btf;
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+/// More than any table has: what a damaged one may cost.
+const MAX_SIZE: u32 = 1 << 30;
+/// Hook functions on one hook (MAX_HOOK_COUNT, net/netfilter/core.c).
+const MAX_HOOKED: u16 = 1024;
+/// XT_TABLE_MAXNAMELEN and XT_FUNCTION_MAXNAMELEN (include/uapi/linux/netfilter/x_tables.h).
+const MAX_NAME: usize = 32;
+/// Hooks of IPv4 and IPv6 (NF_INET_NUMHOOKS, include/uapi/linux/netfilter.h, without ingress).
+const HOOKS: usize = 5;
+
+/// Hook functions of tables: what they are given is the struct xt_table. Those of `mangle` come before the common ones
+/// to route a packet again that they changed (net/ipv4/netfilter/iptable_mangle.c).
+pub const TABLE_FUNCTIONS: [&str; 4] =
+    ["ipt_do_table", "iptable_mangle_hook", "ip6t_do_table", "ip6table_mangle_hook"];
+
+/// Where the running kernel keeps its tables: offsets in bytes, from the BTF of vmlinux and of `x_tables`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LegacyLayout {
+    /// net.nf.hooks_ipv4 and hooks_ipv6: arrays of pointers.
+    hooks: [u32; 2],
+    entries_count: u32,
+    entries_hooks: u32,
+    table_private: u32,
+    table_name: u32,
+    info_size: u32,
+    info_number: u32,
+    info_hook_entry: u32,
+    info_underflow: u32,
+    info_entries: u32,
+    target_name: u32,
+    /// Addresses of [`TABLE_FUNCTIONS`]; 0 for one that is not there.
+    pub functions: [u64; TABLE_FUNCTIONS.len()],
+    /// True if this machine can have one CPU only: counters lie in the rules then (xt_percpu_counter_alloc(),
+    /// net/netfilter/x_tables.c).
+    pub is_single: bool,
+}
+
+impl LegacyLayout {
+    /// From the BTF of vmlinux and of x_tables (`None` where it is built in). `None` if something is not described.
+    #[must_use]
+    pub fn resolve(vmlinux: &Btf, x_tables: Option<&Btf>) -> Option<Self> {
+        let tables = x_tables.unwrap_or(vmlinux);
+        let at = |container, path| tables.offset_of(container, path);
+        Some(Self {
+            hooks: [vmlinux.offset_of("net", "nf.hooks_ipv4")?, vmlinux.offset_of("net", "nf.hooks_ipv6")?],
+            entries_count: vmlinux.offset_of("nf_hook_entries", "num_hook_entries")?,
+            entries_hooks: vmlinux.offset_of("nf_hook_entries", "hooks")?,
+            table_private: at("xt_table", "private")?,
+            table_name: at("xt_table", "name")?,
+            info_size: at("xt_table_info", "size")?,
+            info_number: at("xt_table_info", "number")?,
+            info_hook_entry: at("xt_table_info", "hook_entry")?,
+            info_underflow: at("xt_table_info", "underflow")?,
+            info_entries: at("xt_table_info", "entries")?,
+            target_name: at("xt_target", "name")?,
+            functions: [0; TABLE_FUNCTIONS.len()],
+            is_single: false,
+        })
+    }
+}
+
+/// A function on a hook (struct nf_hook_entry, include/linux/netfilter.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hooked {
+    /// Its address.
+    pub function: u64,
+    /// What it is given: for a table, the struct xt_table.
+    pub private: u64,
+}
+
+impl LegacyLayout {
+    /// The functions on a hook of the netns at `net`, in order. Empty for other families than IPv4 and IPv6.
+    pub fn hooked(&self, memory: &mut impl KernelMemory, net: u64, family: Family, hook: u8) -> Vec<Hooked> {
+        let array = match family {
+            Family::Ipv4 => self.hooks[0],
+            Family::Ipv6 => self.hooks[1],
+            _ => return Vec::new(),
+        };
+        if usize::from(hook) >= HOOKS {
+            return Vec::new();
+        }
+        let Some(entries) = memory.pointer(net + u64::from(array) + 8 * u64::from(hook)) else {
+            return Vec::new();
+        };
+        let count = memory.bytes(entries + u64::from(self.entries_count)).map_or(0, u16::from_ne_bytes);
+        let mut bytes = vec![0; 16 * usize::from(count.min(MAX_HOOKED))];
+        if bytes.is_empty() || !memory.read(entries + u64::from(self.entries_hooks), &mut bytes) {
+            return Vec::new();
+        }
+        let (hooked, _) = bytes.as_chunks::<16>();
+        hooked.iter().map(|entry| Hooked { function: word(entry, 0), private: word(entry, 8) }).collect()
+    }
+}
+
+/// A table at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// IPv4 or IPv6.
+    pub family: Family,
+    /// `filter`, `nat`, `mangle`, `raw`, `security`.
+    pub name: String,
+    /// Address of the struct xt_table.
+    pub address: u64,
+    /// Address of xt_table.private, and what it held.
+    pub private: (u64, u64),
+    /// Bytes of its rules.
+    pub size: u32,
+    /// Rules, heads and ends of chains in all.
+    pub number: u32,
+    /// Hash of its rules, the addresses of their counters included.
+    pub hash: u64,
+    /// Its chains, built-in ones too.
+    pub chains: Vec<Chain>,
+    /// The rules that can drop a packet, in the table's order.
+    pub rules: Vec<Rule>,
+}
+
+/// A chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// Its name.
+    pub name: String,
+    /// The hook that calls it, if it is built in.
+    pub hook: Option<u8>,
+    /// Chains that it jumps or goes to, as indices.
+    jumps: Vec<usize>,
+}
+
+/// A rule that can drop a packet, or a policy that does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Index of its chain.
+    pub chain: usize,
+    /// Its number in the chain, from 1; 0 for the policy.
+    pub ordinal: u32,
+    /// Where it starts, from the table's first rule.
+    pub offset: u32,
+    /// Address of its counter (per-CPU, unless the kernel can have one CPU only).
+    pub counter: u64,
+    /// How it drops.
+    pub verdict: Verdict,
+    /// Hash of the rule.
+    pub hash: u64,
+    /// What of the packet's header it asks for.
+    pub matches: Header,
+}
+
+/// How a rule drops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// `-j DROP`
+    Drop,
+    /// `-j REJECT`, with the kind of answer (`enum ipt_reject_with`, `ip6t_reject_with`).
+    Reject(u32),
+    /// The chain's policy.
+    Policy,
+}
+
+/// What of a packet's header a rule asks for (struct ipt_ip, ip6t_ip6): bytes as they stand there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// Source and destination, each with its mask; of 4 bytes or 16.
+    pub addresses: Vec<u8>,
+    /// IP protocol, 0 for any.
+    pub protocol: u16,
+    /// `IPT_INV_*`: what is turned round.
+    pub inverse: u8,
+}
+
+/// Offsets in a rule (struct ipt_entry, ip6t_entry: include/uapi/linux/netfilter_ipv4/ip_tables.h,
+/// include/uapi/linux/netfilter_ipv6/ip6_tables.h). Fixed: they are what iptables itself is given.
+struct EntryLayout {
+    addresses: usize,
+    protocol: usize,
+    inverse: usize,
+    target_offset: usize,
+    next_offset: usize,
+    counter: usize,
+    /// Bytes before the matches.
+    length: usize,
+}
+
+const IPV4: EntryLayout = EntryLayout {
+    addresses: 16,
+    protocol: 80,
+    inverse: 83,
+    target_offset: 88,
+    next_offset: 90,
+    counter: 96,
+    length: 112,
+};
+const IPV6: EntryLayout = EntryLayout {
+    addresses: 64,
+    protocol: 128,
+    inverse: 132,
+    target_offset: 140,
+    next_offset: 142,
+    counter: 152,
+    length: 168,
+};
+
+/// Bytes of struct xt_entry_target before its data: in the kernel `target_size` and, at 8, the struct xt_target.
+const TARGET_HEADER: usize = 32;
+
+/// Names of targets by the address of their struct xt_target.
+pub type TargetNames = HashMap<u64, String>;
+
+impl Table {
+    /// Reads the table at `address` (struct xt_table). `None` if it can't be read, or is no table.
+    pub fn read(
+        memory: &mut impl KernelMemory,
+        layout: &LegacyLayout,
+        family: Family,
+        address: u64,
+    ) -> Option<Self> {
+        let mut names = TargetNames::new();
+        let at = address + u64::from(layout.table_private);
+        let private = memory.pointer(at)?;
+        let name = memory.string(address + u64::from(layout.table_name), MAX_NAME)?;
+        let info = Info::read(memory, layout, private)?;
+        let mut table = Self {
+            family,
+            name,
+            address,
+            private: (at, private),
+            size: info.size,
+            number: info.number,
+            hash: info.hash(),
+            chains: Vec::new(),
+            rules: Vec::new(),
+        };
+        let entry = if family == Family::Ipv6 { &IPV6 } else { &IPV4 };
+        let inline = layout.is_single.then_some(private + u64::from(layout.info_entries));
+        table.walk(&info, entry, inline, &mut |target| {
+            if let Some(name) = names.get(&target) {
+                return name.clone();
+            }
+            let name = memory.string(target + u64::from(layout.target_name), MAX_NAME).unwrap_or_default();
+            names.insert(target, name.clone());
+            name
+        })?;
+        // Replaced while it was read?
+        (memory.pointer(at) == Some(private)).then_some(table)
+    }
+
+    /// The tables that the functions on a hook are of, by their address.
+    #[must_use]
+    pub fn addresses(layout: &LegacyLayout, hooked: &[Hooked]) -> Vec<u64> {
+        let is_table = |it: &&Hooked| it.function != 0 && layout.functions.contains(&it.function);
+        hooked.iter().filter(is_table).map(|it| it.private).collect()
+    }
+
+    /// Finds chains and rules. `None` if the rules don't add up.
+    fn walk(
+        &mut self,
+        info: &Info,
+        layout: &EntryLayout,
+        inline: Option<u64>,
+        name_of: &mut dyn FnMut(u64) -> String,
+    ) -> Option<()> {
+        let mut starts = HashMap::new();
+        let mut jumps = Vec::new();
+        let (mut at, mut chain, mut ordinal) = (0, None, 0);
+        while at < info.entries.len() {
+            let rest = info.entries.get(at..)?;
+            let next = usize::from(half(rest, layout.next_offset)?);
+            let target_at = usize::from(half(rest, layout.target_offset)?);
+            let entry = rest.get(..next).filter(|_| next >= layout.length)?;
+            let target = entry.get(target_at..).filter(|target| target.len() >= TARGET_HEADER)?;
+            let kind = name_of(word(target.first_chunk::<16>()?, 8));
+            let offset = u32::try_from(at).ok()?;
+            let hook = info.hook_entry.iter().position(|start| *start == offset);
+            if let Some(hook) = hook.and_then(|hook| u8::try_from(hook).ok()) {
+                let name = hook_name(self.family, hook).unwrap_or_default().to_owned();
+                starts.insert(offset, self.chains.len());
+                chain = Some(self.chains.len());
+                ordinal = 0;
+                self.chains.push(Chain { name, hook: Some(hook), jumps: Vec::new() });
+            }
+            if kind == "ERROR" {
+                // The head of a user's chain; the rules of the chain follow. The table's last is one, too.
+                let name = target.get(TARGET_HEADER..)?.split(|byte| *byte == 0).next()?;
+                // A jump leads behind the head.
+                starts.insert(u32::try_from(at + next).ok()?, self.chains.len());
+                chain = Some(self.chains.len());
+                ordinal = 0;
+                let name = String::from_utf8_lossy(name).into_owned();
+                self.chains.push(Chain { name, hook: None, jumps: Vec::new() });
+            } else {
+                ordinal += 1;
+                let chain = chain?;
+                let verdict = (kind.is_empty()).then(|| target.get(TARGET_HEADER..)?.first_chunk::<4>());
+                let verdict = verdict.flatten().map(|bytes| i32::from_ne_bytes(*bytes));
+                if let Some(to) = verdict.and_then(|verdict| u32::try_from(verdict).ok()) {
+                    jumps.push((chain, to));
+                }
+                let hook = self.chains.get(chain)?.hook;
+                let is_policy = hook.and_then(|hook| info.underflow.get(usize::from(hook))) == Some(&offset);
+                let drops = match (verdict, kind.as_str()) {
+                    // -NF_DROP - 1
+                    (Some(-1), _) if is_policy => Some(Verdict::Policy),
+                    (Some(-1), _) => Some(Verdict::Drop),
+                    (None, "REJECT") => {
+                        let with = target.get(TARGET_HEADER..).and_then(|data| data.first_chunk::<4>());
+                        Some(Verdict::Reject(with.map_or(u32::MAX, |bytes| u32::from_ne_bytes(*bytes))))
+                    }
+                    _ => None,
+                };
+                if let Some(verdict) = drops {
+                    self.rules.push(Rule {
+                        chain,
+                        ordinal: if is_policy { 0 } else { ordinal },
+                        offset,
+                        counter: match inline {
+                            Some(start) => start + u64::from(offset) + layout.counter as u64,
+                            None => word(entry.get(layout.counter..)?.first_chunk::<8>()?, 0),
+                        },
+                        verdict,
+                        hash: hash(entry),
+                        matches: Header {
+                            addresses: entry.get(..layout.addresses)?.to_vec(),
+                            protocol: half(entry, layout.protocol)?,
+                            inverse: *entry.get(layout.inverse)?,
+                        },
+                    });
+                }
+            }
+            at += next;
+        }
+        for (from, to) in jumps {
+            // An offset that is no chain's start is that of the next rule: a rule without a target.
+            if let (Some(to), Some(chain)) = (starts.get(&to), self.chains.get_mut(from)) {
+                chain.jumps.push(*to);
+            }
+        }
+        Some(())
+    }
+
+    /// The rules that a packet can meet on a hook, as indices of [`Table::rules`].
+    #[must_use]
+    pub fn reachable(&self, hook: u8) -> Vec<usize> {
+        let mut seen = vec![false; self.chains.len()];
+        let mut next: Vec<usize> = (0..self.chains.len())
+            .filter(|index| self.chains.get(*index).is_some_and(|it| it.hook == Some(hook)))
+            .collect();
+        while let Some(index) = next.pop() {
+            if let (Some(seen), Some(chain)) = (seen.get_mut(index), self.chains.get(index))
+                && !*seen
+            {
+                *seen = true;
+                next.extend(&chain.jumps);
+            }
+        }
+        let is_seen = |rule: &Rule| seen.get(rule.chain).copied().unwrap_or_default();
+        self.rules.iter().enumerate().filter(|(_, rule)| is_seen(rule)).map(|(index, _)| index).collect()
+    }
+
+    /// True if the table is still the one that was read. A table that was replaced may lie at the old one's address, so
+    /// the rules themselves are compared: all of them if `fully`, else the rule in question.
+    pub fn is_same(
+        &self,
+        memory: &mut impl KernelMemory,
+        layout: &LegacyLayout,
+        rule: &Rule,
+        fully: bool,
+    ) -> bool {
+        let (at, private) = self.private;
+        if memory.pointer(at) != Some(private) {
+            return false;
+        }
+        let number = memory.u32(private + u64::from(layout.info_number));
+        let size = memory.u32(private + u64::from(layout.info_size));
+        if (number, size) != (Some(self.number), Some(self.size)) {
+            return false;
+        }
+        if fully {
+            return Info::read(memory, layout, private).is_some_and(|info| info.hash() == self.hash)
+                && memory.pointer(at) == Some(private);
+        }
+        let entry = if self.family == Family::Ipv6 { &IPV6 } else { &IPV4 };
+        let start = private + u64::from(layout.info_entries) + u64::from(rule.offset);
+        let Some(length) = memory.bytes(start + entry.next_offset as u64).map(u16::from_ne_bytes) else {
+            return false;
+        };
+        let mut bytes = vec![0; usize::from(length)];
+        memory.read(start, &mut bytes) && hash(&bytes) == rule.hash
+    }
+}
+
+/// A struct xt_table_info.
+struct Info {
+    size: u32,
+    number: u32,
+    hook_entry: [u32; HOOKS],
+    underflow: [u32; HOOKS],
+    entries: Vec<u8>,
+}
+
+impl Info {
+    fn read(memory: &mut impl KernelMemory, layout: &LegacyLayout, address: u64) -> Option<Self> {
+        let mut hooks = |offset: u32| {
+            let bytes: [u8; 4 * HOOKS] = memory.bytes(address + u64::from(offset))?;
+            let (words, _) = bytes.as_chunks::<4>();
+            let mut hooks = [u32::MAX; HOOKS];
+            for (to, from) in hooks.iter_mut().zip(words) {
+                *to = u32::from_ne_bytes(*from);
+            }
+            Some(hooks)
+        };
+        let (hook_entry, underflow) = (hooks(layout.info_hook_entry)?, hooks(layout.info_underflow)?);
+        let size = memory.u32(address + u64::from(layout.info_size))?;
+        let number = memory.u32(address + u64::from(layout.info_number))?;
+        if size > MAX_SIZE {
+            return None;
+        }
+        let mut entries = vec![0; usize::try_from(size).ok()?];
+        if !memory.read(address + u64::from(layout.info_entries), &mut entries) {
+            return None;
+        }
+        Some(Self { size, number, hook_entry, underflow, entries })
+    }
+
+    fn hash(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.hook_entry, self.underflow).hash(&mut hasher);
+        hasher.write(&self.entries);
+        hasher.finish()
+    }
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+fn half(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes))
+}
+
+/// A word of a chunk that has it; 0 past its end, which no caller asks for.
+fn word<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::super::memory::fake::Fake;
+    use super::*;
+
+    /// A rule of a chain with its counter.
+    pub(crate) fn rule(chain: usize, counter: u64) -> Rule {
+        let (verdict, matches) = (Verdict::Drop, Header::default());
+        Rule { chain, ordinal: 1, offset: 0, counter, verdict, hash: 0, matches }
+    }
+
+    /// INPUT, FORWARD and a chain that both jump to.
+    pub(crate) fn table(rules: Vec<Rule>) -> Table {
+        let chain = |name: &str, hook, jumps| Chain { name: name.into(), hook, jumps };
+        Table {
+            family: Family::Ipv4,
+            name: "filter".into(),
+            address: 4,
+            private: (5, 6),
+            size: 0,
+            number: 0,
+            hash: 0,
+            chains: vec![
+                chain("INPUT", Some(1), vec![2]),
+                chain("FORWARD", Some(2), vec![2]),
+                chain("shared", None, vec![2]),
+            ],
+            rules,
+        }
+    }
+
+    const LAYOUT: LegacyLayout = LegacyLayout {
+        hooks: [0, 40],
+        entries_count: 0,
+        entries_hooks: 8,
+        table_private: 0,
+        table_name: 8,
+        info_size: 0,
+        info_number: 4,
+        info_hook_entry: 8,
+        info_underflow: 28,
+        info_entries: 64,
+        target_name: 16,
+        functions: [0x1111, 0, 0, 0],
+        is_single: false,
+    };
+
+    const TABLE: u64 = 0xffff_8880_0000_0000;
+    const INFO: u64 = TABLE + 0x1000;
+    const STANDARD: u64 = TABLE + 0x10_0000;
+    const ERROR: u64 = STANDARD + 0x100;
+    const REJECT: u64 = STANDARD + 0x200;
+
+    /// A rule's bytes: `target`, then what it is given.
+    fn entry(target: u64, data: &[u8], counter: u64) -> Vec<u8> {
+        let mut bytes = vec![0; IPV4.length + TARGET_HEADER];
+        bytes.extend(data);
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        let length = u16::try_from(bytes.len()).unwrap();
+        bytes[IPV4.target_offset..][..2].copy_from_slice(&(IPV4.length as u16).to_ne_bytes());
+        bytes[IPV4.next_offset..][..2].copy_from_slice(&length.to_ne_bytes());
+        bytes[IPV4.counter..][..8].copy_from_slice(&counter.to_ne_bytes());
+        bytes[IPV4.length + 8..][..8].copy_from_slice(&target.to_ne_bytes());
+        bytes
+    }
+
+    fn standard(verdict: i32, counter: u64) -> Vec<u8> {
+        entry(STANDARD, &verdict.to_ne_bytes(), counter)
+    }
+
+    fn head(name: &str) -> Vec<u8> {
+        let mut data = [0; 30];
+        data[..name.len()].copy_from_slice(name.as_bytes());
+        entry(ERROR, &data, 0)
+    }
+
+    /// INPUT: jump to `user`, policy DROP. `user`: DROP, REJECT, return.
+    fn memory() -> Fake {
+        let length = |entries: &[Vec<u8>]| entries.iter().map(Vec::len).sum::<usize>();
+        let mut entries = vec![standard(0, 1), standard(-1, 2), head("user")];
+        let user = length(&entries);
+        entries[0] = standard(i32::try_from(user).unwrap(), 1);
+        let policy = entries[0].len();
+        entries.extend([
+            standard(-1, 3),
+            entry(REJECT, &6_u32.to_ne_bytes(), 4),
+            standard(-5, 5),
+            head("ERROR"),
+        ]);
+        let mut memory = Fake::default();
+        memory.put_u64(TABLE, INFO);
+        memory.put(TABLE + 8, b"filter\0");
+        memory.put(TABLE + 15, &[0; 64]);
+        for (at, name) in [(STANDARD, "\0"), (ERROR, "ERROR\0"), (REJECT, "REJECT\0")] {
+            memory.put(at + 16, name.as_bytes());
+            memory.put(at + 16 + name.len() as u64, &[0; 64]);
+        }
+        memory.put(INFO, &[0xff; 64]);
+        memory.put(INFO, &u32::try_from(length(&entries)).unwrap().to_ne_bytes());
+        memory.put(INFO + 4, &7_u32.to_ne_bytes());
+        memory.put(INFO + 8 + 4, &0_u32.to_ne_bytes());
+        memory.put(INFO + 28 + 4, &u32::try_from(policy).unwrap().to_ne_bytes());
+        memory.put(INFO + 64, &entries.concat());
+        memory
+    }
+
+    #[test]
+    fn rules_are_numbered_as_iptables_does() {
+        let table = Table::read(&mut memory(), &LAYOUT, Family::Ipv4, TABLE).unwrap();
+        assert_eq!((table.name.as_str(), table.private), ("filter", (TABLE, INFO)));
+        let told: Vec<_> = table
+            .rules
+            .iter()
+            .map(|rule| (table.chains[rule.chain].name.as_str(), rule.ordinal, rule.counter, rule.verdict))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("INPUT", 0, 2, Verdict::Policy),
+                ("user", 1, 3, Verdict::Drop),
+                ("user", 2, 4, Verdict::Reject(6))
+            ]
+        );
+        assert_eq!(table.reachable(1), [0, 1, 2]);
+        assert_eq!(table.reachable(2), [0_usize; 0]);
+    }
+
+    #[test]
+    fn another_table_at_the_same_place_is_not_the_same() {
+        let mut memory = memory();
+        let table = Table::read(&mut memory, &LAYOUT, Family::Ipv4, TABLE).unwrap();
+        let [policy, drop, _] = &table.rules[..] else { panic!("three rules") };
+        assert!(
+            table.is_same(&mut memory, &LAYOUT, drop, false)
+                && table.is_same(&mut memory, &LAYOUT, drop, true)
+        );
+        // One byte of one rule.
+        memory.put(INFO + 64 + u64::from(policy.offset) + 3, &[9]);
+        assert!(table.is_same(&mut memory, &LAYOUT, drop, false));
+        assert!(!table.is_same(&mut memory, &LAYOUT, policy, false));
+        assert!(!table.is_same(&mut memory, &LAYOUT, drop, true));
+        memory.put_u64(TABLE, INFO + 8);
+        assert!(!table.is_same(&mut memory, &LAYOUT, drop, false));
+    }
+
+    #[test]
+    fn damaged_tables_do_not_panic() {
+        let whole = memory();
+        let last = *whole.0.range(..INFO + 0x1000).next_back().unwrap().0;
+        for at in INFO + 64..=last {
+            for byte in [0, 1, 0xff] {
+                let mut memory = Fake(whole.0.clone());
+                memory.put(at, &[byte]);
+                Table::read(&mut memory, &LAYOUT, Family::Ipv4, TABLE);
+                Table::read(&mut memory, &LAYOUT, Family::Ipv6, TABLE);
+            }
+        }
+    }
+
+    #[test]
+    fn hooks_list_their_functions() {
+        let mut memory = Fake::default();
+        let (net, entries) = (TABLE, INFO);
+        memory.put_u64(net + 8, entries);
+        memory.put(entries, &2_u16.to_ne_bytes());
+        for (at, word) in [(8, 0x1111), (16, TABLE), (24, 0x2222), (32, 0)] {
+            memory.put_u64(entries + at, word);
+        }
+        let hooked = LAYOUT.hooked(&mut memory, net, Family::Ipv4, 1);
+        assert_eq!(hooked.iter().map(|it| it.function).collect::<Vec<_>>(), [0x1111, 0x2222]);
+        assert_eq!(Table::addresses(&LAYOUT, &hooked), [TABLE]);
+        for (family, hook) in [(Family::Ipv4, 2), (Family::Ipv4, 5), (Family::Bridge, 1)] {
+            assert!(LAYOUT.hooked(&mut memory, net, family, hook).is_empty());
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! A way into a network namespace that is known by its inode number.
+
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Opens the network namespace with this inode number: droptrace's own, one with a name under `/run/netns`, one that is
+/// mounted somewhere else, or that of a process. `None` if nothing of these leads to it. The file is closed on exec; it
+/// keeps the namespace alive, so drop it soon.
+///
+/// # Errors
+/// If it was found, but can't be opened.
+pub(super) fn open(inode: u32) -> io::Result<Option<File>> {
+    open_in(inode, Path::new("/run/netns"), Path::new("/proc"))
+}
+
+fn open_in(inode: u32, names: &Path, proc: &Path) -> io::Result<Option<File>> {
+    let own = proc.join("self/ns/net");
+    // All namespace files are on one file system, nsfs.
+    let nsfs = own.metadata()?.dev();
+    let is_it = |found: &Metadata| found.dev() == nsfs && found.ino() == u64::from(inode);
+    let mounted = fs::read(proc.join("self/mountinfo"))?;
+    let mounted = String::from_utf8_lossy(&mounted);
+    let paths = std::iter::once(own)
+        .chain(entries(names))
+        .chain(mounted.lines().filter_map(|line| mount_point(line, inode)))
+        .chain(entries(proc).filter(|path| is_process(path)).map(|path| path.join("ns/net")));
+    // A path is looked at before it is opened: only nsfs files are opened.
+    for path in paths.filter(|path| path.metadata().is_ok_and(|found| is_it(&found))) {
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            // The process or the mount has just gone.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        if is_it(&file.metadata()?) {
+            return Ok(Some(file));
+        }
+    }
+    Ok(None)
+}
+
+fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(directory).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
+}
+
+fn is_process(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit))
+}
+
+/// The mount point of a line of mountinfo (proc_pid_mountinfo(5)) if it is the namespace with this inode: an nsfs mount's
+/// root is `net:[INODE]`. A point with escaped letters is not understood.
+fn mount_point(line: &str, inode: u32) -> Option<PathBuf> {
+    let mut fields = line.split(' ').skip(3);
+    let (root, point) = (fields.next()?, fields.next()?);
+    let number = root.strip_prefix("net:[")?.strip_suffix(']')?;
+    (number.parse() == Ok(inode)).then(|| PathBuf::from(point))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_own_namespace_is_found_by_every_way() {
+        let inode = u32::try_from(fs::metadata("/proc/self/ns/net").unwrap().ino()).unwrap();
+        let found = open(inode).unwrap().unwrap();
+        assert_eq!(found.metadata().unwrap().ino(), u64::from(inode));
+        // Through a directory of names.
+        let proc = Path::new("/proc");
+        assert!(open_in(inode, Path::new("/proc/self/ns"), proc).unwrap().is_some());
+        // Another kind of namespace is not taken for it, and no namespace has this number.
+        assert!(open(1).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_mount_names_its_namespace() {
+        let line = "63 28 0:4 net:[4026532277] /run/docker/netns/3f rw shared:33 - nsfs nsfs rw";
+        assert_eq!(mount_point(line, 4_026_532_277), Some(PathBuf::from("/run/docker/netns/3f")));
+        assert_eq!(mount_point(line, 4_026_532_278), None);
+        assert_eq!(mount_point("63 28 0:4 mnt:[5] /x rw - nsfs nsfs rw", 5), None);
+        assert_eq!(mount_point("", 5), None);
+    }
+}

@@ -1,0 +1,497 @@
+//! The nft rule sets, as the kernel itself keeps them: which address belongs to which rule.
+//!
+//! Packets are matched against *blobs* (struct nft_rule_blob, include/net/netfilter/nf_tables.h): each chain's rules,
+//! one after the other. A chain has two, of the current generation and of the one before. Blobs are freed and their
+//! memory used again, so an address means something only together with the generation that was current when it was
+//! seen.
+
+use super::memory::KernelMemory;
+use super::model::{Family, hook_name};
+use crate::probe::btf::Btf;
+use std::ops::Range;
+use tracer_common::SequenceOffsets;
+
+/// Bounds on what is believed: more than any rule set has, and what a damaged one may cost.
+const MAX_TABLES: usize = 4096;
+const MAX_CHAINS: usize = 1 << 18;
+const MAX_RULES: usize = 1 << 23;
+const MAX_BLOB: u64 = 1 << 31;
+/// NFT_NAME_MAXLEN (include/uapi/linux/netfilter/nf_tables.h).
+const MAX_NAME: usize = 256;
+/// Per-netns pointers that are tried (struct net_generic): there are some thirty.
+const MAX_GENERIC: u32 = 128;
+
+/// Where the running kernel keeps its nft structures: offsets in bytes, from the BTF of `nf_tables`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NftLayout {
+    /// Where the generation is; `pointer` is [`ABSENT`](tracer_common::ABSENT) until [`NftLayout::learn_pointer`].
+    pub sequence: SequenceOffsets,
+    net_generic: u32,
+    generic_pointers: u32,
+    gencursor: u32,
+    pernet_tables: u32,
+    table_list: u32,
+    table_chains: u32,
+    table_name: u32,
+    table_handle: u32,
+    table_family: u32,
+    chain_blobs: [u32; 2],
+    chain_list: u32,
+    chain_name: u32,
+    chain_handle: u32,
+    chain_flags: u32,
+    /// nft_base_chain.chain: subtracted from a chain's address.
+    base_chain: u32,
+    base_policy: u32,
+    base_hook: u32,
+    base_priority: u32,
+    blob_size: u32,
+    blob_data: u32,
+    ops_type: u32,
+    ops_data: u32,
+    type_name: u32,
+    target_name: Option<u32>,
+    /// Offset of `ptr[nf_tables_net_id]` in struct net_generic.
+    pointer: Option<u32>,
+}
+
+impl NftLayout {
+    /// From the BTF that describes nf_tables (its own, or vmlinux's where it is built in), and that of x_tables for
+    /// iptables-nft's targets. `None` where rules are not kept in blobs (before 5.17), or not described.
+    #[must_use]
+    pub fn resolve(nf_tables: &Btf, x_tables: Option<&Btf>) -> Option<Self> {
+        use tracer_common::ABSENT;
+        let at = |container, path| nf_tables.offset_of(container, path);
+        let net_generic = at("net", "gen")?;
+        let direct = at("net", "nft.base_seq");
+        let base_seq = at("nftables_pernet", "base_seq");
+        if direct.is_none() && base_seq.is_none() {
+            return None;
+        }
+        Some(Self {
+            sequence: SequenceOffsets {
+                direct: direct.unwrap_or(ABSENT),
+                generic: net_generic,
+                pointer: ABSENT,
+                base_seq: base_seq.unwrap_or(ABSENT),
+            },
+            net_generic,
+            generic_pointers: at("net_generic", "ptr")?,
+            gencursor: at("net", "nft.gencursor")?,
+            pernet_tables: at("nftables_pernet", "tables")?,
+            table_list: at("nft_table", "list")?,
+            table_chains: at("nft_table", "chains")?,
+            table_name: at("nft_table", "name")?,
+            table_handle: at("nft_table", "handle")?,
+            table_family: at("nft_table", "family")?,
+            chain_blobs: [at("nft_chain", "blob_gen_0")?, at("nft_chain", "blob_gen_1")?],
+            chain_list: at("nft_chain", "list")?,
+            chain_name: at("nft_chain", "name")?,
+            chain_handle: at("nft_chain", "handle")?,
+            chain_flags: at("nft_chain", "flags")?,
+            base_chain: at("nft_base_chain", "chain")?,
+            base_policy: at("nft_base_chain", "policy")?,
+            base_hook: at("nft_base_chain", "ops.hooknum")?,
+            base_priority: at("nft_base_chain", "ops.priority")?,
+            blob_size: at("nft_rule_blob", "size")?,
+            blob_data: at("nft_rule_blob", "data")?,
+            ops_type: at("nft_expr_ops", "type")?,
+            ops_data: at("nft_expr_ops", "data")?,
+            type_name: at("nft_expr_type", "name")?,
+            target_name: x_tables.unwrap_or(nf_tables).offset_of("xt_target", "name"),
+            pointer: None,
+        })
+    }
+
+    /// Finds which of a netns' per-module pointers is nf_tables': the one that leads to a table named `table`, which
+    /// must be there. The number (`nf_tables_net_id`) is given at load time and differs from boot to boot; its symbol
+    /// is not in every kernel's kallsyms.
+    pub fn learn_pointer(&mut self, memory: &mut impl KernelMemory, net: u64, table: &str) -> bool {
+        let Some(generic) = memory.pointer(net + u64::from(self.net_generic)) else { return false };
+        for index in 0..MAX_GENERIC {
+            let offset = self.generic_pointers + 8 * index;
+            let Some(pernet) = memory.pointer(generic + u64::from(offset)) else { continue };
+            let head = pernet + u64::from(self.pernet_tables);
+            let found = memory.list(head, 4).into_iter().any(|entry| {
+                let name = memory.pointer(entry - u64::from(self.table_list) + u64::from(self.table_name));
+                name.and_then(|name| memory.string(name, MAX_NAME)).is_some_and(|name| name == table)
+            });
+            if found {
+                self.pointer = Some(offset);
+                self.sequence.pointer = offset;
+                return true;
+            }
+        }
+        false
+    }
+
+    fn pernet(&self, memory: &mut impl KernelMemory, net: u64) -> Option<u64> {
+        let generic = memory.pointer(net + u64::from(self.net_generic))?;
+        memory.pointer(generic + u64::from(self.pointer?))
+    }
+
+    /// The generation of the rule set in the netns at `net`, as the kernel half reads it.
+    pub fn sequence(&self, memory: &mut impl KernelMemory, net: u64) -> Option<u32> {
+        if self.sequence.direct != tracer_common::ABSENT {
+            return memory.u32(net + u64::from(self.sequence.direct));
+        }
+        let pernet = self.pernet(memory, net)?;
+        memory.u32(pernet + u64::from(self.sequence.base_seq))
+    }
+
+    /// The name of an expression, by its `ops` (the first word of struct nft_expr): `immediate`, `lookup` ...; for
+    /// an iptables target (`target`), the target's name too.
+    pub fn expression_name(
+        &self,
+        memory: &mut impl KernelMemory,
+        ops: u64,
+    ) -> Option<(String, Option<String>)> {
+        let kind = memory.pointer(ops + u64::from(self.ops_type))?;
+        let name = memory.pointer(kind + u64::from(self.type_name))?;
+        let name = memory.string(name, 32)?;
+        let target = match (name.as_str(), self.target_name) {
+            ("target", Some(offset)) => memory
+                .pointer(ops + u64::from(self.ops_data))
+                .and_then(|target| memory.string(target + u64::from(offset), 29)),
+            _ => None,
+        };
+        Some((name, target))
+    }
+}
+
+/// The nft rule set of one netns at one generation.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Ruleset {
+    /// `base_seq` before and after it was read: the same.
+    pub sequence: u32,
+    /// Tables in the kernel's order.
+    pub tables: Vec<Table>,
+    /// Chains of all tables.
+    pub chains: Vec<Chain>,
+    /// Every blob by address, with its chain: for [`Ruleset::rule_at`].
+    pub(super) blobs: Vec<(Range<u64>, usize, u8)>,
+}
+
+/// A table.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Its family.
+    pub family: Family,
+    /// Its name.
+    pub name: String,
+    /// Its handle: never given again in this netns.
+    pub handle: u64,
+    /// True if `iptables-nft` and its sisters keep it: their table and chain names.
+    pub is_iptables: bool,
+}
+
+/// A chain.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// Index of its table in [`Ruleset::tables`].
+    pub table: usize,
+    /// Its name.
+    pub name: String,
+    /// Its handle.
+    pub handle: u64,
+    /// Address of the struct nft_chain.
+    pub address: u64,
+    /// If it is a base chain.
+    pub base: Option<Base>,
+    /// Rules of the current generation (first) and of the one before, where that differs.
+    pub rules: [Vec<Rule>; 2],
+    /// True if the one before differs: this generation changed the chain.
+    pub is_changed: bool,
+}
+
+/// What makes a chain a base chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// Number of its hook.
+    pub hook: u8,
+    /// Its priority.
+    pub priority: i32,
+    /// True if its policy is drop.
+    pub drops: bool,
+}
+
+/// A rule: where it is. 16 bytes, for there may be 100,000.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Its handle.
+    pub handle: u64,
+    /// Start of its header (struct nft_rule_dp) from the start of the blob's data.
+    pub offset: u32,
+    /// Bytes of its expressions.
+    pub length: u32,
+}
+
+/// A rule that was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Index of its chain in [`Ruleset::chains`].
+    pub chain: usize,
+    /// Its place in the chain, from 1.
+    pub ordinal: u32,
+    /// Its handle.
+    pub handle: u64,
+    /// True if it is a rule of the generation before.
+    pub is_former: bool,
+}
+
+impl Ruleset {
+    /// Reads the rule set of the netns at `net`. `None` if it changed meanwhile, or can't be read.
+    pub fn read(memory: &mut impl KernelMemory, layout: &NftLayout, net: u64) -> Option<Self> {
+        let sequence = layout.sequence(memory, net)?;
+        let cursor = usize::from(memory.bytes::<1>(net + u64::from(layout.gencursor))?[0] & 1);
+        let pernet = layout.pernet(memory, net)?;
+        let mut ruleset = Self { sequence, ..Self::default() };
+        for entry in memory.list(pernet + u64::from(layout.pernet_tables), MAX_TABLES) {
+            ruleset.read_table(memory, layout, entry - u64::from(layout.table_list), cursor);
+        }
+        ruleset.blobs.sort_by_key(|(range, ..)| range.start);
+        (layout.sequence(memory, net) == Some(sequence)).then_some(ruleset)
+    }
+
+    fn read_table(&mut self, memory: &mut impl KernelMemory, layout: &NftLayout, table: u64, cursor: usize) {
+        let at = |offset: u32| table + u64::from(offset);
+        let family = memory.bytes::<1>(at(layout.table_family)).map(|[byte]| byte & 0x3f);
+        let Some(family) = family.and_then(Family::from_number) else { return };
+        let Some(name) = memory.pointer(at(layout.table_name)).and_then(|name| memory.string(name, MAX_NAME))
+        else {
+            return;
+        };
+        let handle = memory.u64(at(layout.table_handle)).unwrap_or(0);
+        let (index, first) = (self.tables.len(), self.chains.len());
+        for entry in memory.list(at(layout.table_chains), MAX_CHAINS) {
+            self.read_chain(memory, layout, entry - u64::from(layout.chain_list), index, cursor);
+        }
+        let is_iptables = is_iptables(family, &name, self.chains.get(first..).unwrap_or_default());
+        self.tables.push(Table { family, name, handle, is_iptables });
+    }
+
+    fn read_chain(
+        &mut self,
+        memory: &mut impl KernelMemory,
+        layout: &NftLayout,
+        chain: u64,
+        table: usize,
+        cursor: usize,
+    ) {
+        /// NFT_CHAIN_BASE (include/uapi/linux/netfilter/nf_tables.h).
+        const BASE: u8 = 1;
+        let at = |offset: u32| chain + u64::from(offset);
+        let Some(name) = memory.pointer(at(layout.chain_name)).and_then(|name| memory.string(name, MAX_NAME))
+        else {
+            return;
+        };
+        let Some(handle) = memory.u64(at(layout.chain_handle)) else { return };
+        let is_base = memory.bytes::<1>(at(layout.chain_flags)).is_some_and(|[flags]| flags & BASE != 0);
+        let base = if is_base { read_base(memory, layout, chain) } else { None };
+        let index = self.chains.len();
+        let mut rules = [Vec::new(), Vec::new()];
+        let (mut seen, mut is_changed) = (None, false);
+        for (former, which) in [cursor, cursor ^ 1].into_iter().enumerate() {
+            let blob = layout.chain_blobs.get(which).and_then(|offset| memory.pointer(at(*offset)));
+            let Some(blob) = blob.filter(|blob| seen != Some(*blob)) else { continue };
+            seen = Some(blob);
+            is_changed = former != 0;
+            if let Some((range, found)) = read_blob(memory, layout, blob)
+                && let Some(rules) = rules.get_mut(former)
+            {
+                *rules = found;
+                self.blobs.push((range, index, former as u8));
+            }
+        }
+        self.chains.push(Chain { table, name, handle, address: chain, base, rules, is_changed });
+    }
+
+    /// The rule that has the byte at `address`.
+    #[must_use]
+    pub fn rule_at(&self, address: u64) -> Option<Found> {
+        let after = self.blobs.partition_point(|(range, ..)| range.start <= address);
+        let (range, chain, former) = self.blobs.get(after.checked_sub(1)?)?;
+        if !range.contains(&address) {
+            return None;
+        }
+        let rules = self.chains.get(*chain)?.rules.get(usize::from(*former))?;
+        let offset = u32::try_from(address - range.start).ok()?;
+        let index = rules.partition_point(|rule| rule.offset <= offset).checked_sub(1)?;
+        let rule = rules.get(index)?;
+        // An expression, not the header.
+        let inside = offset.checked_sub(rule.offset)?;
+        (HEADER..HEADER + rule.length).contains(&inside).then_some(Found {
+            chain: *chain,
+            ordinal: u32::try_from(index + 1).ok()?,
+            handle: rule.handle,
+            is_former: *former != 0,
+        })
+    }
+
+    /// Where the expressions of a chain's rule (from 1, of the current generation) are in memory.
+    #[must_use]
+    pub fn expressions_of(&self, chain: usize, ordinal: usize) -> Option<Range<u64>> {
+        let rule = self.chains.get(chain)?.rules.first()?.get(ordinal.checked_sub(1)?)?;
+        let (data, ..) = self.blobs.iter().find(|(_, of, former)| *of == chain && *former == 0)?;
+        let start = data.start + u64::from(rule.offset + HEADER);
+        Some(start..start + u64::from(rule.length))
+    }
+
+    /// The base chain at `address` (struct nft_chain).
+    #[must_use]
+    pub fn base_chain_at(&self, address: u64) -> Option<&Chain> {
+        self.chains.iter().find(|chain| chain.address == address && chain.base.is_some())
+    }
+
+    /// The chains in the table of the chain at `address`.
+    pub fn chains_beside(&self, address: u64) -> impl Iterator<Item = &str> {
+        let table = self.chains.iter().find(|chain| chain.address == address).map(|chain| chain.table);
+        self.chains.iter().filter(move |chain| Some(chain.table) == table).map(|chain| chain.name.as_str())
+    }
+
+    /// A chain's table.
+    #[must_use]
+    pub fn table_of(&self, chain: &Chain) -> Option<&Table> {
+        self.tables.get(chain.table)
+    }
+}
+
+/// Bytes of struct nft_rule_dp before the expressions: one word of bitfields.
+const HEADER: u32 = 8;
+
+fn read_base(memory: &mut impl KernelMemory, layout: &NftLayout, chain: u64) -> Option<Base> {
+    let base = chain.checked_sub(u64::from(layout.base_chain))?;
+    let hook = memory.u32(base + u64::from(layout.base_hook))?;
+    let priority = memory.u32(base + u64::from(layout.base_priority))?.cast_signed();
+    let [policy] = memory.bytes(base + u64::from(layout.base_policy))?;
+    // NF_DROP is 0 (include/uapi/linux/netfilter.h).
+    Some(Base { hook: u8::try_from(hook).ok()?, priority, drops: policy == 0 })
+}
+
+/// The rules of a blob, and the addresses of its data.
+fn read_blob(
+    memory: &mut impl KernelMemory,
+    layout: &NftLayout,
+    blob: u64,
+) -> Option<(Range<u64>, Vec<Rule>)> {
+    let size = memory.u64(blob + u64::from(layout.blob_size))?;
+    if size > MAX_BLOB {
+        return None;
+    }
+    let start = blob + u64::from(layout.blob_data);
+    let mut data = vec![0; usize::try_from(size).ok()?];
+    if !data.is_empty() && !memory.read(start, &mut data) {
+        return None;
+    }
+    Some((start..start + size, rules_in(&data)))
+}
+
+/// Walks rules: each is a word `is_last:1, dlen:12, handle:42` (struct nft_rule_dp, from the lowest bit on x86_64 and
+/// arm64), then `dlen` bytes of expressions.
+fn rules_in(data: &[u8]) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    let mut at = 0_usize;
+    while rules.len() < MAX_RULES {
+        let header = data.get(at..).and_then(|rest| rest.first_chunk::<8>());
+        let Some(header) = header.map(|bytes| u64::from_le_bytes(*bytes)) else { break };
+        if header & 1 != 0 {
+            break;
+        }
+        let length = (header >> 1 & 0xfff) as u32;
+        let handle = header >> 13 & ((1 << 42) - 1);
+        let Ok(offset) = u32::try_from(at) else { break };
+        rules.push(Rule { handle, offset, length });
+        at += HEADER as usize + length as usize;
+    }
+    rules
+}
+
+/// Whether a table is one of iptables-nft, ip6tables-nft, arptables-nft or ebtables-nft to these tools: one of their
+/// names, and base chains of their names only, on the hooks that the names say.
+fn is_iptables(family: Family, name: &str, chains: &[Chain]) -> bool {
+    let tables: &[&str] = match family {
+        Family::Ipv4 | Family::Ipv6 => &["filter", "nat", "mangle", "raw", "security"],
+        Family::Arp => &["filter"],
+        Family::Bridge => &["filter", "nat", "broute"],
+        Family::Inet | Family::Netdev => &[],
+    };
+    let mut bases = chains.iter().filter_map(|chain| Some((&chain.name, chain.base?.hook))).peekable();
+    tables.contains(&name)
+        && bases.peek().is_some()
+        && bases.all(|(name, hook)| hook_name(family, hook) == Some(name.as_str()) || name == "BROUTING")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(last: bool, length: u64, handle: u64) -> [u8; 8] {
+        (u64::from(last) | length << 1 | handle << 13).to_le_bytes()
+    }
+
+    fn blob(rules: &[(u64, u64)]) -> Vec<u8> {
+        let mut data = Vec::new();
+        for (handle, length) in rules {
+            data.extend(header(false, *length, *handle));
+            data.extend(vec![0xee; usize::try_from(*length).unwrap()]);
+        }
+        data.extend(header(true, 0, 0));
+        data.extend([0xdd; 24]);
+        data
+    }
+
+    #[test]
+    fn rules_are_walked_to_the_last() {
+        let rules = rules_in(&blob(&[(4, 64), ((1 << 42) - 1, 0), (9, 4088)]));
+        let told: Vec<_> = rules.iter().map(|rule| (rule.handle, rule.offset, rule.length)).collect();
+        assert_eq!(told, [(4, 0, 64), ((1 << 42) - 1, 72, 0), (9, 80, 4088)]);
+        // Cut off anywhere, it ends.
+        let whole = blob(&[(4, 64), (5, 8)]);
+        for length in 0..whole.len() {
+            assert!(rules_in(&whole[..length]).len() <= 2);
+        }
+    }
+
+    fn chain(name: &str, base: bool) -> Chain {
+        let base = base.then_some(Base { hook: 1, priority: 0, drops: true });
+        let rules = [Vec::new(), Vec::new()];
+        Chain { table: 0, name: name.into(), handle: 1, address: 77, base, rules, is_changed: false }
+    }
+
+    #[test]
+    fn an_address_belongs_to_the_rule_whose_expressions_have_it() {
+        let rules = rules_in(&blob(&[(4, 64), (5, 8)]));
+        let ruleset = Ruleset {
+            chains: vec![Chain { rules: [rules, Vec::new()], ..chain("c", false) }],
+            blobs: vec![(1000..1200, 0, 0)],
+            ..Ruleset::default()
+        };
+        let told = |address| ruleset.rule_at(address).map(|found| (found.ordinal, found.handle));
+        assert_eq!(told(1008), Some((1, 4)));
+        assert_eq!(told(1071), Some((1, 4)));
+        assert_eq!(told(1080), Some((2, 5)));
+        for address in [0, 999, 1000, 1007, 1072, 1079, 1088, 1199, 1200, u64::MAX] {
+            assert_eq!(told(address), None, "{address}");
+        }
+    }
+
+    #[test]
+    fn tables_of_iptables_are_known_by_their_names() {
+        let built_in = [chain("INPUT", true), chain("KUBE-FIREWALL", false)];
+        assert!(is_iptables(Family::Ipv4, "filter", &built_in));
+        assert!(!is_iptables(Family::Inet, "filter", &built_in));
+        assert!(!is_iptables(Family::Ipv4, "mine", &built_in));
+        assert!(!is_iptables(Family::Ipv4, "filter", &[chain("input", true)]));
+        assert!(!is_iptables(Family::Ipv4, "filter", &[chain("FORWARD", true)]));
+        assert!(!is_iptables(Family::Ipv4, "filter", &[chain("KUBE-FIREWALL", false)]));
+    }
+
+    #[test]
+    fn policies_are_of_base_chains() {
+        let ruleset = Ruleset { chains: vec![chain("INPUT", true)], ..Ruleset::default() };
+        assert_eq!(ruleset.base_chain_at(77).map(|chain| chain.name.as_str()), Some("INPUT"));
+        assert_eq!(ruleset.base_chain_at(78), None);
+        let ruleset = Ruleset { chains: vec![chain("user", false)], ..Ruleset::default() };
+        assert_eq!(ruleset.base_chain_at(77), None);
+    }
+}

@@ -1,0 +1,517 @@
+//! The rule sets of the network namespaces that drops are seen in, read when a drop needs them and kept while they may
+//! be needed: a rule that was replaced a second ago is not blamed for what its successor did, nor the other way round.
+
+use super::NetnsId;
+use super::attribute::{self, Expression, Hook};
+use super::counters::Counters;
+use super::evaluate::{self, Culprit, Packet, TableText};
+use super::legacy::{Hooked, LegacyLayout};
+use super::memory::KernelMemory;
+use super::model::{Backend, Confidence, Family, Method, Netfilter, TableSummary, hook_name};
+use super::nft::{Chain, Found, NftLayout, Ruleset};
+use super::owner::{self, Subject};
+use super::words::Words;
+use crate::event::decode::Raw;
+use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+use tracer_common::{EXPRESSION_WORDS, FlowKey, attribution_kind, hook_of, index_of, kind_of, undecided};
+
+/// Generations kept of a netns.
+const GENERATIONS: usize = 4;
+/// Network namespaces kept.
+const MAX_NETNS: usize = 1024;
+/// Reading takes at most one part in this many of the time.
+const IDLE_SHARE: u32 = 4;
+
+/// What a drop's event tells for attribution.
+#[derive(Clone, Copy, Debug)]
+pub struct Evidence {
+    /// `FlowKey::attribution`.
+    pub attribution: [u64; 2],
+    /// The netns; without address and cookie where only a count is known.
+    pub netns: NetnsId,
+    /// The hook.
+    pub hook: Option<Hook>,
+    /// The start of the nft expression.
+    pub expression: Option<[u64; EXPRESSION_WORDS]>,
+    /// True if the function that freed the packet is nft's.
+    pub is_nft: bool,
+    /// When the packet was dropped, CLOCK_MONOTONIC ns.
+    pub time: u64,
+    /// The time now, likewise.
+    pub now: u64,
+    /// skb->mark; 0 where only a count is known.
+    pub mark: u32,
+}
+
+impl Evidence {
+    /// Of a full event.
+    #[must_use]
+    pub fn of_event(raw: &Raw) -> Self {
+        let of_key = Self::of_key(&raw.key);
+        Self {
+            netns: NetnsId { address: raw.net, inode: raw.key.netns, cookie: raw.netns_cookie.unwrap_or(0) },
+            hook: raw.hook.map(|hook| Hook { family: hook.family, number: hook.hook }).or(of_key.hook),
+            expression: raw.expression,
+            time: raw.time,
+            mark: raw.mark,
+            ..of_key
+        }
+    }
+
+    /// The hook function that dropped the packet, if its index is known; the hook is one of `netns`.
+    pub fn hooked(
+        &self,
+        memory: &mut impl KernelMemory,
+        layout: &LegacyLayout,
+        netns: NetnsId,
+    ) -> Option<Hooked> {
+        let (hook, index) = (self.hook?, index_of(self.attribution[1])?);
+        let family = Family::from_number(hook.family)?;
+        layout.hooked(memory, netns.address, family, hook.number).get(usize::from(index)).copied()
+    }
+
+    /// Of a counting slot.
+    #[must_use]
+    pub fn of_key(key: &FlowKey) -> Self {
+        let (attribution, netns) = (key.attribution, NetnsId { inode: key.netns, ..NetnsId::default() });
+        Self {
+            attribution,
+            netns,
+            hook: hook_of(key.attribution[1]).map(|(family, number)| Hook { family, number }),
+            expression: None,
+            is_nft: false,
+            time: u64::MAX,
+            now: 0,
+            mark: 0,
+        }
+    }
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub struct Rulesets {
+    layout: Option<NftLayout>,
+    /// Of legacy tables.
+    pub counters: Counters,
+    /// Where hook functions are listed.
+    pub hooks: Option<LegacyLayout>,
+    words: Words,
+    netns: HashMap<u32, Netns>,
+    names: HashMap<u64, (String, Option<String>)>,
+}
+
+/// What is known of one netns.
+#[derive(Debug, Default)]
+struct Netns {
+    id: NetnsId,
+    /// Newest last.
+    generations: VecDeque<Ruleset>,
+    /// When reading may be tried again.
+    not_before: Option<Instant>,
+}
+
+impl Rulesets {
+    /// With what the self-test learned of nft.
+    pub fn set_layout(&mut self, layout: NftLayout) {
+        self.layout = Some(layout);
+        self.netns.clear();
+    }
+
+    /// The answer for a drop by netfilter. `name` tells the function at an address.
+    pub fn attribute(
+        &mut self,
+        memory: &mut impl KernelMemory,
+        name: &dyn Fn(u64) -> Option<String>,
+        evidence: &Evidence,
+        packet: Option<&Packet<'_>>,
+    ) -> Netfilter {
+        let mut answer = self.place(memory, name, evidence);
+        if answer.backend == Some(Backend::Legacy)
+            && answer.table.is_none()
+            && let Some(packet) = packet
+        {
+            // A table did it, and the counters don't tell which rule. If this doesn't either, it stays so.
+            let _ = self.evaluate(memory, evidence, packet, &mut answer);
+            return answer;
+        }
+        let Some(netns) = self.netns_of(evidence) else { return answer };
+        match (answer.backend, answer.table.is_some()) {
+            (Some(Backend::Nft), true) => {
+                let Some(layout) = self.layout else { return answer };
+                // The rule set that was read last: the tools speak of no other.
+                let generations = self.netns.get(&netns.inode).map(|netns| &netns.generations);
+                let Some(sequence) = generations.and_then(|all| all.back()).map(|ruleset| ruleset.sequence)
+                else {
+                    return answer;
+                };
+                let is_of_it = evidence.attribution[1] as u32 == sequence;
+                let mut is_current = || is_of_it && layout.sequence(memory, netns.address) == Some(sequence);
+                self.words.add(netns, sequence.into(), evidence.mark, &mut answer, &mut is_current);
+                let ruleset = self.netns.get(&netns.inode).and_then(|netns| netns.generations.back());
+                own_policy(
+                    &mut answer,
+                    ruleset.into_iter().flat_map(|ruleset| ruleset.chains_beside(evidence.attribution[0])),
+                );
+            }
+            (Some(Backend::Legacy), true) => {
+                let (counters, rule) = (&self.counters, evidence.attribution);
+                let mut is_current = || counters.is_still(memory, (rule[0], rule[1] as u32));
+                let generation = 1 << 32 | u64::from(rule[1] as u32);
+                self.words.add(netns, generation, evidence.mark, &mut answer, &mut is_current);
+                own_policy(&mut answer, self.counters.chains_beside((rule[0], rule[1] as u32)));
+            }
+            _ => {}
+        }
+        answer
+    }
+
+    /// The tables of network namespaces.
+    pub fn tables(&self, memory: &mut impl KernelMemory, netns: &[NetnsId]) -> Vec<TableSummary> {
+        let mut tables = self.counters.tables();
+        for netns in netns {
+            let ruleset = self.layout.and_then(|layout| Ruleset::read(memory, &layout, netns.address));
+            let Some(ruleset) = ruleset else { continue };
+            tables.extend(ruleset.tables.iter().enumerate().map(|(index, table)| {
+                let chains = ruleset.chains.iter().filter(|chain| chain.table == index);
+                TableSummary {
+                    netns: netns.inode,
+                    backend: Backend::Nft,
+                    family: table.family,
+                    name: table.name.clone(),
+                    rules: chains.map(|chain| chain.rules.first().map_or(0, Vec::len)).sum(),
+                    left_out: Vec::new(),
+                }
+            }));
+        }
+        tables
+    }
+
+    /// The netns of a drop, also of one that only its inode number is known of.
+    fn netns_of(&self, evidence: &Evidence) -> Option<NetnsId> {
+        if evidence.netns.address != 0 {
+            return Some(evidence.netns);
+        }
+        let known = self.netns.get(&evidence.netns.inode).map(|netns| netns.id);
+        known.or_else(|| self.counters.netns(evidence.netns.inode))
+    }
+
+    /// What dropped it, without words.
+    fn place(
+        &mut self,
+        memory: &mut impl KernelMemory,
+        name: &dyn Fn(u64) -> Option<String>,
+        evidence: &Evidence,
+    ) -> Netfilter {
+        let unknown = || Netfilter {
+            backend: evidence.is_nft.then_some(Backend::Nft),
+            ..attribute::at_hook(evidence.hook)
+        };
+        match kind_of(evidence.attribution[1]) {
+            attribution_kind::NFT_RULE => self.nft_rule(memory, evidence).unwrap_or_else(unknown),
+            attribution_kind::NFT_POLICY => self.nft_policy(memory, evidence).unwrap_or_else(unknown),
+            attribution_kind::LEGACY_RULE => {
+                let rule = (evidence.attribution[0], evidence.attribution[1] as u32);
+                self.counters.rule(memory, rule, evidence).unwrap_or_else(unknown)
+            }
+            attribution_kind::LEGACY_UNDECIDED => {
+                if evidence.attribution[1] as u32 == undecided::REPLACED {
+                    self.counters.suspect();
+                }
+                self.by_function(memory, name, evidence).unwrap_or_else(unknown)
+            }
+            _ if evidence.is_nft => unknown(),
+            _ => {
+                // A table may have come.
+                self.counters.suspect();
+                self.by_function(memory, name, evidence).unwrap_or_else(unknown)
+            }
+        }
+    }
+
+    /// The hook function that dropped it, by its index. A table's function is no answer: which rule did it is not known.
+    fn by_function(
+        &self,
+        memory: &mut impl KernelMemory,
+        name: &dyn Fn(u64) -> Option<String>,
+        evidence: &Evidence,
+    ) -> Option<Netfilter> {
+        let layout = self.hooks.as_ref()?;
+        let Hooked { function, .. } = evidence.hooked(memory, layout, self.netns_of(evidence)?)?;
+        let is_table = layout.functions.contains(&function);
+        Some(Netfilter {
+            backend: is_table.then_some(Backend::Legacy),
+            function: Some(name(function)?),
+            method: Some(Method::Hook),
+            confidence: if is_table { Confidence::Ambiguous } else { Confidence::Exact },
+            ..attribute::at_hook(evidence.hook)
+        })
+    }
+
+    /// Evaluates the packet against the tables of its hook.
+    fn evaluate(
+        &mut self,
+        memory: &mut impl KernelMemory,
+        evidence: &Evidence,
+        packet: &Packet<'_>,
+        answer: &mut Netfilter,
+    ) -> Option<()> {
+        let (netns, hook) = (self.netns_of(evidence)?, evidence.hook?);
+        let family = Family::from_number(hook.family)?;
+        let (version, tables) = self.counters.tables_on(netns, family, hook.number)?;
+        let address = evidence.hooked(memory, self.hooks.as_ref()?, netns)?.private;
+        let (_, only) = tables.iter().find(|(table, _)| *table == address)?;
+        let names: Vec<String> = tables.iter().map(|(_, name)| name.clone()).collect();
+        let counters = &self.counters;
+        let mut is_current = || counters.is_known(memory, netns);
+        let generation = 1 << 32 | u64::from(version);
+        let listings = self.words.tables(netns, generation, (family, &names), &mut is_current)?;
+        let chain = hook_name(family, hook.number)?;
+        let texts: Vec<_> =
+            names.iter().zip(&listings).map(|(table, listing)| TableText { table, chain, listing }).collect();
+        let evaluation = evaluate::evaluate(packet, &texts, Some(only));
+        let (confidence, culprit) = evaluate::confidence(&evaluation);
+        answer.method = Some(Method::Evaluated);
+        answer.confidence = confidence;
+        answer.table = Some(only.clone());
+        match culprit {
+            Some(culprit) => {
+                answer.chain = Some(culprit.chain.to_owned());
+                answer.rule = culprit.rule;
+                answer.text = culprit.text.map(str::to_owned);
+                answer.verdict = culprit.verdict.name().map(Cow::into_owned);
+                answer.reject_with = culprit.reject_with().map(str::to_owned);
+                answer.owner = Some(
+                    owner::owner(&Subject {
+                        backend: answer.backend,
+                        table: Some(only),
+                        chain: Some(culprit.chain),
+                        text: culprit.text,
+                    })
+                    .to_owned(),
+                );
+            }
+            None => answer.candidates = evaluation.culprits.iter().map(Culprit::reference).collect(),
+        }
+        Some(())
+    }
+
+    fn nft_rule(&mut self, memory: &mut impl KernelMemory, evidence: &Evidence) -> Option<Netfilter> {
+        let (address, sequence) = (evidence.attribution[0], evidence.attribution[1] as u32);
+        let expression = match evidence.expression {
+            Some(words) => Some(words),
+            // Only a count is known: still there, if the rule set is.
+            None => self.netns_of(evidence).and_then(|netns| {
+                let layout = self.layout?;
+                let words = memory.bytes(address)?;
+                let is_current = layout.sequence(memory, netns.address) == Some(sequence);
+                is_current.then(|| expression_words(&words))
+            }),
+        };
+        let expression = expression.and_then(|words| self.expression(memory, words));
+        let find = |ruleset: &Ruleset| {
+            let found = ruleset.rule_at(address)?;
+            // What was there a generation ago, too.
+            let lasted = found.is_former || !ruleset.chains.get(found.chain)?.is_changed;
+            Some((found, lasted))
+        };
+        let same = |a: (&Ruleset, Found), b: (&Ruleset, Found)| identity(a) == identity(b);
+        let (ruleset, found, confidence) = self.find(memory, evidence, sequence, find, same)?;
+        attribute::by_nft_rule(ruleset, found, expression.as_ref(), evidence.hook, confidence)
+    }
+
+    fn nft_policy(&mut self, memory: &mut impl KernelMemory, evidence: &Evidence) -> Option<Netfilter> {
+        let (address, sequence) = (evidence.attribution[0], evidence.attribution[1] as u32);
+        let is_it = |chain: &Chain| chain.address == address && chain.base.is_some();
+        let find = |ruleset: &Ruleset| Some((ruleset.chains.iter().position(is_it)?, false));
+        let same = |a: (&Ruleset, usize), b: (&Ruleset, usize)| {
+            let chain = |(ruleset, index): (&Ruleset, usize)| {
+                let chain = ruleset.chains.get(index)?;
+                Some((ruleset.table_of(chain)?.handle, chain.handle))
+            };
+            chain(a) == chain(b)
+        };
+        let (ruleset, index, confidence) = self.find(memory, evidence, sequence, find, same)?;
+        attribute::by_nft_policy(ruleset, ruleset.chains.get(index)?, evidence.hook, confidence)
+    }
+
+    /// Looks something up in the rule set of the drop's generation. It is exact
+    /// - in the rule set read in that very generation: its blobs, and those of the generation before, can't have been
+    ///   freed while the packet was in one of them;
+    /// - in the next generation's, among the blobs of the generation before;
+    /// - where an older and a newer rule set have the same thing there: handles are never given again.
+    fn find<T: Copy>(
+        &mut self,
+        memory: &mut impl KernelMemory,
+        evidence: &Evidence,
+        sequence: u32,
+        find: impl Fn(&Ruleset) -> Option<(T, bool)>,
+        same: impl Fn((&Ruleset, T), (&Ruleset, T)) -> bool,
+    ) -> Option<(&Ruleset, T, Confidence)> {
+        let layout = self.layout?;
+        if !self.netns.contains_key(&evidence.netns.inode) && self.netns.len() >= MAX_NETNS {
+            self.netns.clear();
+        }
+        let netns = self.netns.entry(evidence.netns.inode).or_default();
+        if evidence.netns.address != 0 && netns.id != evidence.netns {
+            // An inode number that is used again, or the first drop here.
+            *netns = Netns { id: evidence.netns, ..Netns::default() };
+        }
+        if !netns.generations.iter().any(|ruleset| ruleset.sequence == sequence) {
+            netns.read(memory, &layout);
+        }
+        judge(&netns.generations, sequence, find, same)
+    }
+
+    /// What an event's copy of an expression says.
+    fn expression(
+        &mut self,
+        memory: &mut impl KernelMemory,
+        words: [u64; EXPRESSION_WORDS],
+    ) -> Option<Expression> {
+        /// Names kept: kernels have some fifty expressions; iptables targets have an `ops` each.
+        const MAX_NAMES: usize = 4096;
+        let [ops, rest @ ..] = words;
+        let (name, target) = match self.names.get(&ops) {
+            Some(known) => known.clone(),
+            None => {
+                let name = self.layout.as_ref()?.expression_name(memory, ops)?;
+                // An iptables target's `ops` is freed with its rule: not kept.
+                if name.1.is_none() && self.names.len() < MAX_NAMES {
+                    self.names.insert(ops, name.clone());
+                }
+                name
+            }
+        };
+        let mut data = [0; 24];
+        for (to, word) in data.chunks_exact_mut(8).zip(rest) {
+            to.copy_from_slice(&word.to_ne_bytes());
+        }
+        Some(Expression { name, target, data })
+    }
+}
+
+/// Looks something up in the rule sets that were read, for a drop at generation `sequence`; how sure that is, see
+/// [`Rulesets::find`]. What is found comes with whether it was there a generation before its rule set's, too.
+fn judge<T: Copy>(
+    generations: &VecDeque<Ruleset>,
+    sequence: u32,
+    find: impl Fn(&Ruleset) -> Option<(T, bool)>,
+    same: impl Fn((&Ruleset, T), (&Ruleset, T)) -> bool,
+) -> Option<(&Ruleset, T, Confidence)> {
+    if let Some(ruleset) = generations.iter().find(|ruleset| ruleset.sequence == sequence) {
+        return find(ruleset).map(|(found, _)| (ruleset, found, Confidence::Exact));
+    }
+    let is_newer = |ruleset: &&Ruleset| ruleset.sequence.wrapping_sub(sequence) < u32::MAX / 2;
+    let newer = generations.iter().find(is_newer).and_then(|it| Some((it, find(it)?)));
+    let older = generations.iter().rev().find(|it| !is_newer(it)).and_then(|it| Some((it, find(it)?.0)));
+    match (older, newer) {
+        (_, Some((ruleset, (found, true)))) if ruleset.sequence == next(sequence) => {
+            Some((ruleset, found, Confidence::Exact))
+        }
+        (Some(old), Some((new, (found, _)))) if same(old, (new, found)) => {
+            Some((new, found, Confidence::Exact))
+        }
+        (_, Some((ruleset, (found, _)))) | (Some((ruleset, found)), None) => {
+            Some((ruleset, found, Confidence::Inferred))
+        }
+        (None, None) => None,
+    }
+}
+
+/// Says who set the policy that dropped a packet, where its table doesn't tell.
+fn own_policy<'a>(answer: &mut Netfilter, others: impl Iterator<Item = &'a str>) {
+    if answer.verdict.as_deref() == Some("policy")
+        && answer.owner.as_deref() == Some(owner::UNKNOWN)
+        && let Some(chain) = &answer.chain
+    {
+        answer.owner = Some(owner::policy_owner(chain, others).to_owned());
+    }
+}
+
+/// The words of an expression's first bytes.
+fn expression_words(bytes: &[u8; 8 * EXPRESSION_WORDS]) -> [u64; EXPRESSION_WORDS] {
+    let mut words = [0; EXPRESSION_WORDS];
+    for (to, from) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        *to = u64::from_ne_bytes(*from);
+    }
+    words
+}
+
+/// The generation after one: 0 is left out (nf_tables_commit(), net/netfilter/nf_tables_api.c).
+fn next(sequence: u32) -> u32 {
+    sequence.wrapping_add(1).max(1)
+}
+
+/// What no other rule ever has: handles of table, chain and rule.
+fn identity((ruleset, found): (&Ruleset, Found)) -> Option<(u64, u64, u64)> {
+    let chain = ruleset.chains.get(found.chain)?;
+    Some((ruleset.table_of(chain)?.handle, chain.handle, found.handle))
+}
+
+impl Netns {
+    fn read(&mut self, memory: &mut impl KernelMemory, layout: &NftLayout) {
+        /// A rule set that changes while it is read is read again, so often.
+        const TRIES: u32 = 3;
+        let start = Instant::now();
+        if self.id.address == 0 || self.not_before.is_some_and(|when| start < when) {
+            return;
+        }
+        let read = (0..TRIES).find_map(|_| Ruleset::read(memory, layout, self.id.address));
+        self.not_before = Some(start + start.elapsed() * (IDLE_SHARE + 1) + Duration::from_micros(100));
+        if let Some(ruleset) = read {
+            if self.generations.len() >= GENERATIONS {
+                self.generations.pop_front();
+            }
+            self.generations.push_back(ruleset);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn generations(sequences: &[u32]) -> VecDeque<Ruleset> {
+        sequences.iter().map(|sequence| Ruleset { sequence: *sequence, ..Ruleset::default() }).collect()
+    }
+
+    /// What is there in each generation: `x` or `y`, capital if it was there a generation before, too.
+    fn told(there: &[(u32, char)], sequence: u32) -> Option<(u32, char, Confidence)> {
+        let sequences: Vec<u32> = there.iter().map(|(sequence, _)| *sequence).collect();
+        let generations = generations(&sequences);
+        let find = |ruleset: &Ruleset| {
+            let (_, what) = *there.iter().find(|(sequence, _)| *sequence == ruleset.sequence)?;
+            (what != '-').then_some((what.to_ascii_lowercase(), what.is_ascii_uppercase()))
+        };
+        let same = |(_, a): (&Ruleset, char), (_, b): (&Ruleset, char)| a == b;
+        judge(&generations, sequence, find, same).map(|(ruleset, what, how)| (ruleset.sequence, what, how))
+    }
+
+    #[test]
+    fn the_drops_own_generation_is_exact() {
+        assert_eq!(told(&[(4, 'y'), (5, 'x'), (6, 'y')], 5), Some((5, 'x', Confidence::Exact)));
+        // Not there: whatever other generations have at that address is something else.
+        assert_eq!(told(&[(4, 'x'), (5, '-'), (6, 'x')], 5), None);
+    }
+
+    #[test]
+    fn the_next_generation_knows_the_one_before() {
+        assert_eq!(told(&[(6, 'X')], 5), Some((6, 'x', Confidence::Exact)));
+        // New there: its address may be that of what was freed before.
+        assert_eq!(told(&[(6, 'x')], 5), Some((6, 'x', Confidence::Inferred)));
+        assert_eq!(told(&[(7, 'X')], 5), Some((7, 'x', Confidence::Inferred)));
+        // 0 is left out.
+        assert_eq!(told(&[(1, 'X')], u32::MAX), Some((1, 'x', Confidence::Exact)));
+    }
+
+    #[test]
+    fn what_was_there_before_and_after_was_there() {
+        assert_eq!(told(&[(3, 'x'), (8, 'x')], 5), Some((8, 'x', Confidence::Exact)));
+        assert_eq!(told(&[(3, 'y'), (8, 'x')], 5), Some((8, 'x', Confidence::Inferred)));
+        assert_eq!(told(&[(3, 'x')], 5), Some((3, 'x', Confidence::Inferred)));
+        assert_eq!(told(&[(3, '-'), (8, '-')], 5), None);
+        assert_eq!(told(&[], 5), None);
+    }
+}

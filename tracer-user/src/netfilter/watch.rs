@@ -1,0 +1,222 @@
+//! Which counters the programs are to compare at a drop, and which rule each is. Pure.
+
+use super::NetnsId;
+use super::legacy::{Rule, Table};
+use super::model::Family;
+use tracer_common::legacy::{
+    CHUNK_RULES, COUNTER_BYTES, Chunk, LIST_CHUNKS, LIST_PROBES, LIST_TABLES, LISTS, List, TableCheck,
+    hook_word, list_place,
+};
+
+/// The legacy tables of one netns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Which.
+    pub netns: NetnsId,
+    /// Its tables.
+    pub tables: Vec<Table>,
+    /// Hooks that have tables: family, hook, indices of tables in the order in which they are asked.
+    pub hooks: Vec<(Family, u8, Vec<usize>)>,
+}
+
+/// What the programs are given, and what their answers mean.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The network namespaces that have tables.
+    pub seen: Vec<Seen>,
+    /// Places of the map of lists.
+    pub lists: Vec<List>,
+    /// Chunks of counters.
+    pub chunks: Vec<Chunk>,
+    /// Hooks without a list, because their rules are too many.
+    pub left_out: Vec<LeftOut>,
+    /// Of each chunk, which rule each counter is: indices of `seen`, its table, its rule.
+    rules: Vec<[Option<(usize, usize, usize)>; CHUNK_RULES]>,
+}
+
+/// A hook whose drops can't be attributed by counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Inode number of the netns.
+    pub netns: u32,
+    /// IPv4 or IPv6.
+    pub family: Family,
+    /// The hook.
+    pub hook: u8,
+    /// Rules that can drop there.
+    pub rules: usize,
+}
+
+/// Makes the lists, with at most `most` chunks in all.
+#[must_use]
+pub fn plan(seen: Vec<Seen>, most: u32) -> Plan {
+    let mut plan = Plan { lists: vec![List::default(); LISTS as usize], ..Plan::default() };
+    for (index, netns) in seen.iter().enumerate() {
+        // A counter is in one chunk only, whatever hooks its rule can be met on: each has one memory of what it was.
+        let chunk_of: Vec<Vec<u32>> = netns
+            .tables
+            .iter()
+            .enumerate()
+            .map(|(table, it)| plan.add_chunks(index, table, it, most))
+            .collect();
+        for (family, hook, tables) in &netns.hooks {
+            plan.add_list(netns, *family, *hook, tables, &chunk_of);
+        }
+    }
+    plan.seen = seen;
+    plan
+}
+
+impl Plan {
+    /// The rule that a number from the programs means.
+    #[must_use]
+    pub fn rule(&self, number: u64) -> Option<(&Seen, &Table, &Rule)> {
+        let number = usize::try_from(number).ok()?;
+        let (seen, table, rule) = (*self.rules.get(number / CHUNK_RULES)?.get(number % CHUNK_RULES)?)?;
+        let seen = self.seen.get(seen)?;
+        let table = seen.tables.get(table)?;
+        Some((seen, table, table.rules.get(rule)?))
+    }
+
+    /// Packs the counters of a table's rules into chunks; returns the chunk of each rule, `u32::MAX` for one that found
+    /// no room.
+    fn add_chunks(&mut self, seen: usize, table: usize, rules: &Table, most: u32) -> Vec<u32> {
+        let mut chunk_of = vec![u32::MAX; rules.rules.len()];
+        let mut order: Vec<(u64, usize)> =
+            rules.rules.iter().enumerate().map(|(index, rule)| (rule.counter, index)).collect();
+        order.sort_unstable();
+        let mut open: Option<(u32, u64)> = None;
+        for (counter, index) in order {
+            let place = open.and_then(|(chunk, start)| {
+                let bytes = usize::try_from(counter - start).ok()?;
+                let fits = bytes % COUNTER_BYTES == 0 && bytes / COUNTER_BYTES < CHUNK_RULES;
+                fits.then_some((chunk, bytes / COUNTER_BYTES))
+            });
+            let (chunk, bit) = match place {
+                Some(place) => place,
+                None => {
+                    let Ok(next) = u32::try_from(self.chunks.len()) else { break };
+                    if next >= most {
+                        break;
+                    }
+                    self.chunks.push(Chunk { address: counter, bytes: 0, mask: 0 });
+                    self.rules.push([None; CHUNK_RULES]);
+                    open = Some((next, counter));
+                    (next, 0)
+                }
+            };
+            let (Some(it), Some(rules)) =
+                (self.chunks.get_mut(chunk as usize), self.rules.get_mut(chunk as usize))
+            else {
+                break;
+            };
+            it.mask |= 1 << bit;
+            it.bytes = ((bit + 1) * COUNTER_BYTES) as u32;
+            if let (Some(rule), Some(of)) = (rules.get_mut(bit), chunk_of.get_mut(index)) {
+                *rule = Some((seen, table, index));
+                *of = chunk;
+            }
+        }
+        chunk_of
+    }
+
+    fn add_list(&mut self, netns: &Seen, family: Family, hook: u8, tables: &[usize], chunk_of: &[Vec<u32>]) {
+        let mut list = List {
+            net: netns.netns.address,
+            netns: netns.netns.inode,
+            hook: hook_word(family.number(), hook),
+            ..List::default()
+        };
+        let (mut chunks, mut rules, mut fits) = (Vec::new(), 0, tables.len() <= LIST_TABLES);
+        for (check, index) in list.checks.iter_mut().zip(tables) {
+            let (Some(table), Some(chunk_of)) = (netns.tables.get(*index), chunk_of.get(*index)) else {
+                continue;
+            };
+            *check = TableCheck { at: table.private.0, private: table.private.1 };
+            list.tables += 1;
+            for rule in table.reachable(hook) {
+                rules += 1;
+                match chunk_of.get(rule) {
+                    Some(chunk) if *chunk != u32::MAX => chunks.push(*chunk),
+                    _ => fits = false,
+                }
+            }
+        }
+        chunks.sort_unstable();
+        chunks.dedup();
+        fits &= chunks.len() <= LIST_CHUNKS;
+        for (to, chunk) in list.chunks.iter_mut().zip(&chunks) {
+            *to = *chunk;
+        }
+        list.length = chunks.len() as u32;
+        let first = list_place(list.net, list.hook);
+        let mut places = (0..LIST_PROBES).map(|probe| (first.wrapping_add(probe) & (LISTS - 1)) as usize);
+        let free = places.find(|place| self.lists.get(*place).is_some_and(|list| list.net == 0));
+        match free.and_then(|place| self.lists.get_mut(place)).filter(|_| fits) {
+            Some(to) => *to = list,
+            None => self.left_out.push(LeftOut { netns: netns.netns.inode, family, hook, rules }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netfilter::legacy::tests::{rule, table};
+
+    fn seen(tables: Vec<Table>, hooks: Vec<(Family, u8, Vec<usize>)>) -> Seen {
+        Seen { netns: NetnsId { address: 0xffff_8880_0000_1000, inode: 77, cookie: 5 }, tables, hooks }
+    }
+
+    fn list_of(plan: &Plan, hook: u8) -> Option<&List> {
+        plan.lists.iter().find(|list| list.net != 0 && list.hook == hook_word(2, hook))
+    }
+
+    #[test]
+    fn counters_side_by_side_share_a_chunk() {
+        // Counters 0, 2 and 15 of a block, one behind it, one between two counters.
+        let rules = [0, 32, 240, 256, 264].map(|at| rule(0, 0x1000 + at));
+        let plan = plan(vec![seen(vec![table(rules.to_vec())], vec![(Family::Ipv4, 1, vec![0])])], 100);
+        let told: Vec<_> = plan.chunks.iter().map(|chunk| (chunk.address, chunk.bytes, chunk.mask)).collect();
+        assert_eq!(told, [(0x1000, 256, 0x8005), (0x1100, 16, 1), (0x1108, 16, 1)]);
+        for (number, rule) in [(0, 0), (2, 1), (15, 2), (16, 3), (32, 4)] {
+            assert_eq!(plan.rule(number).map(|(.., it)| it.counter), Some(rules[rule].counter));
+        }
+        for number in [1, 17, 48, u64::MAX] {
+            assert_eq!(plan.rule(number), None);
+        }
+        let list = list_of(&plan, 1).unwrap();
+        assert_eq!((&list.chunks[..3], list.length, list.tables, list.netns), (&[0, 1, 2][..], 3, 1, 77));
+        assert_eq!(list.checks[0], TableCheck { at: 5, private: 6 });
+    }
+
+    #[test]
+    fn a_rule_of_two_hooks_has_one_memory() {
+        let shared = table(vec![rule(0, 0x1000), rule(1, 0x9000), rule(2, 0x5000)]);
+        let hooks = vec![(Family::Ipv4, 1, vec![0]), (Family::Ipv4, 2, vec![0])];
+        let plan = plan(vec![seen(vec![shared], hooks)], 100);
+        // Chain 0 is INPUT, 1 FORWARD, and both jump to 2.
+        let chunks = |hook| {
+            let list = list_of(&plan, hook).unwrap();
+            list.chunks[..list.length as usize]
+                .iter()
+                .map(|chunk| plan.chunks[*chunk as usize].address)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!((chunks(1), chunks(2)), (vec![0x1000, 0x5000], vec![0x5000, 0x9000]));
+        assert_eq!(plan.chunks.len(), 3);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said() {
+        let many: Vec<_> = (0..LIST_CHUNKS as u64 + 1).map(|index| rule(0, 0x1000 * (index + 1))).collect();
+        let hooks = vec![(Family::Ipv4, 1, vec![0])];
+        let plan_of = |most| plan(vec![seen(vec![table(many.clone())], hooks.clone())], most);
+        for most in [1000, 10] {
+            let plan = plan_of(most);
+            assert_eq!(list_of(&plan, 1), None);
+            let left = LeftOut { netns: 77, family: Family::Ipv4, hook: 1, rules: LIST_CHUNKS + 1 };
+            assert_eq!(plan.left_out, [left]);
+        }
+    }
+}

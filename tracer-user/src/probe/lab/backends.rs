@@ -1,0 +1,73 @@
+//! Which of the kernel's rule engines are there already, so that using them loads nothing.
+
+use super::nft;
+use std::path::Path;
+
+/// What is in the kernel, as a loaded module or built in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backends {
+    /// nf_tables.
+    pub nft: bool,
+    /// Its `reject` in tables of family `ip`.
+    pub nft_reject_ipv4: bool,
+    /// Its `reject` in tables of family `inet`.
+    pub nft_reject_inet: bool,
+    /// The IPv4 `filter` table of iptables-legacy.
+    pub legacy: bool,
+}
+
+impl Backends {
+    /// What this kernel has. `has_symbol` tells whether /proc/kallsyms lists a function, in the kernel or a module.
+    #[must_use]
+    pub fn detect(has_symbol: &dyn Fn(&str) -> bool) -> Self {
+        Self::judge(&|module| Path::new("/sys/module").join(module).exists(), has_symbol)
+    }
+
+    /// A module that is built in may lack a folder in /sys/module; it has its functions.
+    fn judge(has_module: &dyn Fn(&str) -> bool, has_symbol: &dyn Fn(&str) -> bool) -> Self {
+        let has = |module, function| has_module(module) || has_symbol(function);
+        Self {
+            nft: has("nf_tables", "nft_do_chain"),
+            nft_reject_ipv4: has("nft_reject_ipv4", "nft_reject_ipv4_eval"),
+            nft_reject_inet: has("nft_reject_inet", "nft_reject_inet_eval"),
+            // Not ip_tables: that can be there without this table, and then asking for the table loads it.
+            legacy: has("iptable_filter", "iptable_filter_table_init"),
+        }
+    }
+
+    /// Whether tables of a family can have [`nft::Verdict::Reject`].
+    #[must_use]
+    pub fn reject(self, family: nft::Family) -> bool {
+        match family {
+            nft::Family::Ipv4 => self.nft_reject_ipv4,
+            nft::Family::Inet => self.nft_reject_inet,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn by_module_or_by_function() {
+        let none = |_: &str| false;
+        assert_eq!(Backends::judge(&none, &none), Backends::default());
+        let nft = Backends { nft: true, ..Backends::default() };
+        assert_eq!(Backends::judge(&|module| module == "nf_tables", &none), nft);
+        assert_eq!(Backends::judge(&none, &|function| function == "nft_do_chain"), nft);
+        let legacy = Backends { legacy: true, ..Backends::default() };
+        assert_eq!(Backends::judge(&|module| module == "iptable_filter", &none), legacy);
+        assert_eq!(Backends::judge(&none, &|function| function == "iptable_filter_table_init"), legacy);
+        let engine_alone = Backends::judge(&|module| module == "ip_tables", &|name| name == "ipt_do_table");
+        assert!(!engine_alone.legacy, "asking for the table would load it");
+    }
+
+    #[test]
+    fn rejects_by_family() {
+        let ipv4 = Backends { nft_reject_ipv4: true, ..Backends::default() };
+        assert!(ipv4.reject(nft::Family::Ipv4) && !ipv4.reject(nft::Family::Inet));
+        let inet = Backends::judge(&|_| false, &|function| function == "nft_reject_inet_eval");
+        assert!(inet.reject(nft::Family::Inet) && !inet.reject(nft::Family::Ipv4));
+    }
+}

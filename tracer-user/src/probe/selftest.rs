@@ -1,0 +1,445 @@
+//! The self-test: drops packets of its own by rules of its own, to learn how this kernel shows what dropped a packet, and
+//! to prove it before it is believed.
+//!
+//! It runs in the [`Lab`], a network namespace that no packet of the node enters, at start and when nf_tables or a legacy
+//! table is loaded later.
+
+use super::{
+    lab::{self, Lab, LabError, legacy, nft},
+    tracer::{Tracer, TracerError},
+};
+use crate::event::{
+    class::SELF_TEST,
+    decode::{self, Raw},
+};
+use crate::netfilter::{
+    legacy::{LegacyLayout, Table as LegacyTable},
+    model::Family,
+    nft::{NftLayout, Ruleset},
+    roles::{self, Observation, Truth},
+};
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+use tracer_common::{Role, SequenceOffsets, attribution_kind, hook_of, index_of, kind_of};
+
+/// How long the events of a few packets may take.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// UDP port that the packets go to (discard, RFC 863).
+const PORT: u16 = 9;
+/// Name of the lab's table.
+const TABLE: &str = "droptrace";
+/// Hooks of the legacy experiments (NF_INET_LOCAL_IN, NF_INET_LOCAL_OUT; include/uapi/linux/netfilter.h).
+const INPUT: u8 = 1;
+const OUTPUT: u8 = 3;
+
+/// Why the kernel's stack doesn't tell what dropped a packet.
+#[derive(Debug, thiserror::Error)]
+pub enum SelfTestError {
+    /// No lab.
+    #[error(transparent)]
+    Lab(#[from] LabError),
+    /// The tracer's own trouble.
+    #[error(transparent)]
+    Tracer(#[from] TracerError),
+    /// Drops that didn't show.
+    #[error("{missing} of {sent} packets dropped in the self-test were not seen")]
+    Unseen {
+        /// Not seen.
+        missing: usize,
+        /// Sent.
+        sent: usize,
+    },
+    /// The lab's rules are not where they are looked for.
+    #[error("the rules of the self-test are not found in the kernel's memory")]
+    Unreadable,
+    /// No word of the stack is right every time.
+    #[error("this kernel doesn't leave what dropped a packet where it could be found")]
+    NotLearned,
+    /// What was learned was wrong.
+    #[error("what the self-test learned gave a wrong answer for {to}: not used")]
+    Disproved {
+        /// The packet's destination.
+        to: Ipv4Addr,
+    },
+}
+
+/// A packet and what must drop it.
+#[derive(Clone, Copy)]
+struct Experiment {
+    to: Ipv4Addr,
+    by: Culprit,
+}
+
+/// What drops a packet of the lab.
+#[derive(Clone, Copy)]
+enum Culprit {
+    /// A rule of an nft chain, from 1.
+    Rule(&'static str, usize),
+    /// The policy of an nft chain.
+    Policy(&'static str),
+    /// The legacy table on a hook.
+    Legacy(u8),
+}
+
+const fn to(last: u8) -> Ipv4Addr {
+    let [a, b] = SELF_TEST;
+    Ipv4Addr::new(a, b, 1, last)
+}
+
+const fn legacy_to(hook: u8) -> Ipv4Addr {
+    let [a, b] = SELF_TEST;
+    Ipv4Addr::new(a, b, 2, hook)
+}
+
+const fn by_nft(last: u8, by: Culprit) -> Experiment {
+    Experiment { to: to(last), by }
+}
+
+const NFT: [Experiment; 9] = [
+    // A rule of a base chain, of a chain that was jumped to, and of one that was gone to.
+    by_nft(1, Culprit::Rule("in", 1)),
+    by_nft(2, Culprit::Rule("jumped", 3)),
+    by_nft(3, Culprit::Rule("gone", 2)),
+    by_nft(4, Culprit::Rule("in", 6)),
+    // A policy: after `return` (a rule's register still holds that rule), after a jump that came back (another
+    // chain's register still holds that chain), without any rule, and on another hook.
+    by_nft(5, Culprit::Policy("in")),
+    by_nft(6, Culprit::Policy("in")),
+    by_nft(7, Culprit::Policy("in")),
+    by_nft(8, Culprit::Policy("out")),
+    // In process context.
+    by_nft(9, Culprit::Rule("out", 8)),
+];
+
+const LEGACY: [Experiment; 2] = [
+    Experiment { to: legacy_to(INPUT), by: Culprit::Legacy(INPUT) },
+    Experiment { to: legacy_to(OUTPUT), by: Culprit::Legacy(OUTPUT) },
+];
+
+/// The nft rules that the experiments speak of. What legacy tables are to drop passes them.
+fn nft_table() -> nft::Table {
+    use lab::{Hook, Policy};
+    use nft::Verdict::{Accept, Drop, Goto, Jump, Return};
+    let rule = |last: u8, verdict| nft::Rule { destination: Some(to(last)), verdict };
+    let pass = |hook| nft::Rule { destination: Some(legacy_to(hook)), verdict: Accept };
+    let chain = |name: &str, base, rules| nft::Chain { name: name.to_owned(), base, rules };
+    let base = |hook| Some(nft::Base { hook, priority: 0, policy: Policy::Drop });
+    // More functions on the hooks before the legacy table, so that it has another index on each.
+    let early = |hook, priority| Some(nft::Base { hook, priority, policy: Policy::Accept });
+    nft::Table {
+        family: nft::Family::Ipv4,
+        name: TABLE.to_owned(),
+        chains: vec![
+            chain("jumped", None, vec![rule(99, Drop), rule(98, Return), rule(2, Drop)]),
+            chain("gone", None, vec![rule(99, Accept), rule(3, Drop), rule(3, Accept)]),
+            chain("empty", None, vec![rule(99, Drop)]),
+            chain("early-in", early(Hook::Input, -40), Vec::new()),
+            chain("early-in-2", early(Hook::Input, -30), Vec::new()),
+            chain("early-in-3", early(Hook::Input, -20), Vec::new()),
+            chain("early-out", early(Hook::Output, -40), Vec::new()),
+            chain(
+                "in",
+                base(Hook::Input),
+                vec![
+                    rule(1, Drop),
+                    rule(2, Jump("jumped".to_owned())),
+                    rule(3, Goto("gone".to_owned())),
+                    rule(5, Return),
+                    rule(6, Jump("empty".to_owned())),
+                    rule(4, Drop),
+                    pass(INPUT),
+                ],
+            ),
+            // Accepts what is for the other hook.
+            chain("out", base(Hook::Output), {
+                let mut rules: Vec<_> = (1..=7).map(|last| rule(last, Accept)).collect();
+                rules.push(rule(9, Drop));
+                rules.extend([pass(INPUT), pass(OUTPUT)]);
+                rules
+            }),
+        ],
+    }
+}
+
+fn legacy_table() -> legacy::Table {
+    let drop = |hook| legacy::BuiltIn {
+        rules: vec![legacy::Rule { destination: Some(legacy_to(hook)), verdict: legacy::Verdict::Drop }],
+        ..legacy::BuiltIn::default()
+    };
+    legacy::Table { input: drop(INPUT), output: drop(OUTPUT), ..legacy::Table::default() }
+}
+
+/// The layouts of the rule engines that the kernel has.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Layouts {
+    /// nf_tables.
+    pub nft: Option<NftLayout>,
+    /// iptables-legacy.
+    pub legacy: Option<LegacyLayout>,
+}
+
+/// What the self-test learned, and proved.
+#[derive(Clone, Copy, Debug)]
+pub struct Learned {
+    /// The layout of nft, complete now, if the kernel has it.
+    pub nft: Option<NftLayout>,
+    /// What the call sites leave on the stack.
+    pub roles: [Role; Role::COUNT],
+}
+
+impl Learned {
+    /// True if drops of a kind (`attribution_kind`) can be told.
+    #[must_use]
+    pub fn has(&self, kind: u8) -> bool {
+        self.roles.iter().any(|role| role.location != 0 && role.kind == u32::from(kind))
+    }
+}
+
+/// A dropped packet of the lab, and where the answer was.
+struct Dropped {
+    experiment: Experiment,
+    raw: Raw,
+    truth: Truth,
+}
+
+/// One self-test.
+struct SelfTest<'a> {
+    tracer: &'a mut Tracer,
+    lab: &'a mut Lab,
+    layouts: Layouts,
+    /// Gets the events that are not the lab's.
+    other: &'a mut dyn FnMut(Raw),
+    /// Seen so far: with our program alone (or with those of others), and with our second one.
+    depths: [Vec<Dropped>; 2],
+    ruleset: Option<Ruleset>,
+}
+
+/// Learns how this kernel shows what dropped a packet, proves it, and tells the tracer. The tracer must run; what of its
+/// ring is not the lab's goes to `other`.
+///
+/// # Errors
+/// Why what was learned is not to be used; then the tracer knows nothing of it.
+pub fn run(
+    tracer: &mut Tracer,
+    lab: &mut Lab,
+    layouts: Layouts,
+    other: &mut dyn FnMut(Raw),
+) -> Result<Learned, SelfTestError> {
+    let has_nft = lab.backends().nft && layouts.nft.is_some();
+    let has_legacy = lab.backends().legacy && layouts.legacy.is_some();
+    let mut test = SelfTest { tracer, lab, layouts, other, depths: [Vec::new(), Vec::new()], ruleset: None };
+    if has_legacy {
+        test.lab.load_legacy(&legacy_table())?;
+        test.observe(&LEGACY)?;
+    }
+    if has_nft {
+        test.lab.load_nft(&nft_table())?;
+        test.observe(&NFT)?;
+        if has_legacy {
+            // Now with other indices.
+            test.observe(&LEGACY)?;
+        }
+    }
+    let sequence = test.layouts.nft.map_or(SequenceOffsets::NONE, |layout| layout.sequence);
+    let roles = test.learn()?;
+    test.tracer.set_roles(sequence, roles);
+    let mut experiments = Vec::new();
+    experiments.extend(if has_legacy { &LEGACY[..] } else { &[] });
+    experiments.extend(if has_nft { &NFT[..] } else { &[] });
+    if let Err(error) = test.prove(&experiments) {
+        test.tracer.set_roles(SequenceOffsets::NONE, [Role::default(); Role::COUNT]);
+        return Err(error);
+    }
+    Ok(Learned { nft: test.layouts.nft.filter(|_| has_nft), roles })
+}
+
+impl SelfTest<'_> {
+    /// Drops the packets at both depths, and notes where the answers were.
+    fn observe(&mut self, experiments: &[Experiment]) -> Result<(), SelfTestError> {
+        let near = drop_all(self.tracer, self.lab, experiments, self.other)?;
+        let (lab, other) = (&*self.lab, &mut *self.other);
+        let far = self.tracer.with_second(|tracer| drop_all(tracer, lab, experiments, other))?;
+        for (depth, drops) in [near, far].into_iter().enumerate() {
+            for (experiment, raw) in drops {
+                let truth = self.truth(&experiment, raw.net).ok_or(SelfTestError::Unreadable)?;
+                if let Some(seen) = self.depths.get_mut(depth) {
+                    seen.push(Dropped { experiment, raw, truth });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where in the kernel's memory the answer to an experiment is.
+    fn truth(&mut self, experiment: &Experiment, net: u64) -> Option<Truth> {
+        let mut memory = self.tracer.memory().ok()?;
+        let (name, rule) = match experiment.by {
+            Culprit::Legacy(hook) => {
+                let layout = self.layouts.legacy?;
+                let hooked = layout.hooked(&mut memory, net, Family::Ipv4, hook);
+                let [table] = LegacyTable::addresses(&layout, &hooked)[..] else { return None };
+                let index = hooked.iter().position(|it| it.private == table)?;
+                return Some(Truth::Hook(index as u64));
+            }
+            Culprit::Rule(chain, ordinal) => (chain, Some(ordinal)),
+            Culprit::Policy(chain) => (chain, None),
+        };
+        if self.ruleset.is_none() {
+            let layout = self.layouts.nft.as_mut()?;
+            if !layout.learn_pointer(&mut memory, net, TABLE) {
+                return None;
+            }
+            self.ruleset = Ruleset::read(&mut memory, layout, net);
+        }
+        let ruleset = self.ruleset.as_ref()?;
+        let index = ruleset.chains.iter().position(|chain| chain.name == name)?;
+        Some(match rule {
+            Some(ordinal) => Truth::Rule(ruleset.expressions_of(index, ordinal)?),
+            None => Truth::Policy(ruleset.chains.get(index)?.address),
+        })
+    }
+
+    fn learn(&mut self) -> Result<[Role; Role::COUNT], SelfTestError> {
+        let observation = |it: &Dropped| Observation {
+            location: it.raw.key.location,
+            window: it.raw.window.clone(),
+            truth: it.truth.clone(),
+        };
+        let observations: Vec<Vec<_>> =
+            self.depths.iter().map(|seen| seen.iter().map(observation).collect()).collect();
+        let learned = roles::learn(&observations);
+        if learned.is_empty()
+            && self.depths.iter().flatten().any(|it| !matches!(it.experiment.by, Culprit::Legacy(_)))
+        {
+            return Err(SelfTestError::NotLearned);
+        }
+        // Where others look at dropped packets already, the stack was as deep without our second program. When they go it
+        // must stay so: the other depth can't be learned now. And on some kernels (6.1) only the loop that calls several
+        // programs saves the register that leads to the hook's state.
+        let has_one = learned.iter().any(|role| role.depths[1].return_word == 0);
+        let has_state = |depth: usize| {
+            let seen = self.depths.get(depth).map_or(&[][..], Vec::as_slice);
+            seen.iter().all(|it| hook_of(it.raw.key.attribution[1]).is_some())
+        };
+        if has_one || (!has_state(0) && has_state(1)) {
+            self.tracer.keep_second()?;
+        }
+        let mut all = [Role::default(); Role::COUNT];
+        for (to, role) in all.iter_mut().zip(learned) {
+            *to = role;
+        }
+        Ok(all)
+    }
+
+    /// Drops everything again, at both depths: what the programs say now must be true, or nothing.
+    fn prove(&mut self, experiments: &[Experiment]) -> Result<(), SelfTestError> {
+        let mut drops = drop_all(self.tracer, self.lab, experiments, self.other)?;
+        let (lab, other) = (&*self.lab, &mut *self.other);
+        drops.extend(self.tracer.with_second(|tracer| drop_all(tracer, lab, experiments, other))?);
+        let sequence = self.ruleset.as_ref().map(|ruleset| ruleset.sequence);
+        for (experiment, raw) in drops {
+            let [address, word] = raw.key.attribution;
+            let kind = kind_of(word);
+            let is_current = Some(word as u32) == sequence;
+            let is_right = match self.truth(&experiment, raw.net) {
+                Some(Truth::Rule(expressions)) => {
+                    kind == attribution_kind::NONE
+                        || kind == attribution_kind::NFT_RULE && expressions.contains(&address) && is_current
+                }
+                Some(Truth::Policy(chain)) => {
+                    kind == attribution_kind::NONE
+                        || kind == attribution_kind::NFT_POLICY && address == chain && is_current
+                }
+                Some(Truth::Hook(index)) => index_of(word).is_none_or(|found| u64::from(found) == index),
+                None => false,
+            };
+            if !is_right {
+                return Err(SelfTestError::Disproved { to: experiment.to });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sends the packet of each experiment and waits for the event of each.
+fn drop_all(
+    tracer: &mut Tracer,
+    lab: &Lab,
+    experiments: &[Experiment],
+    other: &mut dyn FnMut(Raw),
+) -> Result<Vec<(Experiment, Raw)>, SelfTestError> {
+    // What earlier packets left behind is not this round's.
+    while let Some(item) = tracer.ring().next() {
+        if let Ok(raw) = decode::decode(&item)
+            && raw.key.netns != lab.inode()
+        {
+            other(raw);
+        }
+    }
+    for experiment in experiments {
+        lab.send(experiment.to, PORT)?;
+    }
+    let deadline = Instant::now() + PATIENCE;
+    let mut seen: Vec<(Experiment, Raw)> = Vec::new();
+    while seen.len() < experiments.len() {
+        let Some(raw) = tracer.ring().next().and_then(|item| decode::decode(&item).ok()) else {
+            if Instant::now() > deadline {
+                let (sent, missing) = (experiments.len(), experiments.len() - seen.len());
+                return Err(SelfTestError::Unseen { missing, sent });
+            }
+            std::thread::sleep(Duration::from_micros(200));
+            continue;
+        };
+        if raw.key.netns != lab.inode() {
+            other(raw);
+            continue;
+        }
+        let destination = std::net::Ipv6Addr::from(raw.key.destination).to_ipv4_mapped();
+        let experiment = experiments.iter().find(|experiment| Some(experiment.to) == destination);
+        if let Some(experiment) = experiment
+            && !seen.iter().any(|(known, _)| known.to == experiment.to)
+        {
+            seen.push((*experiment, raw));
+        }
+    }
+    Ok(seen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The experiments speak of rules that are there, and that say so.
+    #[test]
+    fn the_rules_give_the_answers() {
+        let table = nft_table();
+        let chain = |name: &str| table.chains.iter().find(|it| it.name == name).unwrap();
+        for Experiment { to, by } in NFT {
+            match by {
+                Culprit::Rule(name, ordinal) => {
+                    let rule = &chain(name).rules[ordinal - 1];
+                    assert_eq!((rule.destination, &rule.verdict), (Some(to), &nft::Verdict::Drop), "{to}");
+                }
+                Culprit::Policy(name) => {
+                    assert_eq!(chain(name).base.unwrap().policy, lab::Policy::Drop, "{to}");
+                }
+                Culprit::Legacy(_) => panic!("not one of nft's"),
+            }
+        }
+        for Experiment { to, by } in LEGACY {
+            let Culprit::Legacy(hook) = by else { panic!("one of legacy's") };
+            let table = legacy_table();
+            let rules = if hook == INPUT { &table.input.rules } else { &table.output.rules };
+            assert_eq!(rules.len(), 1);
+            assert_eq!((rules[0].destination, &rules[0].verdict), (Some(to), &legacy::Verdict::Drop));
+            // All that it passes before lets it through.
+            let passes = |name| {
+                chain(name)
+                    .rules
+                    .iter()
+                    .any(|it| it.destination == Some(to) && it.verdict == nft::Verdict::Accept)
+            };
+            assert!(passes("out") && (hook == OUTPUT || passes("in")));
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! From nothing to a running trace: checks, loads, attaches, and learns how this kernel shows what drops a packet.
+
+use crate::{
+    cli::Refusal as Usage,
+    filter::{Filter, compile},
+    probe::{
+        btf::BtfError,
+        clock::{Clock, sample_now},
+        environment::{self, Facts, Note},
+        kernel::Kernel,
+        tracer::Tracer,
+    },
+    stream::Stream,
+};
+use anyhow::Context as _;
+use std::{
+    ffi::OsString,
+    io::{self, Write as _},
+};
+
+/// Starts; the exit code where that has no point here.
+///
+/// # Errors
+/// What went wrong, for people.
+pub fn start(filter: &Filter, verbose: u8, arguments: &[OsString]) -> anyhow::Result<Result<Stream, u8>> {
+    let facts = Facts::gather().context("can't find out what this system allows")?;
+    let notes = match environment::check(&facts) {
+        Ok(notes) => notes,
+        Err(refusal) => return Ok(Err(refuse(&refusal))),
+    };
+    for note in &notes {
+        if matches!(note, Note::Memlock(_)) {
+            environment::raise_memlock().context("can't raise RLIMIT_MEMLOCK (CAP_SYS_RESOURCE)")?;
+        } else {
+            say(&format!("note: {note}"));
+        }
+    }
+    let (kernel, vmlinux, no_symbols) = match Kernel::load() {
+        Ok(loaded) => loaded,
+        Err(error @ BtfError::Missing { .. }) => return Ok(Err(refuse(&error))),
+        Err(error) => return Err(error.into()),
+    };
+    if let Err(refusal) = environment::check_layout(&vmlinux, kernel.missing()) {
+        return Ok(Err(refuse(&refusal)));
+    }
+    // Six megabytes that are not needed any more.
+    drop(vmlinux);
+    if let Some(error) = no_symbols {
+        say(&format!("note: {error}"));
+    }
+    for missing in kernel.missing() {
+        say(&format!("note: {missing}"));
+    }
+    let filter = match compile(filter, &kernel.reason_names()) {
+        Ok(filter) => filter,
+        Err(error) => {
+            let usage = Usage::word(arguments, &error);
+            usage.print()?;
+            return Ok(Err(usage.exit_code()));
+        }
+    };
+    let clock = Clock::new(sample_now().context("can't read the clock")?);
+    let tracer = Tracer::start(kernel.layout(), &filter, verbose)?;
+    release_memory();
+    let node = environment::node_name();
+    let mut stream = Stream::new(tracer, kernel, clock, node).context("can't read the clock")?;
+    if let Err(error) = stream.self_test() {
+        say(&format!("note: drops by nft rules come without the rule: {error}"));
+    }
+    if let Err(error) = stream.watch_counters() {
+        say(&format!("note: drops by iptables-legacy rules come without the rule: {error}"));
+    }
+    Ok(Ok(stream))
+}
+
+/// Gives the memory that start-up needed (types, symbols as text) back to the system: a node tool stays small.
+fn release_memory() {
+    // SAFETY: no preconditions (malloc_trim(3)).
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+fn refuse(why: &dyn std::error::Error) -> u8 {
+    say(&format!("error: {why}"));
+    environment::EXIT_CODE
+}
+
+/// A line for people. If stderr is gone there is nobody to tell.
+pub fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "droptrace: {line}");
+}
