@@ -85,8 +85,31 @@ pub const fn kind_of(word: u64) -> u8 {
     (word >> 56) as u8
 }
 
-/// What the self-test learned about a call site that frees packets: which word of the kernel stack above the
-/// program's context holds what dropped the packet.
+/// How a word of the kernel stack leads to the packet's hook state (struct nf_hook_state).
+pub mod state_path {
+    /// Not at all.
+    pub const NONE: u8 = 0;
+    /// It points to the state.
+    pub const STATE: u8 = 1;
+    /// It points to an nft_pktinfo that points to the state.
+    pub const PKTINFO: u8 = 2;
+    /// It is the first word of such an nft_pktinfo.
+    pub const IN_PKTINFO: u8 = 3;
+    /// It is the return address into nft_do_chain's caller, whose frame begins with such an nft_pktinfo.
+    pub const CALLER: u8 = 4;
+    /// No word near the context leads there.
+    pub const ON_STACK: u8 = 5;
+}
+
+/// Where a word of the stack leads in the self-test: by which path ([`state_path`]) to a state with which hook.
+#[inline(always)]
+#[must_use]
+pub const fn lead(path: u8, hook: u8) -> u8 {
+    path << 4 | hook & 0xf
+}
+
+/// What the self-test learned about a call site that frees packets: which words of the kernel stack above the
+/// program's context hold what dropped the packet, and lead to its hook state.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Role {
@@ -94,6 +117,8 @@ pub struct Role {
     pub location: u64,
     /// [`attribution_kind`].
     pub kind: u32,
+    /// Explicit padding.
+    pub reserved: u32,
     /// The stack is deeper where more than one program looks at dropped packets. The nearer return address first.
     pub depths: [Depth; 2],
 }
@@ -106,6 +131,10 @@ pub struct Depth {
     pub return_word: u8,
     /// Where the answer lies.
     pub value_word: u8,
+    /// Which word leads to the hook state.
+    pub state_word: u8,
+    /// How it does ([`state_path`]).
+    pub state_path: u8,
 }
 
 impl Role {
@@ -151,6 +180,6 @@ pub struct Memory {
     pub bytes: [u8; MEMORY_BYTES],
 }
 
-const _: () = assert!(size_of::<Role>() == 16);
+const _: () = assert!(size_of::<Role>() == 24);
 const _: () = assert!(size_of::<SequenceOffsets>() == 16);
 const _: () = assert!(size_of::<Memory>() == MEMORY_BYTES + 8);

@@ -62,16 +62,16 @@ pub struct Control {
 }
 
 /// A call site in netfilter that frees packets, and where on the kernel stack its hook state was found: learned
-/// by the programs, proven again for every packet.
+/// by the programs, checked again for every packet.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Site {
-    /// Return address of the call (the tracepoint's `location`).
+    /// Return address of the call (the tracepoint's `location`), or of the call of nft_do_chain.
     pub location: u64,
-    /// Word of the stack window that leads to the hook state, plus one; 0: not known.
+    /// Word above the context, or above the return address into nft_do_chain's caller, that leads to the hook state, plus
+    /// one; 0: not known.
     pub word: u32,
-    /// How it leads there: 0 it points to the state, 1 to an nft_pktinfo that does, 2 it is that pktinfo's start,
-    /// 3 no word near the context leads there.
+    /// How it leads there ([`state_path`](crate::state_path)).
     pub path: u32,
 }
 
@@ -117,5 +117,5 @@ pub struct CpuState {
 const _: () = assert!(size_of::<TextRange>() == 16);
 const _: () = assert!(size_of::<Site>() == 16);
 const _: () =
-    assert!(size_of::<Control>() == 8 + 32 + 24 + 16 + 16 * Role::COUNT + 16 + size_of::<ConntrackOffsets>());
+    assert!(size_of::<Control>() == 8 + 32 + 24 + 16 + 24 * Role::COUNT + 16 + size_of::<ConntrackOffsets>());
 const _: () = assert!(size_of::<CpuState>() == 128);

@@ -5,8 +5,11 @@ use core::mem::size_of;
 
 /// Return addresses of the kernel stack kept in an event.
 pub const STACK_FRAMES: usize = 24;
-/// Words of the kernel stack above the program's context kept in an event.
-pub const WINDOW_WORDS: usize = 32;
+/// Words of the kernel stack above the program's context among which lie the registers that the function that freed the
+/// packet saved.
+pub const NEAR_WORDS: usize = 32;
+/// Words of the kernel stack above the program's context kept in the self-test: up to the frame of nft_do_chain's caller.
+pub const WINDOW_WORDS: usize = 160;
 /// Packet bytes kept in an event, from the network header on.
 pub const HEADER_BYTES: usize = 192;
 /// Words of an nft expression kept in an event: its `ops`, and a verdict or a reject's type.
@@ -71,16 +74,12 @@ pub enum NetnsSource {
 pub mod event_flag {
     /// `stack` is filled.
     pub const STACK: u32 = 1;
-    /// `window` is filled.
-    pub const WINDOW: u32 = 2;
     /// `conntrack` is filled.
     pub const CONNTRACK: u32 = 4;
     /// `state_in`, `state_out`, `hook` and `family` are filled.
     pub const HOOK_STATE: u32 = 8;
     /// `skb->dev` was a device of the packet's netns.
     pub const DEVICE: u32 = 16;
-    /// First full event of its slot in this interval.
-    pub const FIRST: u32 = 32;
     /// The program had interrupted another one on this CPU.
     pub const NESTED: u32 = 64;
     /// `expression` is filled.
@@ -153,12 +152,22 @@ pub struct Event {
     pub padding: u32,
     /// Return addresses, innermost first. The tracer's own frames come first.
     pub stack: [u64; STACK_FRAMES],
-    /// The kernel stack from the program's context upwards: the saved registers of whoever freed the packet.
-    pub window: [u64; WINDOW_WORDS],
     /// The start of the nft expression that dropped the packet (struct nft_expr), if the key names one.
     pub expression: [u64; EXPRESSION_WORDS],
     /// The packet from its network header on.
     pub headers: [u8; HEADER_BYTES],
+}
+
+/// One dropped packet of the self-test, with what there is to learn from it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct OwnEvent {
+    /// The event.
+    pub event: Event,
+    /// The kernel stack from the program's context upwards.
+    pub window: [u64; WINDOW_WORDS],
+    /// Where its first words lead ([`lead`](crate::lead)).
+    pub leads: [u8; NEAR_WORDS],
 }
 
 impl Conntrack {
@@ -178,7 +187,7 @@ impl Conntrack {
 const _: () = assert!(size_of::<Device>() == 24);
 const _: () = assert!(size_of::<Conntrack>() == 96);
 const _: () = assert!(
-    size_of::<Event>()
-        == 48 + 72 + 28 + 8 + 4 + 4 + 72 + 96 + 48 + 4 + 192 + 256 + 8 * EXPRESSION_WORDS + 192
+    size_of::<Event>() == 48 + 72 + 28 + 8 + 4 + 4 + 72 + 96 + 48 + 4 + 192 + 8 * EXPRESSION_WORDS + 192
 );
+const _: () = assert!(size_of::<OwnEvent>() == size_of::<Event>() + 8 * WINDOW_WORDS + NEAR_WORDS);
 const _: () = assert!(ABSENT == u32::MAX);

@@ -16,12 +16,12 @@ mod slot;
 
 pub use attribution::{
     Depth, MEMORY_BYTES, Memory, Role, SequenceOffsets, attribution_kind, attribution_word, hook_of,
-    index_of, kind_of, undecided, with_index,
+    index_of, kind_of, lead, state_path, undecided, with_index,
 };
 pub use control::{Control, CpuState, Site, TextRange};
 pub use event::{
-    Conntrack, Device, EXPRESSION_WORDS, Event, HEADER_BYTES, NetnsSource, STACK_FRAMES, TUPLE_BYTES,
-    WINDOW_WORDS, event_flag,
+    Conntrack, Device, EXPRESSION_WORDS, Event, HEADER_BYTES, NEAR_WORDS, NetnsSource, OwnEvent,
+    STACK_FRAMES, TUPLE_BYTES, WINDOW_WORDS, event_flag,
 };
 pub use filter::{FilterSpec, PrefixKey, dimension, filter_bit};
 pub use offsets::{ABSENT, ConntrackOffsets, Offsets};

@@ -4,7 +4,7 @@ use crate::{
     counts, emit, filter, legacy,
     maps::{CONTROL, CPUS, SCRATCH, Scratch, has, offset, skb_field},
     memory::{copy, read},
-    netns, nft, packet, stack,
+    netns, nft, packet, roles, stack,
 };
 use aya_ebpf::{EbpfContext, helpers::bpf_get_smp_processor_id, programs::BtfTracePointContext};
 use aya_log_ebpf::{debug, warn};
@@ -71,6 +71,9 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
         (*scratch).state = 0;
         (*scratch).state_inode = 0;
         let netfilter = stack::is_netfilter(control, (*scratch).key.location);
+        if netfilter {
+            roles::find_role(index);
+        }
         if netfilter && stack::find_hook_state(index) == 0 {
             let found = stack::search_hook_state(index);
             debug!(
@@ -114,6 +117,12 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
             stack::search_state_on_stack(index);
         }
         emit::fill_event(index, slot);
+        if is_own(control, scratch) && netfilter {
+            emit::add_stack(ctx, scratch);
+            stack::note_leads(index);
+            emit::send_own(scratch, state);
+            return;
+        }
         if matches!(turn, emit::Turn::First) {
             emit::add_stack(ctx, scratch);
         }

@@ -11,7 +11,9 @@ use aya_ebpf::{
     helpers::{bpf_get_stack, bpf_ktime_get_ns},
     programs::BtfTracePointContext,
 };
-use tracer_common::{Control, CpuState, Device, Event, HEADER_BYTES, Layout, WINDOW_WORDS, event_flag};
+use tracer_common::{
+    Control, CpuState, Device, Event, HEADER_BYTES, Layout, OwnEvent, WINDOW_WORDS, event_flag,
+};
 
 /// Whether a drop sends an event.
 pub enum Turn {
@@ -58,7 +60,7 @@ pub extern "C" fn fill_event(index: u32, slot_index: u32) -> u32 {
     let Some(slot) = SLOTS.get_ptr_mut(slot_index) else { return 0 };
     // SAFETY: map values; every field is written, or its flag is not set.
     unsafe {
-        let event = &raw mut (*scratch).event;
+        let event = &raw mut (*scratch).own.event;
         let mut flags = if index % Layout::LEVELS > 0 { event_flag::NESTED } else { 0 };
         (*event).time = bpf_ktime_get_ns();
         (*event).skb = (*scratch).packet;
@@ -116,10 +118,6 @@ pub extern "C" fn fill_event(index: u32, slot_index: u32) -> u32 {
         }
         headers(event, scratch);
         (*event).stack_length = 0;
-        if stack::is_netfilter(control, (*scratch).key.location) {
-            stack::copy_window((&raw mut (*event).window).cast(), WINDOW_WORDS, (*scratch).context);
-            flags |= event_flag::WINDOW;
-        }
         if nft::is_rule((*scratch).key.attribution) {
             let to = &raw mut (*event).expression;
             if copy(to.cast(), size_of_val(&*to) as u32, (*scratch).key.attribution[0]) {
@@ -131,7 +129,7 @@ pub extern "C" fn fill_event(index: u32, slot_index: u32) -> u32 {
     0
 }
 
-/// Adds the kernel's stack: the costliest part of an event, so only a slot's first one in an interval has it.
+/// Adds the kernel's stack: the costliest part of an event.
 ///
 /// # Safety
 /// `scratch` must be a map value with the event in it.
@@ -139,8 +137,7 @@ pub extern "C" fn fill_event(index: u32, slot_index: u32) -> u32 {
 pub unsafe fn add_stack(ctx: &BtfTracePointContext, scratch: *mut Scratch) {
     // SAFETY: a map value.
     unsafe {
-        let event = &raw mut (*scratch).event;
-        (*event).flags |= event_flag::FIRST;
+        let event = &raw mut (*scratch).own.event;
         let to = &raw mut (*event).stack;
         let bytes = bpf_get_stack(ctx.as_ptr(), to.cast(), size_of_val(&*to) as u32, 0);
         if bytes > 0 {
@@ -158,7 +155,23 @@ pub unsafe fn add_stack(ctx: &BtfTracePointContext, scratch: *mut Scratch) {
 pub unsafe fn send(scratch: *const Scratch, state: *mut CpuState) {
     // SAFETY: map values.
     unsafe {
-        if EVENTS.output::<Event>(&(*scratch).event, 0).is_err() {
+        if EVENTS.output::<Event>(&(*scratch).own.event, 0).is_err() {
+            (*state).ring_full += 1;
+        }
+    }
+}
+
+/// Sends the event of a packet of the self-test, with what there is to learn from it.
+///
+/// # Safety
+/// The pointers must be map values.
+#[inline(always)]
+pub unsafe fn send_own(scratch: *mut Scratch, state: *mut CpuState) {
+    // SAFETY: map values.
+    unsafe {
+        let own = &raw mut (*scratch).own;
+        stack::copy_window((&raw mut (*own).window).cast(), WINDOW_WORDS, (*scratch).context);
+        if EVENTS.output::<OwnEvent>(&*own, 0).is_err() {
             (*state).ring_full += 1;
         }
     }

@@ -17,10 +17,9 @@ use tracer_common::{
 #[inline(never)]
 pub extern "C" fn attribute_hook(index: u32) -> u32 {
     let scratch = scratch!(index);
-    let control = control!();
     // SAFETY: map values.
     unsafe {
-        let Some((attribution_kind::HOOK, hooked)) = roles::value(control, scratch) else { return 0 };
+        let Some((attribution_kind::HOOK, hooked)) = roles::value(scratch) else { return 0 };
         let word = (*scratch).key.attribution[1];
         let none = attribution_word(attribution_kind::NONE, stack::hook(scratch), 0);
         let word = if word == none {

@@ -6,7 +6,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
 };
 use tracer_common::{
-    Control, CpuState, Event, FilterSpec, FlowKey, Layout, Memory, Offsets, Site, Slot,
+    Control, CpuState, Depth, FilterSpec, FlowKey, Layout, Memory, Offsets, OwnEvent, Site, Slot,
     legacy::{self, Baseline, Chunk, List},
 };
 
@@ -110,8 +110,12 @@ pub struct Scratch {
     pub segments: u64,
     /// The word of the stack window that the search found last.
     pub found: u32,
-    /// Explicit padding.
-    pub reserved: u32,
+    /// What is known of the call site that freed the packet (`roles::site`).
+    pub site: u32,
+    /// The kind of its role.
+    pub role: u32,
+    /// The words that the role speaks of, at the depth that the stack has now.
+    pub depth: Depth,
     /// Legacy counters: how far they have moved, in all.
     pub moved: u64,
     /// Likewise, each times its number: the number of the one that moved.
@@ -133,7 +137,7 @@ pub struct Scratch {
     /// A filter's pair of addresses.
     pub tuple: [[u8; 16]; 2],
     /// The full event, until it is sent.
-    pub event: Event,
+    pub own: OwnEvent,
 }
 
 /// Words of the stack that are searched for the hook state.

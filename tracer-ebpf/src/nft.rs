@@ -20,7 +20,7 @@ pub extern "C" fn attribute_nft(index: u32) -> u32 {
     let control = control!();
     // SAFETY: map values.
     unsafe {
-        let Some((kind, address)) = roles::value(control, scratch) else { return 0 };
+        let Some((kind, address)) = roles::value(scratch) else { return 0 };
         if !is_kernel_address(address) {
             return 0;
         }

@@ -3,15 +3,17 @@
 //! When netfilter frees a packet, the function that frees it has pushed its caller's registers, and one of them
 //! points to the hook's `struct nf_hook_state` (or to an nft_pktinfo that does). They lie a small fixed distance
 //! above the program's *context*: its own frame may be on another stack. Which word it is is the compiler's
-//! choice: found by looking, remembered for each call site, and proven again for every packet.
+//! choice: learned and proven in the self-test. Where that could not be done it is found by looking, remembered for
+//! each call site, and checked again for every packet, which may take a leftover of an earlier one for the living one.
 
 use crate::{
     maps::{SCAN_WORDS, SITES, Scratch, control, has, offset, scratch, state_field},
     memory::{copy, is_kernel_address, read},
     netns,
+    roles::site,
 };
 use core::ptr::{read_volatile, write_volatile};
-use tracer_common::{ABSENT, Control, Offsets, Site, WINDOW_WORDS};
+use tracer_common::{ABSENT, Control, NEAR_WORDS, Offsets, Site, lead, state_path};
 
 /// Hooks and protocol families that exist, with room (NF_INET_INGRESS is 5; NFPROTO_NUMPROTO is 13;
 /// include/uapi/linux/netfilter.h).
@@ -69,18 +71,6 @@ pub unsafe fn copy_window(to: *mut u64, words: usize, context: u64) {
     }
 }
 
-/// How a word of the stack leads to the hook state.
-mod path {
-    /// It points to the state.
-    pub const STATE: u32 = 0;
-    /// It points to an nft_pktinfo that points to the state.
-    pub const PKTINFO: u32 = 1;
-    /// It is the first word of an nft_pktinfo.
-    pub const IN_PKTINFO: u32 = 2;
-    /// No word near the context leads there.
-    pub const ON_STACK: u32 = 3;
-}
-
 /// Step: finds the hook state of a packet that netfilter freed, where this call site's layout is known; 0 if it is
 /// not.
 #[unsafe(no_mangle)]
@@ -90,21 +80,97 @@ pub extern "C" fn find_hook_state(index: u32) -> u32 {
     let control = control!();
     // SAFETY: map values. Several CPUs may write one site: each writes the same, or it is not believed.
     unsafe {
+        match read_volatile(&raw const (*scratch).site) {
+            // Proven in the self-test: nothing else is looked at.
+            site::KNOWN if (*scratch).depth.state_path == state_path::STATE => {
+                follow(control, scratch, (*scratch).depth.state_word as u32, state_path::STATE);
+                return 1;
+            }
+            site::KNOWN if (*scratch).depth.state_path == state_path::CALLER => {
+                find_in_caller(index);
+                return 1;
+            }
+            // What a search finds may be a leftover.
+            site::OTHER_DEPTH => return 1,
+            _ => {}
+        }
         let location = (*scratch).key.location;
-        let Some(site) = SITES.get_ptr_mut(site_index(location)) else { return 0 };
-        if (*site).location != location || (*site).word == 0 {
+        let Some(found) = SITES.get_ptr_mut(site_index(location)) else { return 0 };
+        if (*found).location != location || (*found).word == 0 {
             return 0;
         }
-        let at = (*scratch).context + (((*site).word - 1) as u64) * 8;
-        let Some(word) = read::<u64>(at) else { return 0 };
-        let pktinfo = match (*site).path {
-            path::STATE => return believe(control, scratch, word) as u32,
-            path::PKTINFO => word,
-            path::IN_PKTINFO => at,
-            _ => return 1,
-        };
-        through_pktinfo(control, scratch, pktinfo) as u32
+        if (*found).path == state_path::ON_STACK as u32 {
+            return 1;
+        }
+        follow(control, scratch, (*found).word - 1, (*found).path as u8) as u32
     }
+}
+
+/// Step: finds the nft_pktinfo in the frame of nft_do_chain's caller. Where in the frame it lies is remembered for each
+/// caller.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn find_in_caller(index: u32) -> u32 {
+    let scratch = scratch!(index);
+    let control = control!();
+    // SAFETY: map values.
+    unsafe {
+        let frame = (*scratch).depth.state_word as u32 + 1;
+        let Some(caller) = read::<u64>((*scratch).context + (frame - 1) as u64 * 8) else { return 0 };
+        let Some(known) = SITES.get_ptr_mut(site_index(caller)) else { return 0 };
+        if (*known).location == caller && (*known).word != 0 {
+            return follow(control, scratch, frame + (*known).word - 1, state_path::IN_PKTINFO) as u32;
+        }
+        let window = (&raw mut (*scratch).window).cast::<u64>();
+        copy_window(window, CALLER_WORDS, (*scratch).context + frame as u64 * 8);
+        let mut word = 0;
+        while word < CALLER_WORDS {
+            // The frame begins with it: the first one is the living one, others lie in frames above.
+            if *window.add(word) == (*scratch).packet && try_pktinfo(index, frame + word as u32) != 0 {
+                return remember(caller, word as u32, state_path::IN_PKTINFO);
+            }
+            word += 1;
+        }
+    }
+    0
+}
+
+/// Takes the state that a word of the stack leads to.
+#[inline(always)]
+unsafe fn follow(control: *const Control, scratch: *mut Scratch, word: u32, path: u8) -> bool {
+    // SAFETY: map values.
+    unsafe {
+        let at = (*scratch).context + word as u64 * 8;
+        let Some(value) = read::<u64>(at) else { return false };
+        if path == state_path::STATE {
+            return believe(control, scratch, value);
+        }
+        through_pktinfo(control, scratch, if path == state_path::PKTINFO { value } else { at })
+    }
+}
+
+/// Step: notes in the event which words near the context lead to a hook state of the self-test's netns.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn note_leads(index: u32) -> u32 {
+    let scratch = scratch!(index);
+    let control = control!();
+    if !has!(state_hook, state_pf, state_net) {
+        return 0;
+    }
+    // SAFETY: map values.
+    unsafe {
+        let leads = (&raw mut (*scratch).own.leads).cast::<u8>();
+        let mut word = 0;
+        while word < NEAR_WORDS {
+            let path = try_pointer(index, word as u32) as u8;
+            let is_own = path != state_path::NONE && (*scratch).state_inode == (*control).own_netns;
+            let lead = if is_own { lead(path, state_field!(scratch, state_hook, u8)) } else { 0 };
+            write_volatile(leads.add(word), lead);
+            word += 1;
+        }
+    }
+    1
 }
 
 /// Step: searches the stack for the hook state, and remembers where it was for this call site.
@@ -117,16 +183,16 @@ pub extern "C" fn search_hook_state(index: u32) -> u32 {
     }
     // SAFETY: map values.
     unsafe {
-        let context = (*scratch).context;
+        let location = (*scratch).key.location;
         let window = (&raw mut (*scratch).window).cast::<u64>();
-        copy_window(window, SCAN_WORDS, context);
+        copy_window(window, SCAN_WORDS, (*scratch).context);
         let mut word = 0;
         // Callee-saved registers lie close to the context: pointers are followed only there.
-        while word < WINDOW_WORDS {
+        while word < NEAR_WORDS {
             if is_kernel_address(*window.add(word)) {
                 let path = try_pointer(index, word as u32);
-                if path != 0 {
-                    return remember(scratch, word as u32, path - 1);
+                if path != state_path::NONE as u32 {
+                    return remember(location, word as u32, path as u8);
                 }
             }
             word += 1;
@@ -145,9 +211,9 @@ pub extern "C" fn search_hook_state(index: u32) -> u32 {
         }
         let found = read_volatile(found);
         if found != NONE && try_pktinfo(index, found) != 0 {
-            return remember(scratch, found, path::IN_PKTINFO);
+            return remember(location, found, state_path::IN_PKTINFO);
         }
-        remember(scratch, 0, path::ON_STACK);
+        remember(location, 0, state_path::ON_STACK);
     }
     0
 }
@@ -193,13 +259,19 @@ pub extern "C" fn search_state_on_stack(index: u32) -> u32 {
     0
 }
 
+/// Words of the frame of nft_do_chain's caller, a multiple of 8: an nft_pktinfo, and little else.
+const CALLER_WORDS: usize = 40;
+
 /// Words above the context among which the return address into nf_hook_slow lies.
 const RETURN_WORDS: usize = 64;
 
 /// No word.
 const NONE: u32 = u32::MAX;
 
-/// Step: tries a word of the stack as a pointer; returns the path that it leads to the hook state by, plus 1.
+/// The largest kernel stack: THREAD_SIZE with KASAN (arch/x86/include/asm/page_64_types.h).
+const STACK_BYTES: u64 = 32 << 10;
+
+/// Step: tries a word of the stack as a pointer; returns the path that it leads to the hook state by.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn try_pointer(index: u32, word: u32) -> u32 {
@@ -209,11 +281,11 @@ pub extern "C" fn try_pointer(index: u32, word: u32) -> u32 {
     unsafe {
         let Some(value) = read::<u64>((*scratch).context + word as u64 * 8) else { return 0 };
         if believe(control, scratch, value) {
-            path::STATE + 1
+            state_path::STATE as u32
         } else if through_pktinfo(control, scratch, value) {
-            path::PKTINFO + 1
+            state_path::PKTINFO as u32
         } else {
-            0
+            state_path::NONE as u32
         }
     }
 }
@@ -249,25 +321,29 @@ fn site_index(location: u64) -> u32 {
 }
 
 #[inline(always)]
-unsafe fn remember(scratch: *const Scratch, word: u32, path: u32) -> u32 {
-    // SAFETY: a map value.
-    unsafe {
-        let location = (*scratch).key.location;
-        if let Some(site) = SITES.get_ptr_mut(site_index(location)) {
+unsafe fn remember(location: u64, word: u32, path: u8) -> u32 {
+    if let Some(site) = SITES.get_ptr_mut(site_index(location)) {
+        // SAFETY: a map value.
+        unsafe {
             (*site).word = word + 1;
-            (*site).path = path;
+            (*site).path = path as u32;
             (*site).location = location;
         }
     }
     1
 }
 
-/// Takes the state at `address` for the packet's, if it is one: its netns is a netns, hook and family exist.
+/// Takes the state at `address` for the packet's, if it is one: it lies on this stack, its netns is a netns, hook and
+/// family exist.
 ///
 /// It is read whole, once: each read costs more than the bytes that it reads.
 #[inline(always)]
 unsafe fn believe(control: *const Control, scratch: *mut Scratch, address: u64) -> bool {
     if !is_kernel_address(address) || !has!(state_hook, state_pf, state_net) {
+        return false;
+    }
+    // SAFETY: a map value.
+    if address.wrapping_sub(unsafe { (*scratch).context }) >= STACK_BYTES {
         return false;
     }
     // SAFETY: map values; the verifier knows the offsets and checks them against the copy's size.

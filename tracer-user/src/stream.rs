@@ -28,6 +28,8 @@ use tracer_common::{Event, Layout, attribution_kind};
 
 /// Records taken from the ring before it is somebody else's turn: as many as can be in it at one moment.
 const BATCH: usize = RING_BYTES / size_of::<Event>() + 1;
+/// Self-tests before one that fails is believed.
+const SELF_TESTS: u32 = 3;
 /// How long the last program runs may take after the program was detached.
 const LAST_RUNS: Duration = Duration::from_secs(2);
 
@@ -127,8 +129,8 @@ impl Stream {
         Ok(())
     }
 
-    /// Learns how this kernel shows which rule dropped a packet, in a network namespace of our own. Returns false if
-    /// there is nothing to learn: nf_tables is not there.
+    /// Learns how this kernel shows which rule dropped a packet, in a network namespace of our own. Does nothing where
+    /// no rule engine is loaded, or none that it has not learned from before.
     ///
     /// # Errors
     /// Why such drops stay without their rule.
@@ -140,17 +142,33 @@ impl Stream {
         if is_done || !backends.nft && !backends.legacy {
             return Ok(());
         }
+        let mut learned = self.learn(backends, layouts)?;
+        for _ in 1..SELF_TESTS {
+            if !learned.as_ref().is_err_and(SelfTestError::is_passing) {
+                break;
+            }
+            learned = self.learn(backends, layouts)?;
+        }
+        self.learned = Some(learned.as_ref().copied().map_err(ToString::to_string));
+        if let Some(nft) = learned?.nft {
+            self.rulesets.set_layout(nft);
+        }
+        Ok(())
+    }
+
+    /// One self-test.
+    fn learn(
+        &mut self,
+        backends: Backends,
+        layouts: Layouts,
+    ) -> Result<Result<Learned, SelfTestError>, SelfTestError> {
         let mut lab = Lab::open(backends)?;
         self.tracer.set_own_netns(lab.inode());
         let early = &mut self.early;
         let learned = selftest::run(&mut self.tracer, &mut lab, layouts, &mut |raw| early.push_back(raw));
         // Kept, also where it failed: its inode number must not become another's while its drops are left out.
         self.lab = Some(lab);
-        self.learned = Some(learned.as_ref().copied().map_err(ToString::to_string));
-        if let Some(nft) = learned?.nft {
-            self.rulesets.set_layout(nft);
-        }
-        Ok(())
+        Ok(learned)
     }
 
     /// The tracer, for its ring's descriptor.

@@ -19,12 +19,29 @@ mod socket;
 pub mod topology;
 
 use anyhow::{Result, ensure};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// How long the bed waits for something that must come, before it calls it missing. Emulated CPUs are slow.
 #[must_use]
 pub fn patience() -> Duration {
     Duration::from_secs(if kernel::in_vm() { 60 } else { 20 })
+}
+
+/// Reads a number that grows until it is what it should be, or [`patience`] ends: packets arrive in a softirq, which a
+/// busy machine runs a moment later. Returns what it was last.
+///
+/// # Errors
+/// When it can't be read.
+pub fn settled(right: &[u64], read: impl Fn() -> Result<u64>) -> Result<u64> {
+    let deadline = Instant::now() + patience();
+    loop {
+        let value = read()?;
+        if right.contains(&value) || Instant::now() > deadline {
+            return Ok(value);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Checks what every test needs.

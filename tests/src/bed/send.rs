@@ -4,9 +4,10 @@
 
 use super::socket::{self, RawAddress};
 use anyhow::{Context, Result, bail};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// Sends `count` datagrams and returns how many the kernel accepted. A refusal by a local rule (EPERM) or an
@@ -15,8 +16,22 @@ use std::time::{Duration, Instant};
 /// # Errors
 /// When the socket cannot be made.
 pub fn udp(from: SocketAddr, to: SocketAddr, data: &[u8], count: usize) -> Result<u64> {
-    let socket = UdpSocket::bind(from).with_context(|| format!("bind {from}"))?;
+    let socket = bind(from).with_context(|| format!("bind {from}"))?;
     Ok((0..count).filter(|_| socket.send_to(data, to).is_ok()).count() as u64)
+}
+
+/// A socket on a port that another one may have had a moment ago. A command that another test starts just then inherits
+/// that one between fork and exec, and so keeps its port.
+fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+    let deadline = Instant::now() + super::patience();
+    loop {
+        match UdpSocket::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Sends whole IP packets through this host's own IP layer, each to its destination; a refusal by a local rule
@@ -50,7 +65,7 @@ pub fn packets(packets: &[(SocketAddr, Vec<u8>)]) -> Result<()> {
 ///
 /// # Errors
 /// As `connect(2)`, or when it takes too long.
-pub fn connect(to: SocketAddr) -> std::io::Result<TcpStream> {
+pub fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     TcpStream::connect_timeout(&to, super::patience())
 }
 
@@ -103,9 +118,9 @@ impl Sniffer {
                         return Ok(value);
                     }
                 }
-                Err(_) => match std::io::Error::last_os_error() {
+                Err(_) => match io::Error::last_os_error() {
                     error if error.kind() == ErrorKind::WouldBlock => {
-                        std::thread::sleep(Duration::from_millis(2));
+                        thread::sleep(Duration::from_millis(2));
                     }
                     error => return Err(error).context("packet socket"),
                 },

@@ -222,7 +222,11 @@ pub(super) fn verify(stream: Droptrace, expected: &[Expect], quiet: &[&Namespace
         Ok(())
     };
     compare().with_context(|| {
-        format!("expected {expected:?}\nin the test's namespaces:\n{}", seen(&output, &inodes))
+        format!(
+            "expected {expected:?}\nin the test's namespaces:\n{}\nstandard error:\n{}",
+            seen(&output, &inodes),
+            output.stderr
+        )
     })
 }
 

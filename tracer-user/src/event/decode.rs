@@ -6,8 +6,8 @@
 use bytes::Buf;
 use std::mem::{offset_of, size_of};
 use tracer_common::{
-    Conntrack, Device, EXPRESSION_WORDS, Event, FlowKey, HEADER_BYTES, NetnsSource, STACK_FRAMES,
-    TUPLE_BYTES, WINDOW_WORDS, event_flag,
+    Conntrack, Device, EXPRESSION_WORDS, Event, FlowKey, HEADER_BYTES, NEAR_WORDS, NetnsSource, OwnEvent,
+    STACK_FRAMES, TUPLE_BYTES, WINDOW_WORDS, event_flag,
 };
 
 /// Why bytes are no event.
@@ -92,20 +92,30 @@ pub struct Raw {
     pub control_block: [u8; 48],
     /// Return addresses, innermost first, the tracer's own frames included. At most [`STACK_FRAMES`].
     pub stack: Vec<u64>,
-    /// The kernel stack above the program's context; empty or [`WINDOW_WORDS`] words.
-    pub window: Vec<u64>,
     /// The start of the nft expression that dropped the packet.
     pub expression: Option<[u64; EXPRESSION_WORDS]>,
     /// The packet from its network header on. At most [`HEADER_BYTES`].
     pub headers: Vec<u8>,
+    /// What there is to learn, if it was a packet of the self-test.
+    pub lesson: Option<Lesson>,
+}
+
+/// The kernel stack of a drop in the self-test.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lesson {
+    /// The words from the program's context upwards.
+    pub window: Vec<u64>,
+    /// Where the first of them lead ([`tracer_common::lead`]).
+    pub leads: Vec<u8>,
 }
 
 /// Decodes one record of the ring buffer.
 ///
 /// # Errors
-/// [`DecodeError::Length`] if it is not exactly as long as an [`Event`]. Any bytes of that length decode.
+/// [`DecodeError::Length`] if it is neither as long as an [`Event`] nor as an [`OwnEvent`]. Any bytes of that length decode.
 pub fn decode(bytes: &[u8]) -> Result<Raw, DecodeError> {
-    if bytes.len() != size_of::<Event>() {
+    let is_own = bytes.len() == size_of::<OwnEvent>();
+    if !is_own && bytes.len() != size_of::<Event>() {
         return Err(DecodeError::Length { expected: size_of::<Event>(), found: bytes.len() });
     }
     // The length is checked, so none of the reads below can run out of bytes. Fields in the order of `Event`.
@@ -142,9 +152,13 @@ pub fn decode(bytes: &[u8]) -> Result<Raw, DecodeError> {
     // The words that follow are aligned to 8 bytes.
     let mut rest = &bytes[offset_of!(Event, stack)..];
     let stack = words(&mut rest, STACK_FRAMES, stack_length);
-    let window = words(&mut rest, WINDOW_WORDS, WINDOW_WORDS);
     let expression = std::array::from_fn(|_| rest.get_u64_ne());
     let headers = rest[..header_length.min(HEADER_BYTES)].to_vec();
+    let lesson = is_own.then(|| {
+        let mut rest = &bytes[offset_of!(OwnEvent, window)..];
+        let window = words(&mut rest, WINDOW_WORDS, WINDOW_WORDS);
+        Lesson { window, leads: array::<NEAR_WORDS>(&mut rest).to_vec() }
+    });
 
     let has = |flag| flags & flag != 0;
     Ok(Raw {
@@ -178,9 +192,9 @@ pub fn decode(bytes: &[u8]) -> Result<Raw, DecodeError> {
         conntrack: has(event_flag::CONNTRACK).then_some(conntrack),
         control_block,
         stack: if has(event_flag::STACK) { stack } else { Vec::new() },
-        window: if has(event_flag::WINDOW) { window } else { Vec::new() },
         expression: has(event_flag::EXPRESSION).then_some(expression),
         headers,
+        lesson,
     })
 }
 
@@ -359,8 +373,18 @@ pub(crate) mod tests {
         assert_eq!((entry.status, entry.mark, entry.zone, entry.info, entry.tcp_state), (35, 36, 37, 2, 3));
         assert_eq!(raw.control_block, [38; 48]);
         assert_eq!(raw.stack, [0, 39]);
-        assert!(raw.window.is_empty());
         assert_eq!(raw.headers, [40, 41, 42]);
+        assert_eq!(raw.lesson, None);
+    }
+
+    #[test]
+    fn the_self_test_sends_the_stack() {
+        let mut wire = vec![0; size_of::<OwnEvent>()];
+        wire[offset_of!(OwnEvent, window) + 8..][..8].copy_from_slice(&5u64.to_ne_bytes());
+        wire[offset_of!(OwnEvent, leads) + 1] = 6;
+        let lesson = decode(&wire).unwrap().lesson.unwrap();
+        assert_eq!((lesson.window.len(), &lesson.window[..3]), (WINDOW_WORDS, &[0, 5, 0][..]));
+        assert_eq!((lesson.leads.len(), &lesson.leads[..3]), (NEAR_WORDS, &[0, 6, 0][..]));
     }
 
     #[test]
@@ -371,7 +395,7 @@ pub(crate) mod tests {
             .put(offset_of!(Event, state_in), &named(b"eth0", 1));
         let raw = decode(&wire.0).unwrap();
         assert_eq!((raw.device, raw.hook, raw.conntrack, raw.netns_cookie), (None, None, None, None));
-        assert!(raw.stack.is_empty() && raw.window.is_empty() && raw.headers.is_empty());
+        assert!(raw.stack.is_empty() && raw.headers.is_empty());
         assert_eq!(raw.gso_segments, 1);
     }
 
@@ -388,7 +412,6 @@ pub(crate) mod tests {
         let raw = decode(&vec![0xff; size_of::<Event>()]).unwrap();
         assert_eq!(raw.headers.len(), HEADER_BYTES);
         assert_eq!(raw.stack.len(), STACK_FRAMES);
-        assert_eq!(raw.window.len(), WINDOW_WORDS);
         assert_eq!(raw.netns_source, NetnsSource::None);
     }
 }

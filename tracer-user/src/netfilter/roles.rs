@@ -11,15 +11,21 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use tracer_common::{Depth, Role, attribution_kind};
+use tracer_common::{Depth, Role, attribution_kind, lead, state_path};
 
 /// One drop of which the cause is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observation {
     /// Return address of the call that freed the packet.
     pub location: u64,
+    /// The return address of the function that freed it, if that is known.
+    pub caller: Option<u64>,
     /// The kernel stack above the program's context.
     pub window: Vec<u64>,
+    /// Where its first words lead ([`lead`]).
+    pub leads: Vec<u8>,
+    /// The hook that it was dropped on (NF_INET_*).
+    pub hook: u8,
     /// What dropped it.
     pub truth: Truth,
 }
@@ -122,29 +128,137 @@ fn learn_site(location: u64, seen: &[&Observation]) -> Option<(u8, Depth)> {
     let words = 0..first.window.len();
     let return_word = words.clone().rev().find(|word| every(*word, &|_, value| value == location))?;
     let right = words.filter(|word| every(*word, &|it, value| it.truth.is(value)));
-    // Near it are the registers that the freeing function saved; farther away may be leftovers.
-    let value_word = right.min_by_key(|word| word.abs_diff(return_word))?;
+    let (value_word, state) = if kind == attribution_kind::HOOK {
+        learn_hook(seen, right, return_word)?
+    } else {
+        // Near it are the registers that the freeing function saved; farther away may be leftovers.
+        let word = right.into_iter().min_by_key(|word| word.abs_diff(return_word))?;
+        (word, learn_caller(seen, return_word).map(|word| (word, state_path::CALLER)))
+    };
+    let (state_word, state_path) = state.unwrap_or((0, state_path::NONE));
     let depth = Depth {
         return_word: u8::try_from(return_word).ok().filter(|word| *word != 0)?,
         value_word: u8::try_from(value_word).ok()?,
+        state_word: u8::try_from(state_word).ok()?,
+        state_path,
     };
     Some((kind, depth))
+}
+
+/// A word of the stack, and how it leads to the hook state.
+type State = (usize, u8);
+
+/// The word with the index of the hook function, and the one that points to the hook state.
+///
+/// The hook function that was called just before has saved the same registers in about the same place, so leftovers of
+/// either are common (seen on 7.2). But nf_hook_slow keeps both in registers, which are saved side by side: of all words
+/// that were right every time, the two nearest to each other. Leftover states give themselves away by their hook, so there
+/// must have been several.
+fn learn_hook(
+    seen: &[&Observation],
+    indices: impl Iterator<Item = usize>,
+    return_word: usize,
+) -> Option<(usize, Option<State>)> {
+    let indices: Vec<usize> = indices.collect();
+    let first = seen.first()?;
+    let is_state = |word: &usize| {
+        let leads = |it: &Observation| it.leads.get(*word) == Some(&lead(state_path::STATE, it.hook));
+        seen.iter().any(|it| it.hook != first.hook) && seen.iter().all(|it| leads(it))
+    };
+    let states = (0..first.leads.len()).filter(is_state);
+    let pairs = states.flat_map(|state| indices.iter().map(move |index| (*index, state)));
+    let pair = pairs.min_by_key(|(index, state)| (index.abs_diff(*state), index.abs_diff(return_word)));
+    match pair {
+        Some((index, state)) => Some((index, Some((state, state_path::STATE)))),
+        None => Some((indices.into_iter().min_by_key(|word| word.abs_diff(return_word))?, None)),
+    }
+}
+
+/// Where nft_do_chain's return address lies: its caller's frame, which holds the nft_pktinfo, begins above. Leftovers of
+/// it are elsewhere each time; if one is not, nothing is proven.
+fn learn_caller(seen: &[&Observation], return_word: usize) -> Option<usize> {
+    let is_right =
+        |word: usize| seen.iter().all(|it| it.caller.is_some() && it.window.get(word).copied() == it.caller);
+    let mut words = (return_word + 1..seen.first()?.window.len()).filter(|word| is_right(*word));
+    match (words.next(), words.next()) {
+        (Some(word), None) => Some(word),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn observation(location: u64, window: &[u64], truth: Truth) -> Observation {
+        Observation { location, caller: None, window: window.to_vec(), leads: Vec::new(), hook: 0, truth }
+    }
+
     fn rule(location: u64, window: &[u64], expressions: Range<u64>) -> Observation {
-        Observation { location, window: window.to_vec(), truth: Truth::Rule(expressions) }
+        observation(location, window, Truth::Rule(expressions))
     }
 
     fn policy(location: u64, window: &[u64], chain: u64) -> Observation {
-        Observation { location, window: window.to_vec(), truth: Truth::Policy(chain) }
+        observation(location, window, Truth::Policy(chain))
     }
 
     fn hook(location: u64, window: &[u64], index: u64) -> Observation {
-        Observation { location, window: window.to_vec(), truth: Truth::Hook(index) }
+        observation(location, window, Truth::Hook(index))
+    }
+
+    /// A drop on a hook, freed at 7, with index and return address in words 1 and 3.
+    fn on(hook: u8, leads: &[(u8, u8)]) -> Observation {
+        let index = u64::from(hook);
+        Observation {
+            leads: leads.iter().map(|(path, hook)| lead(*path, *hook)).collect(),
+            hook,
+            ..observation(7, &[0, index, 0, 7], Truth::Hook(index))
+        }
+    }
+
+    fn state(seen: &[Observation]) -> (u8, u8) {
+        let [role] = learn(&[seen.to_vec()])[..] else { panic!("not learned") };
+        (role.depths[0].state_word, role.depths[0].state_path)
+    }
+
+    #[test]
+    fn the_hook_state_where_its_word_is_right_on_every_hook() {
+        use state_path::{NONE, PKTINFO, STATE};
+        let none = (NONE, 0);
+        // Word 0 is a leftover of hook 1, word 1 leads there by way of a leftover.
+        let leads = |hook| [(STATE, 1), (PKTINFO, hook), none, none, (STATE, hook)];
+        let seen = [1, 2, 3].map(|hook| on(hook, &leads(hook)));
+        assert_eq!(state(&seen), (4, STATE));
+        // The one beside the index; of several indices the one beside the state, far from the return address.
+        let seen = [1, 2, 3].map(|hook| on(hook, &[(STATE, hook), none, none, none, (STATE, hook)]));
+        assert_eq!(state(&seen), (0, STATE));
+        let leftovers = |hook: u8| {
+            let index = u64::from(hook);
+            let window = vec![0, index, 0, 0, index, 7];
+            Observation { window, ..on(hook, &[none, none, (STATE, hook)]) }
+        };
+        let [role] = learn(&[[1, 2, 3].map(leftovers).to_vec()])[..] else { panic!("not learned") };
+        assert_eq!((role.depths[0].value_word, role.depths[0].state_word), (1, 2));
+        // On one hook only, or without leads, nothing is proven.
+        let seen = [1, 2, 3].map(|index| Observation { hook: 1, ..on(index, &[(STATE, 1)]) });
+        assert_eq!(state(&seen), (0, NONE));
+        assert_eq!(state(&[1, 2, 3].map(|hook| on(hook, &[]))), (0, NONE));
+    }
+
+    #[test]
+    fn the_one_place_of_the_callers_return_address() {
+        use state_path::{CALLER, NONE};
+        let seen = |windows: [&[u64]; 2]| {
+            let rule = |base, window| rule(7, window, base..base + 20);
+            let seen = [rule(100, windows[0]), rule(200, windows[1])];
+            seen.map(|it| Observation { caller: Some(9), ..it })
+        };
+        // Word 0 is below the function's own return address, word 3 a leftover.
+        assert_eq!(state(&seen([&[9, 105, 7, 9, 9], &[9, 205, 7, 0, 9]])), (4, CALLER));
+        assert_eq!(state(&seen([&[9, 105, 7, 9, 9], &[9, 205, 7, 9, 9]])), (0, NONE));
+        let unknown =
+            seen([&[9, 105, 7, 0, 9], &[9, 205, 7, 0, 9]]).map(|it| Observation { caller: None, ..it });
+        assert_eq!(state(&unknown), (0, NONE));
     }
 
     #[test]
@@ -156,7 +270,7 @@ mod tests {
     fn role(location: u64, kind: u8, depths: &[(u8, u8)]) -> Role {
         let mut role = Role { location, kind: kind.into(), ..Role::default() };
         for (to, (return_word, value_word)) in role.depths.iter_mut().zip(depths) {
-            *to = Depth { return_word: *return_word, value_word: *value_word };
+            *to = Depth { return_word: *return_word, value_word: *value_word, ..Depth::default() };
         }
         role
     }
