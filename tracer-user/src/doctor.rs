@@ -50,20 +50,25 @@ pub fn report(mechanisms: &Mechanisms, tables: &[TableSummary]) -> String {
         text.push_str("  none in any network namespace\n");
     }
     for table in tables {
-        let (backend, what) = match table.backend {
-            Backend::Legacy => ("legacy", "that can drop"),
-            Backend::Nft => ("nft", "in all"),
+        let (backend, what, mechanism) = match table.backend {
+            Backend::Legacy => ("legacy", "that can drop", &mechanisms.legacy),
+            Backend::Nft => ("nft", "in all", &mechanisms.nft_rules),
+        };
+        let confidence = match mechanism {
+            Mechanism::Exact(_) => "exact",
+            Mechanism::Off(_) => "not told",
         };
         let name = crate::output::escape(&table.name);
         let _ = write!(
             text,
-            "  netns {}  {backend:<6}  {:<6}  {name}: {} rules {what}",
+            "  netns {}  {backend:<6}  {:<6}  {name}: {confidence}; {} rules {what}",
             table.netns,
             table.family.name(),
             table.rules
         );
         if !table.left_out.is_empty() {
-            let _ = write!(text, "; too many to be told apart at {}", table.left_out.join(", "));
+            let hooks = table.left_out.join(", ");
+            let _ = write!(text, "; {hooks}: too many for their counters, evaluated and so inferred at best");
         }
         text.push('\n');
     }
@@ -97,7 +102,7 @@ mod tests {
             "  nft rules        exact: registers\n",
             "  iptables-legacy  not told: no such table here\n",
             "netns 7  legacy  ipv4    fil",
-            ": 9 rules that can drop; too many to be told apart at FORWARD\n",
+            ": not told; 9 rules that can drop; FORWARD: too many for their counters, ",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

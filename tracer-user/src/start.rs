@@ -65,7 +65,9 @@ pub fn start(filter: &Filter, verbose: u8, arguments: &[OsString]) -> anyhow::Re
     let node = environment::node_name();
     let mut stream = Stream::new(tracer, kernel, clock, node).context("can't read the clock")?;
     if let Err(error) = stream.self_test() {
-        say(&format!("note: drops by nft rules come without the rule: {error}"));
+        say(&format!(
+            "note: drops by nft rules come without the rule, others in netfilter without their function: {error}"
+        ));
     }
     if let Err(error) = stream.watch_counters() {
         say(&format!("note: drops by iptables-legacy rules come without the rule: {error}"));

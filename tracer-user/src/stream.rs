@@ -135,11 +135,12 @@ impl Stream {
     /// # Errors
     /// Why such drops stay without their rule.
     pub fn self_test(&mut self) -> Result<(), SelfTestError> {
-        let layouts = Layouts { nft: self.kernel.nft(), legacy: self.kernel.legacy() };
+        let layouts =
+            Layouts { nft: self.kernel.nft(), legacy: self.kernel.legacy(), hooks: self.kernel.hooks() };
         let backends = Backends::detect(&|name| self.kernel.has_function(name));
-        self.rulesets.hooks = layouts.legacy;
+        self.rulesets.hooks = layouts.hooks;
         let is_done = self.lab.as_ref().is_some_and(|lab| lab.backends() == backends);
-        if is_done || !backends.nft && !backends.legacy {
+        if is_done || backends.is_empty() {
             return Ok(());
         }
         let mut learned = self.learn(backends, layouts)?;
@@ -189,7 +190,9 @@ impl Stream {
             Some(Ok(learned)) if learned.has(kind) => Mechanism::Exact(how),
             Some(Ok(_)) => Mechanism::Off(missing.to_owned()),
             Some(Err(error)) => Mechanism::Off(error.clone()),
-            None => Mechanism::Off("neither nf_tables nor a legacy filter table is loaded".to_owned()),
+            None => Mechanism::Off(
+                "neither nf_tables nor a legacy filter table nor connection tracking is loaded".to_owned(),
+            ),
         };
         let stack = "registers saved on the kernel's stack, learned and proven in the self-test";
         let nft = "nf_tables is not loaded, or this kernel doesn't free its packets in nft_do_chain";
@@ -205,7 +208,8 @@ impl Stream {
             functions: learned(
                 attribution_kind::HOOK,
                 stack,
-                "the self-test needs nf_tables and a legacy filter table to learn from",
+                "the self-test had too few hook functions to learn from: that takes a kernel from 6.4, or nf_tables and a \
+                 legacy filter table",
             ),
             is_second_kept: self.tracer.is_second_kept(),
         }

@@ -51,8 +51,8 @@ fn tables_and_mechanisms() -> Result<()> {
     }
     let inode = netns.inode();
     for line in [
-        format!("netns {inode}  legacy  ipv4    filter: 1 rules that can drop\n"),
-        format!("netns {inode}  nft     inet    dt-doctor: 0 rules in all\n"),
+        format!("netns {inode}  legacy  ipv4    filter: exact; 1 rules that can drop\n"),
+        format!("netns {inode}  nft     inet    dt-doctor: exact; 0 rules in all\n"),
     ] {
         ensure!(told.contains(&line), "no {line:?} in\n{told}");
     }

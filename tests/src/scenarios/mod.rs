@@ -5,6 +5,7 @@ mod attribution;
 mod bed;
 mod cli;
 mod clock;
+mod counters;
 mod device;
 mod differential;
 mod doctor;
@@ -52,6 +53,7 @@ pub fn all() -> Vec<Trial> {
         device::trials(),
         doctor::trials(),
         evaluation::trials(),
+        counters::trials(),
         filter::trials(),
         netfilter::trials(),
         attribution::trials(),

@@ -123,6 +123,8 @@ pub struct Parsed {
     pub icmp_id: Option<u16>,
     /// Sequence number of an echo request or reply.
     pub icmp_sequence: Option<u16>,
+    /// Bytes from the transport header on, as far as they are here.
+    pub transport_bytes: usize,
     /// ARP operation: 1 request, 2 reply (RFC 826).
     pub arp_operation: Option<u16>,
     /// The packet inside, of a tunnel or of an ICMP error.
@@ -188,6 +190,7 @@ pub fn parse(ethertype: u16, headers: &[u8]) -> Parsed {
         icmp_code: icmp.map(|icmp| icmp.1),
         icmp_id: echo.map(|echo| echo.0),
         icmp_sequence: echo.map(|echo| echo.1),
+        transport_bytes: layer.payload.len(),
         arp_operation: None,
         inner: layer.inner(),
     }

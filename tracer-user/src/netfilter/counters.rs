@@ -128,7 +128,7 @@ impl Counters {
             return None;
         }
         // Where it is known which function of the hook dropped it: is it the table that the rule is in?
-        let hooked = evidence.hooked(memory, &layout, seen.netns);
+        let hooked = evidence.hooked(memory, &layout.hooks, seen.netns);
         if hooked.is_some_and(|it| it.private != table.address) {
             return None;
         }
@@ -272,9 +272,10 @@ fn shape_of(seen: &Seen) -> Shape {
 /// That of a netns now.
 fn hooks(memory: &mut impl KernelMemory, layout: &LegacyLayout, net: u64) -> Shape {
     let mut found = Vec::new();
+    let mut memory = layout.hooks.block(memory, net);
     for family in [Family::Ipv4, Family::Ipv6] {
         for hook in 0..5 {
-            let hooked = layout.hooked(memory, net, family, hook);
+            let hooked = layout.hooks.hooked(&mut memory, net, family, hook);
             let tables = Table::addresses(layout, &hooked);
             if !tables.is_empty() {
                 found.push((family, hook, tables));

@@ -3,6 +3,7 @@
 //! A table (struct xt_table, include/linux/netfilter/x_tables.h) is replaced as a whole by every change: a new
 //! xt_table_info with all rules, one after the other, each with a counter on each CPU.
 
+use super::hooks::{HookLayout, Hooked};
 use super::memory::KernelMemory;
 use super::model::{Family, hook_name};
 use crate::probe::btf::Btf;
@@ -11,8 +12,6 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 /// More than any table has: what a damaged one may cost.
 const MAX_SIZE: u32 = 1 << 30;
-/// Hook functions on one hook (MAX_HOOK_COUNT, net/netfilter/core.c).
-const MAX_HOOKED: u16 = 1024;
 /// XT_TABLE_MAXNAMELEN and XT_FUNCTION_MAXNAMELEN (include/uapi/linux/netfilter/x_tables.h).
 const MAX_NAME: usize = 32;
 /// Hooks of IPv4 and IPv6 (NF_INET_NUMHOOKS, include/uapi/linux/netfilter.h, without ingress).
@@ -26,10 +25,8 @@ pub const TABLE_FUNCTIONS: [&str; 4] =
 /// Where the running kernel keeps its tables: offsets in bytes, from the BTF of vmlinux and of `x_tables`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LegacyLayout {
-    /// net.nf.hooks_ipv4 and hooks_ipv6: arrays of pointers.
-    hooks: [u32; 2],
-    entries_count: u32,
-    entries_hooks: u32,
+    /// Where hook functions are listed.
+    pub hooks: HookLayout,
     table_private: u32,
     table_name: u32,
     info_size: u32,
@@ -52,9 +49,7 @@ impl LegacyLayout {
         let tables = x_tables.unwrap_or(vmlinux);
         let at = |container, path| tables.offset_of(container, path);
         Some(Self {
-            hooks: [vmlinux.offset_of("net", "nf.hooks_ipv4")?, vmlinux.offset_of("net", "nf.hooks_ipv6")?],
-            entries_count: vmlinux.offset_of("nf_hook_entries", "num_hook_entries")?,
-            entries_hooks: vmlinux.offset_of("nf_hook_entries", "hooks")?,
+            hooks: HookLayout::resolve(vmlinux)?,
             table_private: at("xt_table", "private")?,
             table_name: at("xt_table", "name")?,
             info_size: at("xt_table_info", "size")?,
@@ -66,39 +61,6 @@ impl LegacyLayout {
             functions: [0; TABLE_FUNCTIONS.len()],
             is_single: false,
         })
-    }
-}
-
-/// A function on a hook (struct nf_hook_entry, include/linux/netfilter.h).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hooked {
-    /// Its address.
-    pub function: u64,
-    /// What it is given: for a table, the struct xt_table.
-    pub private: u64,
-}
-
-impl LegacyLayout {
-    /// The functions on a hook of the netns at `net`, in order. Empty for other families than IPv4 and IPv6.
-    pub fn hooked(&self, memory: &mut impl KernelMemory, net: u64, family: Family, hook: u8) -> Vec<Hooked> {
-        let array = match family {
-            Family::Ipv4 => self.hooks[0],
-            Family::Ipv6 => self.hooks[1],
-            _ => return Vec::new(),
-        };
-        if usize::from(hook) >= HOOKS {
-            return Vec::new();
-        }
-        let Some(entries) = memory.pointer(net + u64::from(array) + 8 * u64::from(hook)) else {
-            return Vec::new();
-        };
-        let count = memory.bytes(entries + u64::from(self.entries_count)).map_or(0, u16::from_ne_bytes);
-        let mut bytes = vec![0; 16 * usize::from(count.min(MAX_HOOKED))];
-        if bytes.is_empty() || !memory.read(entries + u64::from(self.entries_hooks), &mut bytes) {
-            return Vec::new();
-        }
-        let (hooked, _) = bytes.as_chunks::<16>();
-        hooked.iter().map(|entry| Hooked { function: word(entry, 0), private: word(entry, 8) }).collect()
     }
 }
 
@@ -485,9 +447,7 @@ pub(crate) mod tests {
     }
 
     const LAYOUT: LegacyLayout = LegacyLayout {
-        hooks: [0, 40],
-        entries_count: 0,
-        entries_hooks: 8,
+        hooks: HookLayout { arrays: [0, 40], entries_count: 0, entries_hooks: 8 },
         table_private: 0,
         table_name: 8,
         info_size: 0,
@@ -621,11 +581,11 @@ pub(crate) mod tests {
         for (at, word) in [(8, 0x1111), (16, TABLE), (24, 0x2222), (32, 0)] {
             memory.put_u64(entries + at, word);
         }
-        let hooked = LAYOUT.hooked(&mut memory, net, Family::Ipv4, 1);
+        let hooked = LAYOUT.hooks.hooked(&mut memory, net, Family::Ipv4, 1);
         assert_eq!(hooked.iter().map(|it| it.function).collect::<Vec<_>>(), [0x1111, 0x2222]);
         assert_eq!(Table::addresses(&LAYOUT, &hooked), [TABLE]);
         for (family, hook) in [(Family::Ipv4, 2), (Family::Ipv4, 5), (Family::Bridge, 1)] {
-            assert!(LAYOUT.hooked(&mut memory, net, family, hook).is_empty());
+            assert!(LAYOUT.hooks.hooked(&mut memory, net, family, hook).is_empty());
         }
     }
 }

@@ -97,6 +97,42 @@ pub fn is_kernel_address(word: u64) -> bool {
     (0xffff_0000_0000_0000..u64::MAX - 4096).contains(&word)
 }
 
+/// Kernel memory of which one range was read at once: each read is a system call, and costs more than its bytes.
+pub struct Block<'m, M> {
+    memory: &'m mut M,
+    start: u64,
+    /// Empty if the range can't be read.
+    bytes: Vec<u8>,
+}
+
+impl<'m, M: KernelMemory> Block<'m, M> {
+    /// Reads the range that has all of some words in it, each of at most 8 bytes: their offsets from `base`.
+    pub fn of_words(memory: &'m mut M, base: u64, offsets: &[u32]) -> Self {
+        let first = offsets.iter().copied().min().unwrap_or(0);
+        let last = offsets.iter().copied().max().unwrap_or(0);
+        let start = base + u64::from(first);
+        let mut bytes = vec![0; (last - first) as usize + 8];
+        if !memory.read(start, &mut bytes) {
+            bytes.clear();
+        }
+        Self { memory, start, bytes }
+    }
+}
+
+impl<M: KernelMemory> KernelMemory for Block<'_, M> {
+    fn read(&mut self, address: u64, to: &mut [u8]) -> bool {
+        let from = address.checked_sub(self.start).and_then(|from| usize::try_from(from).ok());
+        let known = from.and_then(|from| self.bytes.get(from..from.checked_add(to.len())?));
+        match known {
+            Some(known) => {
+                to.copy_from_slice(known);
+                true
+            }
+            None => self.memory.read(address, to),
+        }
+    }
+}
+
 /// Memory made up for tests.
 #[cfg(test)]
 pub(crate) mod fake {
@@ -126,7 +162,7 @@ pub(crate) mod fake {
 
 #[cfg(test)]
 mod tests {
-    use super::{KernelMemory as _, fake::Fake};
+    use super::{Block, KernelMemory as _, fake::Fake};
 
     const BASE: u64 = 0xffff_8880_0000_0000;
 
@@ -138,6 +174,22 @@ mod tests {
         assert_eq!(memory.string(BASE + 60, 256).as_deref(), Some("cali-tw\\xff-x"));
         assert_eq!(memory.string(BASE + 71, 10).as_deref(), Some("aaaaaaaaaa"));
         assert_eq!(memory.string(BASE + 71, 256), None);
+    }
+
+    #[test]
+    fn a_block_is_as_it_was_and_the_rest_is_as_it_is() {
+        let mut memory = Fake::default();
+        memory.put(BASE, &[7; 64]);
+        let mut block = Block::of_words(&mut memory, BASE, &[32, 16]);
+        block.memory.put(BASE, &[9; 64]);
+        let read = |block: &mut Block<'_, Fake>, at| block.bytes(BASE + at);
+        assert_eq!(
+            [16, 32, 15, 33, 56].map(|at| read(&mut block, at)),
+            [7, 7, 9, 9, 9].map(|it| Some([it; 8]))
+        );
+        assert_eq!(read(&mut block, 60), None);
+        let mut nothing = Block::of_words(&mut memory, BASE + 4096, &[0]);
+        assert_eq!(nothing.u64(BASE + 4096), None);
     }
 
     #[test]

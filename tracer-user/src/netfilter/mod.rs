@@ -3,6 +3,7 @@
 pub mod attribute;
 pub mod counters;
 pub mod evaluate;
+pub mod hooks;
 pub mod legacy;
 pub mod marks;
 pub mod memory;

@@ -5,7 +5,7 @@ use super::NetnsId;
 use super::attribute::{self, Expression, Hook};
 use super::counters::Counters;
 use super::evaluate::{self, Culprit, Packet, TableText};
-use super::legacy::{Hooked, LegacyLayout};
+use super::hooks::{HookLayout, Hooked};
 use super::memory::KernelMemory;
 use super::model::{Backend, Confidence, Family, Method, Netfilter, TableSummary, hook_name};
 use super::nft::{Chain, Found, NftLayout, Ruleset};
@@ -64,7 +64,7 @@ impl Evidence {
     pub fn hooked(
         &self,
         memory: &mut impl KernelMemory,
-        layout: &LegacyLayout,
+        layout: &HookLayout,
         netns: NetnsId,
     ) -> Option<Hooked> {
         let (hook, index) = (self.hook?, index_of(self.attribution[1])?);
@@ -96,7 +96,7 @@ pub struct Rulesets {
     /// Of legacy tables.
     pub counters: Counters,
     /// Where hook functions are listed.
-    pub hooks: Option<LegacyLayout>,
+    pub hooks: Option<HookLayout>,
     words: Words,
     netns: HashMap<u32, Netns>,
     names: HashMap<u64, (String, Option<String>)>,
@@ -239,7 +239,7 @@ impl Rulesets {
     ) -> Option<Netfilter> {
         let layout = self.hooks.as_ref()?;
         let Hooked { function, .. } = evidence.hooked(memory, layout, self.netns_of(evidence)?)?;
-        let is_table = layout.functions.contains(&function);
+        let is_table = self.counters.layout().is_some_and(|layout| layout.functions.contains(&function));
         Some(Netfilter {
             backend: is_table.then_some(Backend::Legacy),
             function: Some(name(function)?),

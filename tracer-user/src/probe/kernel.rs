@@ -9,6 +9,7 @@ use super::{
 };
 use crate::event::explain::Names;
 use crate::netfilter::{
+    hooks::HookLayout,
     legacy::{self, LegacyLayout},
     nft::NftLayout,
 };
@@ -42,6 +43,8 @@ pub struct Kernel {
     symbols: Option<RefCell<Symboliser>>,
     /// Layout of nft's structures, if they are there already and described.
     nft: Option<NftLayout>,
+    /// Where hook functions are listed.
+    hooks: Option<HookLayout>,
     /// Layout of legacy tables, likewise.
     legacy: Option<LegacyLayout>,
     /// Modules of [`MODULES`] whose BTF was read.
@@ -71,6 +74,7 @@ impl Kernel {
             reasons: Reasons::from_vmlinux(&vmlinux),
             symbols: None,
             nft: NftLayout::resolve(&vmlinux, None),
+            hooks: HookLayout::resolve(&vmlinux),
             legacy: LegacyLayout::resolve(&vmlinux, None),
             read: BTreeSet::new(),
         };
@@ -110,6 +114,12 @@ impl Kernel {
     #[must_use]
     pub fn nft(&self) -> Option<NftLayout> {
         self.nft
+    }
+
+    /// Where hook functions are listed.
+    #[must_use]
+    pub fn hooks(&self) -> Option<HookLayout> {
+        self.hooks
     }
 
     /// Layout of legacy tables; `None` also where no legacy table can be: without ip_tables and ip6_tables.

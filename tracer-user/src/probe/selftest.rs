@@ -5,7 +5,7 @@
 //! table is loaded later.
 
 use super::{
-    lab::{self, Lab, LabError, legacy, nft},
+    lab::{self, Hook, Lab, LabError, Verdict, legacy, nft},
     tracer::{Tracer, TracerError},
 };
 use crate::event::{
@@ -13,6 +13,7 @@ use crate::event::{
     decode::{self, Raw},
 };
 use crate::netfilter::{
+    hooks::{HookLayout, Hooked},
     legacy::{LegacyLayout, Table as LegacyTable},
     model::Family,
     nft::{NftLayout, Ruleset},
@@ -29,9 +30,9 @@ const PORT: u16 = 9;
 /// Name of the lab's table.
 const TABLE: &str = "droptrace";
 /// Hooks of the experiments.
-const PREROUTING: u8 = lab::Hook::Prerouting as u8;
-const INPUT: u8 = lab::Hook::Input as u8;
-const OUTPUT: u8 = lab::Hook::Output as u8;
+const PREROUTING: u8 = Hook::Prerouting as u8;
+const INPUT: u8 = Hook::Input as u8;
+const OUTPUT: u8 = Hook::Output as u8;
 /// IPv4 (NFPROTO_IPV4, include/uapi/linux/netfilter.h).
 const FAMILY: u8 = 2;
 
@@ -83,6 +84,8 @@ enum Culprit {
     Policy(&'static str),
     /// The legacy table on the hook.
     Legacy,
+    /// A program on the hook, after so many that let the packet pass.
+    Program(u8),
 }
 
 const fn to(last: u8) -> Ipv4Addr {
@@ -101,6 +104,31 @@ const fn by_nft(last: u8, hook: u8, by: Culprit) -> Experiment {
 
 const fn by_legacy(hook: u8) -> Experiment {
     Experiment { to: legacy_to(hook), hook, by: Culprit::Legacy }
+}
+
+const fn by_program(last: u8, hook: u8, index: u8) -> Experiment {
+    let [a, b] = SELF_TEST;
+    Experiment { to: Ipv4Addr::new(a, b, 3, last), hook, by: Culprit::Program(index) }
+}
+
+/// Never the same index twice in a row on a hook: what the packet before left behind must be wrong.
+const PROGRAMS: [Experiment; 8] = [
+    by_program(1, INPUT, 0),
+    by_program(2, INPUT, 3),
+    by_program(3, OUTPUT, 1),
+    by_program(4, INPUT, 1),
+    by_program(5, PREROUTING, 2),
+    by_program(6, OUTPUT, 3),
+    by_program(7, PREROUTING, 0),
+    by_program(8, INPUT, 2),
+];
+
+/// Programs on each hook that let everything pass.
+const PASSING: u8 = 3;
+
+/// The priority of one of them: before all else in the lab, and with room for another before it.
+const fn priority(index: u8) -> i32 {
+    -1000 + 10 * index as i32
 }
 
 const NFT: [Experiment; 10] = [
@@ -125,7 +153,7 @@ const LEGACY: [Experiment; 2] = [by_legacy(INPUT), by_legacy(OUTPUT)];
 
 /// The nft rules that the experiments speak of. What legacy tables are to drop passes them.
 fn nft_table() -> nft::Table {
-    use lab::{Hook, Policy};
+    use lab::Policy;
     use nft::Verdict::{Accept, Drop, Goto, Jump, Return};
     let rule = |last: u8, verdict| nft::Rule { destination: Some(to(last)), verdict };
     let pass = |hook| nft::Rule { destination: Some(legacy_to(hook)), verdict: Accept };
@@ -163,6 +191,9 @@ fn nft_table() -> nft::Table {
                 let mut rules: Vec<_> = (1..=7).chain([10]).map(|last| rule(last, Accept)).collect();
                 rules.push(rule(9, Drop));
                 rules.extend([pass(INPUT), pass(OUTPUT)]);
+                rules.extend(
+                    PROGRAMS.map(|program| nft::Rule { destination: Some(program.to), verdict: Accept }),
+                );
                 rules
             }),
         ],
@@ -184,6 +215,8 @@ pub struct Layouts {
     pub nft: Option<NftLayout>,
     /// iptables-legacy.
     pub legacy: Option<LegacyLayout>,
+    /// Hook functions.
+    pub hooks: Option<HookLayout>,
 }
 
 /// What the self-test learned, and proved.
@@ -244,7 +277,16 @@ pub fn run(
 ) -> Result<Learned, SelfTestError> {
     let has_nft = lab.backends().nft && layouts.nft.is_some();
     let has_legacy = lab.backends().legacy && layouts.legacy.is_some();
+    let has_programs = lab.has_programs() && layouts.hooks.is_some();
     let mut test = SelfTest { tracer, lab, layouts, other, depths: [Vec::new(), Vec::new()], ruleset: None };
+    let mut passing = Vec::new();
+    if has_programs {
+        let programs: Vec<_> = (0..PASSING).map(|index| (Verdict::Accept, priority(index))).collect();
+        for hook in [Hook::Prerouting, Hook::Input, Hook::Output] {
+            passing.push(test.lab.attach(hook, &programs)?);
+        }
+        test.observe(&PROGRAMS)?;
+    }
     if has_legacy {
         test.lab.load_legacy(&legacy_table())?;
         test.observe(&LEGACY)?;
@@ -261,6 +303,7 @@ pub fn run(
     let roles = test.learn()?;
     test.tracer.set_roles(sequence, roles);
     let mut experiments = Vec::new();
+    experiments.extend(if has_programs { &PROGRAMS[..] } else { &[] });
     experiments.extend(if has_legacy { &LEGACY[..] } else { &[] });
     experiments.extend(if has_nft { &NFT[..] } else { &[] });
     if let Err(error) = test.prove(&experiments) {
@@ -293,10 +336,18 @@ impl SelfTest<'_> {
         let (name, rule) = match experiment.by {
             Culprit::Legacy => {
                 let layout = self.layouts.legacy?;
-                let hooked = layout.hooked(&mut memory, net, Family::Ipv4, experiment.hook);
+                let hooked = layout.hooks.hooked(&mut memory, net, Family::Ipv4, experiment.hook);
                 let [table] = LegacyTable::addresses(&layout, &hooked)[..] else { return None };
                 let index = hooked.iter().position(|it| it.private == table)?;
                 return Some(Truth::Hook(index as u64));
+            }
+            Culprit::Program(index) => {
+                // The one that drops has left again; those before it are one function.
+                let hooked = self.layouts.hooks?.hooked(&mut memory, net, Family::Ipv4, experiment.hook);
+                let passing = usize::from(PASSING);
+                let is_run = |run: &[Hooked]| run.iter().all(|it| it.function == run[0].function);
+                let first = hooked.windows(passing).position(is_run)?;
+                return Some(Truth::Hook(first as u64 + u64::from(index)));
             }
             Culprit::Rule(chain, ordinal) => (chain, Some(ordinal)),
             Culprit::Policy(chain) => (chain, None),
@@ -386,7 +437,7 @@ impl SelfTest<'_> {
     }
 }
 
-/// Sends the packet of each experiment and waits for the event of each.
+/// Makes the experiments: a packet and an event of each.
 fn drop_all(
     tracer: &mut Tracer,
     lab: &Lab,
@@ -401,6 +452,27 @@ fn drop_all(
             other(raw);
         }
     }
+    let (programs, rules): (Vec<Experiment>, Vec<Experiment>) =
+        experiments.iter().partition(|it| matches!(it.by, Culprit::Program(_)));
+    let mut seen = Vec::new();
+    for experiment in programs {
+        let Culprit::Program(index) = experiment.by else { continue };
+        let hook = [Hook::Prerouting, Hook::Input, Hook::Output].into_iter();
+        let Some(hook) = hook.into_iter().find(|hook| *hook as u8 == experiment.hook) else { continue };
+        let _link = lab.attach(hook, &[(Verdict::Drop, priority(index) - 1)])?;
+        seen.extend(send_all(tracer, lab, &[experiment], other)?);
+    }
+    seen.extend(send_all(tracer, lab, &rules, other)?);
+    Ok(seen)
+}
+
+/// Sends the packet of each and waits for their events.
+fn send_all(
+    tracer: &mut Tracer,
+    lab: &Lab,
+    experiments: &[Experiment],
+    other: &mut dyn FnMut(Raw),
+) -> Result<Vec<(Experiment, Raw)>, SelfTestError> {
     for experiment in experiments {
         lab.send(experiment.to, PORT)?;
     }
@@ -451,7 +523,7 @@ mod tests {
                     assert_eq!(chain(name).base.unwrap().policy, lab::Policy::Drop, "{to}");
                     assert!(is_on(name, hook), "{to}");
                 }
-                Culprit::Legacy => panic!("not one of nft's"),
+                Culprit::Legacy | Culprit::Program(_) => panic!("not one of nft's"),
             }
         }
         for Experiment { to, hook, by } in LEGACY {

@@ -42,6 +42,16 @@ pub struct Packet<'a> {
     pub ttl: Option<u8>,
 }
 
+/// Bytes of the header that matches of a protocol ask for: tcphdr, sctphdr and dccp_hdr; udphdr, icmphdr and icmp6hdr
+/// (net/netfilter/xt_tcpudp.c, xt_sctp.c, xt_dccp.c).
+fn header_bytes(number: u8) -> usize {
+    match number {
+        protocol::TCP => 20,
+        protocol::SCTP | protocol::DCCP => 12,
+        _ => 8,
+    }
+}
+
 /// A device of the hook.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Interface<'a> {
@@ -118,6 +128,14 @@ impl<'a> Packet<'a> {
         let parsed = packet::parse(raw.key.ethertype, &raw.headers);
         // Which devices a hook never has: NF_INET_* (include/uapi/linux/netfilter.h).
         let (no_input, no_output) = (hook.hook == 3, matches!(hook.hook, 0 | 1));
+        // Of a header that is cut off matches see nothing.
+        let is_whole = parsed.transport.is_some_and(|number| parsed.transport_bytes >= header_bytes(number));
+        let parsed = if is_whole {
+            parsed
+        } else {
+            let (source_port, destination_port, tcp_flags, icmp_type) = Default::default();
+            packet::Parsed { source_port, destination_port, tcp_flags, icmp_type, ..parsed }
+        };
         Some(Self {
             source: parsed.source,
             destination: parsed.destination,
@@ -241,6 +259,12 @@ mod tests {
         };
         assert_eq!(packet, expected);
         assert!(packet.has_transport_header());
+        // The ports are there, but not the whole header.
+        raw.headers.truncate(24);
+        let cut_off = Packet::of(&raw, &OFFSETS).unwrap();
+        let expected = Packet { source_port: None, destination_port: None, ..expected };
+        assert_eq!(cut_off, expected);
+        assert!(!cut_off.has_transport_header());
         raw.hook = None;
         assert_eq!(Packet::of(&raw, &OFFSETS), None);
     }

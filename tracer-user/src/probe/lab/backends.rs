@@ -14,6 +14,8 @@ pub struct Backends {
     pub nft_reject_inet: bool,
     /// The IPv4 `filter` table of iptables-legacy.
     pub legacy: bool,
+    /// Connection tracking: its hook functions drop packets, too.
+    pub conntrack: bool,
 }
 
 impl Backends {
@@ -32,7 +34,14 @@ impl Backends {
             nft_reject_inet: has("nft_reject_inet", "nft_reject_inet_eval"),
             // Not ip_tables: that can be there without this table, and then asking for the table loads it.
             legacy: has("iptable_filter", "iptable_filter_table_init"),
+            conntrack: has("nf_conntrack", "nf_conntrack_in"),
         }
+    }
+
+    /// True if there is nothing to learn from, or for.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        !self.nft && !self.legacy && !self.conntrack
     }
 
     /// Whether tables of a family can have [`nft::Verdict::Reject`].
@@ -59,6 +68,8 @@ mod tests {
         let legacy = Backends { legacy: true, ..Backends::default() };
         assert_eq!(Backends::judge(&|module| module == "iptable_filter", &none), legacy);
         assert_eq!(Backends::judge(&none, &|function| function == "iptable_filter_table_init"), legacy);
+        let conntrack = Backends::judge(&|module| module == "nf_conntrack", &none);
+        assert!(conntrack.conntrack && !conntrack.is_empty() && Backends::default().is_empty());
         let engine_alone = Backends::judge(&|module| module == "ip_tables", &|name| name == "ipt_do_table");
         assert!(!engine_alone.legacy, "asking for the table would load it");
     }

@@ -8,13 +8,16 @@ mod backends;
 pub mod legacy;
 mod netlink;
 pub mod nft;
+pub mod program;
 
 pub use backends::Backends;
+pub use program::{Link, Verdict};
 
+use program::Programs;
 use std::io;
 use std::mem;
 use std::net::{Ipv4Addr, UdpSocket};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 
 /// Where a packet meets a chain (`enum nf_inet_hooks`, include/uapi/linux/netfilter.h).
@@ -131,6 +134,8 @@ pub struct Lab {
     udp: UdpSocket,
     /// Opened only with [`Backends::nft`]: opening it would load a module.
     netfilter: Option<netlink::Socket>,
+    /// Where the kernel has such programs.
+    programs: Option<Programs>,
 }
 
 impl Lab {
@@ -157,7 +162,30 @@ impl Lab {
         loopback_up(&udp).map_err(failed("set lo up"))?;
         let open = || netlink::Socket::open().map_err(failed("open a netfilter netlink socket"));
         let netfilter = if backends.nft { Some(open()?) } else { None };
-        Ok(Self { inode, backends, udp, netfilter })
+        Ok(Self { inode, backends, udp, netfilter, programs: Programs::load().ok() })
+    }
+
+    /// True if there are programs to attach.
+    #[must_use]
+    pub fn has_programs(&self) -> bool {
+        self.programs.is_some()
+    }
+
+    /// Puts programs on a hook, each at its priority; those with a lower one are asked first. They leave with the links.
+    ///
+    /// # Errors
+    /// If the kernel has no such programs or refuses one.
+    pub fn attach(&self, hook: Hook, programs: &[(Verdict, i32)]) -> Result<Vec<Link>, LabError> {
+        let loaded = self.programs.as_ref().ok_or(LabError::NotLoaded("BPF netfilter programs"))?;
+        let attach = || -> io::Result<Vec<Link>> {
+            enter(&self.udp)?;
+            programs.iter().map(|(verdict, priority)| loaded.attach(*verdict, hook, *priority)).collect()
+        };
+        // A thread of its own, since setns(2) moves the calling thread.
+        let attached = std::thread::scope(|scope| scope.spawn(attach).join());
+        attached
+            .unwrap_or_else(|_| Err(io::Error::other("its thread panicked")))
+            .map_err(|source| LabError::Refused { what: "a BPF netfilter program".into(), source })
     }
 
     /// The inode of the network namespace, as in `net:[4026532000]`.
@@ -208,6 +236,24 @@ impl Lab {
             _ => Ok(()),
         }
     }
+}
+
+/// Moves the calling thread into a socket's network namespace.
+fn enter(socket: &UdpSocket) -> io::Result<()> {
+    /// include/uapi/linux/sockios.h
+    const SIOCGSKNS: libc::Ioctl = 0x894c;
+    // SAFETY: this ioctl has no argument.
+    let netns = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) };
+    if netns < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor, which nobody else knows.
+    let netns = unsafe { OwnedFd::from_raw_fd(netns) };
+    // SAFETY: no memory is involved.
+    if unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// The inode of the calling thread's network namespace.

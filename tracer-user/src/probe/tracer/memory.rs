@@ -1,9 +1,12 @@
 //! Reading kernel memory.
 
 use super::{KernelLayout, Mapped, Tracer, TracerError, refused};
-use crate::netfilter::{NetnsId, memory::KernelMemory};
+use crate::netfilter::{
+    NetnsId,
+    memory::{Block, KernelMemory},
+};
 use aya::programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _};
-use tracer_common::{ABSENT, MEMORY_BYTES, Memory};
+use tracer_common::{ABSENT, MEMORY_BYTES, Memory, Offsets};
 
 /// Name of the program that reads kernel memory.
 pub(super) const READER: &str = "read_memory";
@@ -65,20 +68,29 @@ impl Tracer {
         const MOST: usize = 1 << 16;
         let mut memory = self.memory()?;
         let (Some(list), offsets) = (kernel.net_list, &kernel.offsets) else { return Ok(Vec::new()) };
-        let list = u64::from(list);
-        let entries = memory.list(self.own_net + list, MOST);
-        let nets = std::iter::once(self.own_net).chain(entries.into_iter().map(|entry| entry - list));
-        // The list's head is in no struct net.
-        let net = |net: u64| {
-            let ops = memory.u64(net + u64::from(offsets.net_ops))?;
-            let inode = memory.u32(net + u64::from(offsets.net_inum))?;
-            let cookie = if offsets.net_cookie == ABSENT {
-                0
-            } else {
-                memory.u64(net + u64::from(offsets.net_cookie))?
-            };
-            (ops == self.netns_ops).then_some(NetnsId { address: net, inode, cookie })
+        let mut offsets = vec![list, offsets.net_ops, offsets.net_inum, offsets.net_cookie];
+        offsets.retain(|offset| *offset != ABSENT);
+        let mut found = Vec::new();
+        let mut net = self.own_net;
+        for _ in 0..MOST {
+            let mut memory = Block::of_words(&mut memory, net, &offsets);
+            // The list's head is in no struct net.
+            found.extend(self.netns_at(&mut memory, net, &kernel.offsets));
+            match memory.pointer(net + u64::from(list)).map(|next| next.wrapping_sub(u64::from(list))) {
+                Some(next) if next != self.own_net => net = next,
+                _ => break,
+            }
+        }
+        Ok(found)
+    }
+
+    fn netns_at(&self, memory: &mut impl KernelMemory, net: u64, offsets: &Offsets) -> Option<NetnsId> {
+        let ops = memory.u64(net + u64::from(offsets.net_ops))?;
+        let inode = memory.u32(net + u64::from(offsets.net_inum))?;
+        let cookie = match offsets.net_cookie {
+            ABSENT => 0,
+            cookie => memory.u64(net + u64::from(cookie))?,
         };
-        Ok(nets.filter_map(net).collect())
+        (ops == self.netns_ops).then_some(NetnsId { address: net, inode, cookie })
     }
 }

@@ -1,0 +1,149 @@
+//! What could mislead whoever compares rule counters: tables that come back, counters that something else moves, drops
+//! that no rule counts. An exact answer must be right all the same.
+
+use super::answer::Blame;
+use super::expect::{Expect, verify, watch};
+use super::{both, skip};
+use crate::bed::backend::Backend;
+use crate::bed::droptrace::Droptrace;
+use crate::bed::kernel;
+use crate::bed::packet;
+use crate::bed::record::Record;
+use crate::bed::ruleset::Hook;
+use crate::bed::topology::{Family, Routed};
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use std::thread;
+use std::time::Duration;
+
+pub(super) fn trials() -> Vec<Trial> {
+    [
+        ("counters::a_table_comes_back", a_table_comes_back as fn(Family) -> Result<()>),
+        ("counters::set_to_zero", set_to_zero),
+        ("counters::restored", restored),
+        ("counters::dropped_by_a_match", dropped_by_a_match),
+    ]
+    .into_iter()
+    .flat_map(|(name, scenario)| both(name, scenario))
+    .collect()
+}
+
+const BACKEND: Backend = Backend::Legacy;
+const PORT: u16 = 4301;
+
+/// Two tables of one size: the rule that drops is the first in one, the second in the other. `counts` are the counters of
+/// both rules.
+fn table(drops_first: bool, counts: [u64; 2]) -> String {
+    let mut rules = [(4399, "-m comment --comment other"), (PORT, "-m comment --comment drops")];
+    if drops_first {
+        rules.reverse();
+    }
+    let rule = |((port, comment), count): ((u16, &str), u64)| {
+        format!("[{count}:{count}] -A FORWARD -p udp -m udp --dport {port} {comment} -j DROP\n")
+    };
+    format!("*filter\n{}COMMIT\n", rules.into_iter().zip(counts).map(rule).collect::<String>())
+}
+
+/// One of a router's FORWARD rules, which drops packets.
+struct Scene {
+    routed: Routed,
+    family: Family,
+    stream: Droptrace,
+    expected: Vec<Expect>,
+}
+
+impl Scene {
+    fn new(family: Family) -> Result<Self> {
+        if kernel::version() < (5, 17) {
+            return Err(skip("without types of modules no table is known"));
+        }
+        let routed = Routed::new()?;
+        BACKEND.load(&routed.router, family, &table(true, [0, 0]))?;
+        Ok(Self { stream: watch()?, routed, family, expected: Vec::new() })
+    }
+
+    fn feed(&self, options: &str, rules: &str) -> Result<()> {
+        let line = format!("{}-restore {options}", BACKEND.iptables(self.family));
+        self.routed.router.feed(&line, rules).map(drop)
+    }
+
+    /// Sends some packets to the rule that drops, each from a port of its own.
+    fn send(&mut self) -> Result<()> {
+        for _ in 0..3 {
+            let from = self.routed.client.port(self.family, 40_000 + self.expected.len() as u16);
+            let to = self.routed.server.port(self.family, PORT);
+            let listed = BACKEND.list(&self.routed.router, self.family)?;
+            let rule = listed.iter().find(|rule| rule.comment.as_deref() == Some("drops"));
+            let blame = Blame::rule(BACKEND, rule.context("no rule")?, "drop").at(Hook::Forward);
+            self.routed.client.inject(&[packet::udp(from, to, b"unwanted")])?;
+            let expect = Expect::drops(1, &self.routed.router).flow("udp", from, to).blame(blame, false);
+            self.expected.push(expect);
+        }
+        // The rule that is blamed must have dropped it before the next change.
+        let expected = self.expected.len();
+        let inode = [self.routed.router.inode()];
+        self.stream.wait("the drops came", |output| {
+            let is_ours = |record: &&Record| record.number("/destination/port") == Some(PORT.into());
+            output.drops_in(&inode).filter(is_ours).count() >= expected
+        })
+    }
+
+    fn verify(self) -> Result<()> {
+        verify(self.stream, &self.expected, &[&self.routed.server.netns])
+    }
+}
+
+/// Tables come and go, faster than they are looked at and slower.
+fn a_table_comes_back(family: Family) -> Result<()> {
+    let mut scene = Scene::new(family)?;
+    scene.send()?;
+    for pause in [0, 0, 0, 1500, 300, 0] {
+        for drops_first in [false, true] {
+            BACKEND.load(&scene.routed.router, family, &table(drops_first, [0, 0]))?;
+            thread::sleep(Duration::from_millis(pause));
+            scene.send()?;
+        }
+    }
+    scene.verify()
+}
+
+/// `iptables -Z`
+fn set_to_zero(family: Family) -> Result<()> {
+    let mut scene = Scene::new(family)?;
+    scene.send()?;
+    for _ in 0..4 {
+        scene.routed.router.run(&format!("{} -Z", BACKEND.iptables(family)))?;
+        scene.send()?;
+    }
+    scene.verify()
+}
+
+/// `iptables-restore --counters` adds to the counters of whichever rules it likes, also by one.
+fn restored(family: Family) -> Result<()> {
+    let mut scene = Scene::new(family)?;
+    scene.send()?;
+    for counts in [[0, 1], [1, 0], [1, 1], [1000, 0], [0, 1000]] {
+        for drops_first in [false, true] {
+            scene.feed("--counters", &table(drops_first, counts))?;
+            scene.send()?;
+        }
+    }
+    scene.verify()
+}
+
+/// A match may drop what it can't read (`hotdrop`), which no rule counts: here a UDP header that is cut off.
+fn dropped_by_a_match(family: Family) -> Result<()> {
+    let scene = Scene::new(family)?;
+    let (from, to) = (scene.routed.client.address(family), scene.routed.server.address(family));
+    let ports_only = [40_000_u16.to_be_bytes(), PORT.to_be_bytes()].concat();
+    scene.routed.client.inject(&[packet::Ip::new(from, to).wrap(packet::protocol::UDP, &ports_only)])?;
+    let inode = [scene.routed.router.inode()];
+    scene.stream.wait("the drop came", |output| output.drops_in(&inode).any(|drop| !drop.is_background()))?;
+    let output = scene.stream.stop()?;
+    for record in output.drops_in(&inode).filter(|record| !record.is_background()) {
+        let netfilter = record.get("/drop/netfilter");
+        ensure!(netfilter["confidence"] != "exact" && netfilter["rule"].is_null(), "{netfilter}");
+        ensure!(netfilter["hook"] == "FORWARD" && netfilter["backend"] == "legacy", "{netfilter}");
+    }
+    Ok(())
+}
