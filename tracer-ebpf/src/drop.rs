@@ -109,7 +109,7 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
 
         let slot = counts::count_drop(index);
         let turn = emit::turn(control, state, slot);
-        if matches!(turn, emit::Turn::Silent) {
+        if matches!(turn, emit::Turn::Silent) && !is_own(control, scratch) {
             return;
         }
         if (*scratch).state == 0 && stack::is_hook_loop(control, (*scratch).key.location) {

@@ -17,7 +17,10 @@ pub enum Command {
     /// Stream drops.
     Live(Box<Live>),
     /// Say what this kernel and node allow ([`crate::doctor`]).
-    Doctor,
+    Doctor {
+        /// Repeat the self-test many times.
+        self_test: bool,
+    },
     /// Print the JSON Schema ([`crate::output::SCHEMA`]).
     Schema,
     /// Print a shell's completions ([`completions`]).
@@ -85,7 +88,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Other {
     /// Say what this kernel and node allow: how drops are attributed, and why
-    Doctor,
+    Doctor {
+        /// Repeat the self-test a hundred times
+        #[arg(long)]
+        self_test: bool,
+    },
     /// Print the JSON Schema of the lines of `-o json`
     Schema,
     /// Print completions for a shell
@@ -235,7 +242,7 @@ pub fn parse(
     let matches = Cli::command().try_get_matches_from(arguments)?;
     let cli = Cli::from_arg_matches(&matches)?;
     match cli.other {
-        Some(Other::Doctor) => return Ok(Command::Doctor),
+        Some(Other::Doctor { self_test }) => return Ok(Command::Doctor { self_test }),
         Some(Other::Schema) => return Ok(Command::Schema),
         Some(Other::Completions { shell }) => return Ok(Command::Completions(shell)),
         Some(Other::Man) => return Ok(Command::Man),
@@ -615,7 +622,8 @@ mod tests {
         let page = String::from_utf8(man().unwrap()).unwrap();
         assert!(page.contains("assert\\-no\\-drops") && page.contains("Exit codes"));
         assert!(matches!(parse_line(&["completions", "zsh"]), Ok(Command::Completions(_))));
-        assert!(matches!(parse_line(&["doctor"]), Ok(Command::Doctor)));
+        assert!(matches!(parse_line(&["doctor"]), Ok(Command::Doctor { self_test: false })));
+        assert!(matches!(parse_line(&["doctor", "--self-test"]), Ok(Command::Doctor { self_test: true })));
         assert!(matches!(parse_line(&["schema"]), Ok(Command::Schema)));
         assert!(matches!(parse_line(&["man"]), Ok(Command::Man)));
     }

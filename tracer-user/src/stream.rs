@@ -16,7 +16,7 @@ use crate::probe::{
     clock::{Clock, monotonic_now, sample_now},
     kernel::Kernel,
     lab::{Backends, Lab},
-    selftest::{self, Layouts, Learned, SelfTestError},
+    selftest::{self, Layouts, Learned, Proof, SelfTestError},
     tracer::{Losses, RING_BYTES, Reading, Tracer, TracerError},
 };
 use std::{
@@ -143,12 +143,12 @@ impl Stream {
         if is_done || backends.is_empty() {
             return Ok(());
         }
-        let mut learned = self.learn(backends, layouts)?;
+        let mut learned = self.learn(backends, layouts, 1)?;
         for _ in 1..SELF_TESTS {
             if !learned.as_ref().is_err_and(SelfTestError::is_passing) {
                 break;
             }
-            learned = self.learn(backends, layouts)?;
+            learned = self.learn(backends, layouts, 1)?;
         }
         self.learned = Some(learned.as_ref().copied().map_err(ToString::to_string));
         if let Some(nft) = learned?.nft {
@@ -157,16 +157,29 @@ impl Stream {
         Ok(())
     }
 
+    /// The self-test once more, with as many proofs as `rounds`. `None` where there is nothing to learn from.
+    ///
+    /// # Errors
+    /// What went wrong, a wrong answer included; what was learned at start is in force no more then.
+    pub fn repeat_self_test(&mut self, rounds: u32) -> Result<Option<Proof>, SelfTestError> {
+        let Some(backends) = self.lab.as_ref().map(Lab::backends) else { return Ok(None) };
+        let layouts =
+            Layouts { nft: self.kernel.nft(), legacy: self.kernel.legacy(), hooks: self.kernel.hooks() };
+        self.learn(backends, layouts, rounds)?.map(|learned| Some(learned.proof))
+    }
+
     /// One self-test.
     fn learn(
         &mut self,
         backends: Backends,
         layouts: Layouts,
+        rounds: u32,
     ) -> Result<Result<Learned, SelfTestError>, SelfTestError> {
         let mut lab = Lab::open(backends)?;
         self.tracer.set_own_netns(lab.inode());
         let early = &mut self.early;
-        let learned = selftest::run(&mut self.tracer, &mut lab, layouts, &mut |raw| early.push_back(raw));
+        let learned =
+            selftest::run(&mut self.tracer, &mut lab, layouts, rounds, &mut |raw| early.push_back(raw));
         // Kept, also where it failed: its inode number must not become another's while its drops are left out.
         self.lab = Some(lab);
         Ok(learned)

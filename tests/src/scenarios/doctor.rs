@@ -14,12 +14,14 @@ use std::fs;
 pub(super) fn trials() -> Vec<Trial> {
     vec![
         beside("doctor::tables_and_mechanisms", tables_and_mechanisms),
+        alone("doctor::self_test", self_test),
         alone("doctor::looking_changes_nothing", looking_changes_nothing),
     ]
 }
 
-fn doctor() -> Result<String> {
-    let output = droptrace(&["doctor"])?.output().context("can't start droptrace")?;
+fn doctor(arguments: &[&str]) -> Result<String> {
+    let arguments = [&["doctor"], arguments].concat();
+    let output = droptrace(&arguments)?.output().context("can't start droptrace")?;
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(
         output.status.success(),
@@ -35,7 +37,7 @@ fn tables_and_mechanisms() -> Result<()> {
     netns.run("iptables-legacy -A INPUT -p udp --dport 9 -j DROP")?;
     netns.run("iptables-legacy -A INPUT -p udp --dport 10 -j ACCEPT")?;
     netns.run("nft add table inet dt-doctor")?;
-    let told = doctor()?;
+    let told = doctor(&[])?;
     // Before 5.17 rules are not kept in blobs, and modules have no types.
     if kernel::version() < (5, 17) {
         ensure!(told.contains("nft rules        not told: "), "{told}");
@@ -55,6 +57,23 @@ fn tables_and_mechanisms() -> Result<()> {
         format!("netns {inode}  nft     inet    dt-doctor: exact; 0 rules in all\n"),
     ] {
         ensure!(told.contains(&line), "no {line:?} in\n{told}");
+    }
+    Ok(())
+}
+
+/// Drops by known rules and functions, many times over: each is told, and right.
+fn self_test() -> Result<()> {
+    let netns = Namespace::new()?;
+    netns.run("iptables-legacy -nL")?;
+    netns.run("nft list tables")?;
+    let told = doctor(&["--self-test"])?;
+    let line = told.lines().find(|line| line.contains(" drops by known rules and functions: "));
+    let line = line.with_context(|| format!("no self-test in\n{told}"))?.trim();
+    if kernel::version() >= (5, 17) {
+        let (drops, _) = line.split_once(' ').context("no count")?;
+        // 100 rounds, each at two depths, of 10 packets at least.
+        ensure!(drops.parse::<u64>()? >= 2000, "{line}");
+        ensure!(line.ends_with(&format!("{drops} told, 0 not told, 0 wrong")), "{line}");
     }
     Ok(())
 }
@@ -87,7 +106,7 @@ fn looking_changes_nothing() -> Result<()> {
     netns.run("nft add table ip dt-looked")?;
     netns.run("iptables-legacy -t raw -A PREROUTING -p udp --dport 9 -j DROP")?;
     let before = state(netns)?;
-    doctor()?;
+    doctor(&[])?;
     let stream = Droptrace::start(&["--netns", &netns.inode().to_string()])?;
     let (from, to) = (pair.client.port(Family::V4, 40_000), pair.server.port(Family::V4, 9));
     pair.client.inject(&[packet::udp(from, to, b"looked at")])?;

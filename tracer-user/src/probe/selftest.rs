@@ -226,6 +226,17 @@ pub struct Learned {
     pub nft: Option<NftLayout>,
     /// What the call sites leave on the stack.
     pub roles: [Role; Role::COUNT],
+    /// How well it was proved.
+    pub proof: Proof,
+}
+
+/// Drops by known rules and functions, after learning; none of them was told wrongly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Proof {
+    /// All of them.
+    pub drops: u64,
+    /// Those of which the programs told the rule, the chain or the function.
+    pub told: u64,
 }
 
 impl SelfTestError {
@@ -264,8 +275,8 @@ struct SelfTest<'a> {
     ruleset: Option<Ruleset>,
 }
 
-/// Learns how this kernel shows what dropped a packet, proves it, and tells the tracer. The tracer must run; what of its
-/// ring is not the lab's goes to `other`.
+/// Learns how this kernel shows what dropped a packet, proves it in so many rounds, and tells the tracer. The tracer must
+/// run; what of its ring is not the lab's goes to `other`.
 ///
 /// # Errors
 /// Why what was learned is not to be used; then the tracer knows nothing of it.
@@ -273,6 +284,7 @@ pub fn run(
     tracer: &mut Tracer,
     lab: &mut Lab,
     layouts: Layouts,
+    rounds: u32,
     other: &mut dyn FnMut(Raw),
 ) -> Result<Learned, SelfTestError> {
     let has_nft = lab.backends().nft && layouts.nft.is_some();
@@ -306,11 +318,14 @@ pub fn run(
     experiments.extend(if has_programs { &PROGRAMS[..] } else { &[] });
     experiments.extend(if has_legacy { &LEGACY[..] } else { &[] });
     experiments.extend(if has_nft { &NFT[..] } else { &[] });
-    if let Err(error) = test.prove(&experiments) {
-        test.tracer.set_roles(SequenceOffsets::NONE, [Role::default(); Role::COUNT]);
-        return Err(error);
+    let mut proof = Proof::default();
+    for _ in 0..rounds {
+        if let Err(error) = test.prove(&experiments, &mut proof) {
+            test.tracer.set_roles(SequenceOffsets::NONE, [Role::default(); Role::COUNT]);
+            return Err(error);
+        }
     }
-    Ok(Learned { nft: test.layouts.nft.filter(|_| has_nft), roles })
+    Ok(Learned { nft: test.layouts.nft.filter(|_| has_nft), roles, proof })
 }
 
 impl SelfTest<'_> {
@@ -407,31 +422,33 @@ impl SelfTest<'_> {
     }
 
     /// Drops everything again, at both depths: what the programs say now must be true, or nothing.
-    fn prove(&mut self, experiments: &[Experiment]) -> Result<(), SelfTestError> {
+    fn prove(&mut self, experiments: &[Experiment], proof: &mut Proof) -> Result<(), SelfTestError> {
         let mut drops = drop_all(self.tracer, self.lab, experiments, self.other)?;
         let (lab, other) = (&*self.lab, &mut *self.other);
         drops.extend(self.tracer.with_second(|tracer| drop_all(tracer, lab, experiments, other))?);
         let sequence = self.ruleset.as_ref().map(|ruleset| ruleset.sequence);
         for (experiment, raw) in drops {
             let [address, word] = raw.key.attribution;
-            let kind = kind_of(word);
+            let (kind, index) = (kind_of(word), index_of(word));
             let is_current = Some(word as u32) == sequence;
-            let is_right = match self.truth(&experiment, raw.net) {
-                Some(Truth::Rule(expressions)) => {
-                    kind == attribution_kind::NONE
-                        || kind == attribution_kind::NFT_RULE && expressions.contains(&address) && is_current
-                }
-                Some(Truth::Policy(chain)) => {
-                    kind == attribution_kind::NONE
-                        || kind == attribution_kind::NFT_POLICY && address == chain && is_current
-                }
-                Some(Truth::Hook(index)) => index_of(word).is_none_or(|found| u64::from(found) == index),
-                None => false,
+            let (is_told, is_right) = match self.truth(&experiment, raw.net) {
+                Some(Truth::Rule(expressions)) => (
+                    kind != attribution_kind::NONE,
+                    kind == attribution_kind::NFT_RULE && expressions.contains(&address) && is_current,
+                ),
+                Some(Truth::Policy(chain)) => (
+                    kind != attribution_kind::NONE,
+                    kind == attribution_kind::NFT_POLICY && address == chain && is_current,
+                ),
+                Some(Truth::Hook(right)) => (index.is_some(), index.map(u64::from) == Some(right)),
+                None => (true, false),
             };
-            let is_right = is_right && hook_of(word).is_none_or(|hook| hook == (FAMILY, experiment.hook));
-            if !is_right {
+            let is_right_hook = hook_of(word).is_none_or(|hook| hook == (FAMILY, experiment.hook));
+            if is_told && !is_right || !is_right_hook {
                 return Err(SelfTestError::Disproved { to: experiment.to });
             }
+            proof.drops += 1;
+            proof.told += u64::from(is_told);
         }
         Ok(())
     }
