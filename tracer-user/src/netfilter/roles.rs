@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use tracer_common::{Depth, Role, attribution_kind, lead, state_path};
+use tracer_common::{Depth, NEAR_WORDS, Role, attribution_kind, lead, state_path};
 
 /// One drop of which the cause is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,8 +124,9 @@ fn learn_site(location: u64, seen: &[&Observation]) -> Option<(u8, Depth)> {
     let every = |word: usize, is_right: &dyn Fn(&Observation, u64) -> bool| {
         seen.iter().all(|it| it.window.get(word).is_some_and(|value| is_right(it, *value)))
     };
-    // The return address itself is the copy farthest up: those below are arguments of the tracepoint.
-    let words = 0..first.window.len();
+    // The return address itself is the copy farthest up: those below are arguments of the tracepoint, those far above are
+    // leftovers.
+    let words = 0..first.window.len().min(NEAR_WORDS);
     let return_word = words.clone().rev().find(|word| every(*word, &|_, value| value == location))?;
     let right = words.filter(|word| every(*word, &|it, value| it.truth.is(value)));
     let (value_word, state) = if kind == attribution_kind::HOOK {
@@ -307,6 +308,17 @@ mod tests {
         let expected = [role(7, attribution_kind::NFT_RULE, &[(4, 3)])];
         assert_eq!(learn(&[near.clone(), far.clone()]), expected);
         assert_eq!(learn(&[far, near]), expected);
+    }
+
+    #[test]
+    fn what_lies_far_above_is_a_leftover() {
+        let far = |value| {
+            let mut window = vec![0, value, 7];
+            window.resize(NEAR_WORDS, 0);
+            [window, vec![7, value]].concat()
+        };
+        let seen = [rule(7, &far(105), 100..120), rule(7, &far(215), 200..220)];
+        assert_eq!(learn(&[seen.to_vec()]), [role(7, attribution_kind::NFT_RULE, &[(2, 1)])]);
     }
 
     #[test]
