@@ -4,7 +4,7 @@ use crate::{
     cli::Live,
     event::model::Record,
     output::{End, Now, Outcome, Printer, Stop, Summary, exit_code},
-    probe::clock::{StepWatch, sample_now},
+    probe::clock::StepWatch,
     start::{say, start},
     stream::Stream,
 };
@@ -104,16 +104,17 @@ async fn follow(live: &Live, mut stream: Stream) -> anyhow::Result<(End, Summary
             () = async { sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)).await }, if deadline.is_some() => break,
             ready = readable(steps.as_ref()), if steps.is_some() => {
                 ready?;
-                sample(&mut stream);
+                let at = now(&mut stream);
+                stream.sample_clock(&mut |record| pass(&mut printer, &record, at, &mut flow));
             }
             ready = any_readable(messages.as_ref()), if messages.is_some() => {
                 if let Some(log) = &mut log { log.print(); }
                 ready?.clear_ready();
             }
             _ = ticks.tick() => {
-                sample(&mut stream);
                 let at = now(&mut stream);
                 let mut sink = |record: Record| pass(&mut printer, &record, at, &mut flow);
+                stream.sample_clock(&mut sink);
                 stream.tick(&mut sink).context("can't read the clock")?;
                 if flow.is_continue() {
                     flow = printer.tick(now(&mut stream));
@@ -161,13 +162,6 @@ fn pass<O: io::Write, E: io::Write>(
     let next = printer.record(record, at);
     if flow.is_continue() {
         *flow = next;
-    }
-}
-
-fn sample(stream: &mut Stream) {
-    // If the clock can't be read now, the next tick tries again.
-    if let Ok(sample) = sample_now() {
-        stream.clock().record(sample);
     }
 }
 

@@ -243,6 +243,17 @@ impl Stream {
         &mut self.clock
     }
 
+    /// Notes how the clock stands, after the drops that came until now: if it was set, that was most likely before them
+    /// ([`Clock::record_from`]).
+    pub fn sample_clock(&mut self, each: &mut dyn FnMut(Record)) {
+        let sample = sample_now();
+        self.drain(each);
+        // If the clock can't be read now, the next time will do.
+        if let Ok(sample) = sample {
+            self.clock.record(sample);
+        }
+    }
+
     /// Takes what is in the ring. True if there may be more.
     pub fn drain(&mut self, each: &mut dyn FnMut(Record)) -> bool {
         let more = self.drain_ring(each);
