@@ -30,6 +30,8 @@ use tracer_common::{Event, Layout, attribution_kind};
 const BATCH: usize = RING_BYTES / size_of::<Event>() + 1;
 /// Self-tests before one that fails is believed.
 const SELF_TESTS: u32 = 3;
+/// Proofs of one that is repeated: it may have failed because it was wrong, and luck must not pass for right.
+const REPEATED_PROOFS: u32 = 20;
 /// How long the last program runs may take after the program was detached.
 const LAST_RUNS: Duration = Duration::from_secs(2);
 
@@ -135,20 +137,18 @@ impl Stream {
     /// # Errors
     /// Why such drops stay without their rule.
     pub fn self_test(&mut self) -> Result<(), SelfTestError> {
-        let layouts =
-            Layouts { nft: self.kernel.nft(), legacy: self.kernel.legacy(), hooks: self.kernel.hooks() };
         let backends = Backends::detect(&|name| self.kernel.has_function(name));
-        self.rulesets.hooks = layouts.hooks;
+        self.rulesets.hooks = self.kernel.hooks();
         let is_done = self.lab.as_ref().is_some_and(|lab| lab.backends() == backends);
         if is_done || backends.is_empty() {
             return Ok(());
         }
-        let mut learned = self.learn(backends, layouts, 1)?;
+        let mut learned = self.learn(backends, 1)?;
         for _ in 1..SELF_TESTS {
             if !learned.as_ref().is_err_and(SelfTestError::is_passing) {
                 break;
             }
-            learned = self.learn(backends, layouts, 1)?;
+            learned = self.learn(backends, REPEATED_PROOFS)?;
         }
         self.learned = Some(learned.as_ref().copied().map_err(ToString::to_string));
         if let Some(nft) = learned?.nft {
@@ -163,18 +163,17 @@ impl Stream {
     /// What went wrong, a wrong answer included; what was learned at start is in force no more then.
     pub fn repeat_self_test(&mut self, rounds: u32) -> Result<Option<Proof>, SelfTestError> {
         let Some(backends) = self.lab.as_ref().map(Lab::backends) else { return Ok(None) };
-        let layouts =
-            Layouts { nft: self.kernel.nft(), legacy: self.kernel.legacy(), hooks: self.kernel.hooks() };
-        self.learn(backends, layouts, rounds)?.map(|learned| Some(learned.proof))
+        self.learn(backends, rounds)?.map(|learned| Some(learned.proof))
     }
 
     /// One self-test.
     fn learn(
         &mut self,
         backends: Backends,
-        layouts: Layouts,
         rounds: u32,
     ) -> Result<Result<Learned, SelfTestError>, SelfTestError> {
+        let layouts =
+            Layouts { nft: self.kernel.nft(), legacy: self.kernel.legacy(), hooks: self.kernel.hooks() };
         let mut lab = Lab::open(backends)?;
         self.tracer.set_own_netns(lab.inode());
         let early = &mut self.early;

@@ -30,9 +30,9 @@ const PORT: u16 = 9;
 /// Name of the lab's table.
 const TABLE: &str = "droptrace";
 /// Hooks of the experiments.
-const PREROUTING: u8 = Hook::Prerouting as u8;
-const INPUT: u8 = Hook::Input as u8;
-const OUTPUT: u8 = Hook::Output as u8;
+const PREROUTING: Hook = Hook::Prerouting;
+const INPUT: Hook = Hook::Input;
+const OUTPUT: Hook = Hook::Output;
 /// IPv4 (NFPROTO_IPV4, include/uapi/linux/netfilter.h).
 const FAMILY: u8 = 2;
 
@@ -71,7 +71,7 @@ pub enum SelfTestError {
 #[derive(Clone, Copy)]
 struct Experiment {
     to: Ipv4Addr,
-    hook: u8,
+    hook: Hook,
     by: Culprit,
 }
 
@@ -93,20 +93,20 @@ const fn to(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(a, b, 1, last)
 }
 
-const fn legacy_to(hook: u8) -> Ipv4Addr {
+const fn legacy_to(hook: Hook) -> Ipv4Addr {
     let [a, b] = SELF_TEST;
-    Ipv4Addr::new(a, b, 2, hook)
+    Ipv4Addr::new(a, b, 2, hook as u8)
 }
 
-const fn by_nft(last: u8, hook: u8, by: Culprit) -> Experiment {
+const fn by_nft(last: u8, hook: Hook, by: Culprit) -> Experiment {
     Experiment { to: to(last), hook, by }
 }
 
-const fn by_legacy(hook: u8) -> Experiment {
+const fn by_legacy(hook: Hook) -> Experiment {
     Experiment { to: legacy_to(hook), hook, by: Culprit::Legacy }
 }
 
-const fn by_program(last: u8, hook: u8, index: u8) -> Experiment {
+const fn by_program(last: u8, hook: Hook, index: u8) -> Experiment {
     let [a, b] = SELF_TEST;
     Experiment { to: Ipv4Addr::new(a, b, 3, last), hook, by: Culprit::Program(index) }
 }
@@ -294,7 +294,7 @@ pub fn run(
     let mut passing = Vec::new();
     if has_programs {
         let programs: Vec<_> = (0..PASSING).map(|index| (Verdict::Accept, priority(index))).collect();
-        for hook in [Hook::Prerouting, Hook::Input, Hook::Output] {
+        for hook in [PREROUTING, INPUT, OUTPUT] {
             passing.push(test.lab.attach(hook, &programs)?);
         }
         test.observe(&PROGRAMS)?;
@@ -351,14 +351,15 @@ impl SelfTest<'_> {
         let (name, rule) = match experiment.by {
             Culprit::Legacy => {
                 let layout = self.layouts.legacy?;
-                let hooked = layout.hooks.hooked(&mut memory, net, Family::Ipv4, experiment.hook);
+                let hooked = layout.hooks.hooked(&mut memory, net, Family::Ipv4, experiment.hook as u8);
                 let [table] = LegacyTable::addresses(&layout, &hooked)[..] else { return None };
                 let index = hooked.iter().position(|it| it.private == table)?;
                 return Some(Truth::Hook(index as u64));
             }
             Culprit::Program(index) => {
                 // The one that drops has left again; those before it are one function.
-                let hooked = self.layouts.hooks?.hooked(&mut memory, net, Family::Ipv4, experiment.hook);
+                let hooked =
+                    self.layouts.hooks?.hooked(&mut memory, net, Family::Ipv4, experiment.hook as u8);
                 let passing = usize::from(PASSING);
                 let is_run = |run: &[Hooked]| run.iter().all(|it| it.function == run[0].function);
                 let first = hooked.windows(passing).position(is_run)?;
@@ -391,7 +392,7 @@ impl SelfTest<'_> {
                 caller: at.and_then(|at| it.raw.stack.get(at + 1).copied()),
                 window: lesson.window,
                 leads: lesson.leads,
-                hook: it.experiment.hook,
+                hook: it.experiment.hook as u8,
                 truth: it.truth.clone(),
             }
         };
@@ -443,7 +444,7 @@ impl SelfTest<'_> {
                 Some(Truth::Hook(right)) => (index.is_some(), index.map(u64::from) == Some(right)),
                 None => (true, false),
             };
-            let is_right_hook = hook_of(word).is_none_or(|hook| hook == (FAMILY, experiment.hook));
+            let is_right_hook = hook_of(word).is_none_or(|hook| hook == (FAMILY, experiment.hook as u8));
             if is_told && !is_right || !is_right_hook {
                 return Err(SelfTestError::Disproved { to: experiment.to });
             }
@@ -469,17 +470,16 @@ fn drop_all(
             other(raw);
         }
     }
-    let (programs, rules): (Vec<Experiment>, Vec<Experiment>) =
-        experiments.iter().partition(|it| matches!(it.by, Culprit::Program(_)));
-    let mut seen = Vec::new();
-    for experiment in programs {
-        let Culprit::Program(index) = experiment.by else { continue };
-        let hook = [Hook::Prerouting, Hook::Input, Hook::Output].into_iter();
-        let Some(hook) = hook.into_iter().find(|hook| *hook as u8 == experiment.hook) else { continue };
-        let _link = lab.attach(hook, &[(Verdict::Drop, priority(index) - 1)])?;
-        seen.extend(send_all(tracer, lab, &[experiment], other)?);
+    let (mut seen, mut by_rules) = (Vec::new(), Vec::new());
+    for experiment in experiments {
+        if let Culprit::Program(index) = experiment.by {
+            let _link = lab.attach(experiment.hook, &[(Verdict::Drop, priority(index) - 1)])?;
+            seen.extend(send_all(tracer, lab, &[*experiment], other)?);
+        } else {
+            by_rules.push(*experiment);
+        }
     }
-    seen.extend(send_all(tracer, lab, &rules, other)?);
+    seen.extend(send_all(tracer, lab, &by_rules, other)?);
     Ok(seen)
 }
 
@@ -528,7 +528,7 @@ mod tests {
     fn the_rules_give_the_answers() {
         let table = nft_table();
         let chain = |name: &str| table.chains.iter().find(|it| it.name == name).unwrap();
-        let is_on = |name, hook: u8| chain(name).base.is_none_or(|base| base.hook as u8 == hook);
+        let is_on = |name, hook| chain(name).base.is_none_or(|base| base.hook == hook);
         for Experiment { to, hook, by } in NFT {
             match by {
                 Culprit::Rule(name, ordinal) => {
