@@ -125,6 +125,13 @@ impl NftLayout {
         false
     }
 
+    /// Which of a chain's two blobs packets are matched against: net->nft.gencursor, turned after the generation was
+    /// raised (nf_tables_commit(), net/netfilter/nf_tables_api.c).
+    fn cursor(&self, memory: &mut impl KernelMemory, net: u64) -> Option<usize> {
+        let [cursor] = memory.bytes::<1>(net + u64::from(self.gencursor))?;
+        Some(usize::from(cursor & 1))
+    }
+
     fn pernet(&self, memory: &mut impl KernelMemory, net: u64) -> Option<u64> {
         let generic = memory.pointer(net + u64::from(self.net_generic))?;
         memory.pointer(generic + u64::from(self.pointer?))
@@ -164,6 +171,8 @@ impl NftLayout {
 pub struct Ruleset {
     /// `base_seq` before and after it was read: the same.
     pub sequence: u32,
+    /// `gencursor`, likewise.
+    pub(super) cursor: usize,
     /// Tables in the kernel's order.
     pub tables: Vec<Table>,
     /// Chains of all tables.
@@ -243,14 +252,26 @@ impl Ruleset {
     /// Reads the rule set of the netns at `net`. `None` if it changed meanwhile, or can't be read.
     pub fn read(memory: &mut impl KernelMemory, layout: &NftLayout, net: u64) -> Option<Self> {
         let sequence = layout.sequence(memory, net)?;
-        let cursor = usize::from(memory.bytes::<1>(net + u64::from(layout.gencursor))?[0] & 1);
+        let cursor = layout.cursor(memory, net)?;
         let pernet = layout.pernet(memory, net)?;
-        let mut ruleset = Self { sequence, ..Self::default() };
+        let mut ruleset = Self { sequence, cursor, ..Self::default() };
         for entry in memory.list(pernet + u64::from(layout.pernet_tables), MAX_TABLES) {
             ruleset.read_table(memory, layout, entry - u64::from(layout.table_list), cursor);
         }
         ruleset.blobs.sort_by_key(|(range, ..)| range.start);
-        (layout.sequence(memory, net) == Some(sequence)).then_some(ruleset)
+        ruleset.is_current(memory, layout, net).then_some(ruleset)
+    }
+
+    /// True if it is the one in force in the netns at `net`.
+    pub fn is_current(&self, memory: &mut impl KernelMemory, layout: &NftLayout, net: u64) -> bool {
+        layout.sequence(memory, net) == Some(self.sequence) && layout.cursor(memory, net) == Some(self.cursor)
+    }
+
+    /// True if a listing of this rule set has, at its place, what a drop at generation `sequence` names: a packet that
+    /// was on its way when the rule set was replaced may be dropped by a rule of the one before.
+    #[must_use]
+    pub fn lists(&self, address: u64, sequence: u32) -> bool {
+        self.sequence == sequence && !self.rule_at(address).is_some_and(|found| found.is_former)
     }
 
     fn read_table(&mut self, memory: &mut impl KernelMemory, layout: &NftLayout, table: u64, cursor: usize) {
@@ -473,6 +494,22 @@ mod tests {
         for address in [0, 999, 1000, 1007, 1072, 1079, 1088, 1199, 1200, u64::MAX] {
             assert_eq!(told(address), None, "{address}");
         }
+    }
+
+    #[test]
+    fn a_listing_has_no_rules_of_the_generation_before() {
+        let rules = || rules_in(&blob(&[(4, 64)]));
+        let ruleset = Ruleset {
+            sequence: 7,
+            chains: vec![Chain { rules: [rules(), rules()], ..chain("c", true) }],
+            blobs: vec![(1000..1200, 0, 0), (2000..2200, 0, 1)],
+            ..Ruleset::default()
+        };
+        assert!(ruleset.lists(1008, 7));
+        assert!(!ruleset.lists(2008, 7));
+        assert!(!ruleset.lists(1008, 6));
+        // A policy: the chain is the same.
+        assert!(ruleset.lists(77, 7));
     }
 
     #[test]

@@ -141,19 +141,14 @@ impl Rulesets {
             (Some(Backend::Nft), true) => {
                 let Some(layout) = self.layout else { return answer };
                 // The rule set that was read last: the tools speak of no other.
-                let generations = self.netns.get(&netns.inode).map(|netns| &netns.generations);
-                let Some(sequence) = generations.and_then(|all| all.back()).map(|ruleset| ruleset.sequence)
-                else {
-                    return answer;
-                };
-                let is_of_it = evidence.attribution[1] as u32 == sequence;
-                let mut is_current = || is_of_it && layout.sequence(memory, netns.address) == Some(sequence);
-                self.words.add(netns, sequence.into(), evidence.mark, &mut answer, &mut is_current);
-                let ruleset = self.netns.get(&netns.inode).and_then(|netns| netns.generations.back());
-                own_policy(
-                    &mut answer,
-                    ruleset.into_iter().flat_map(|ruleset| ruleset.chains_beside(evidence.attribution[0])),
-                );
+                let newest = self.netns.get(&netns.inode).and_then(|netns| netns.generations.back());
+                let Some(newest) = newest else { return answer };
+                let (address, sequence) = (evidence.attribution[0], evidence.attribution[1] as u32);
+                let is_listed = newest.lists(address, sequence);
+                let mut is_current = || is_listed && newest.is_current(memory, &layout, netns.address);
+                let generation = newest.sequence.into();
+                self.words.add(netns, generation, evidence.mark, &mut answer, &mut is_current);
+                own_policy(&mut answer, newest.chains_beside(address));
             }
             (Some(Backend::Legacy), true) => {
                 let (counters, rule) = (&self.counters, evidence.attribution);
