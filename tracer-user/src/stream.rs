@@ -172,8 +172,12 @@ impl Stream {
         backends: Backends,
         rounds: u32,
     ) -> Result<Result<Learned, SelfTestError>, SelfTestError> {
-        let layouts =
-            Layouts { nft: self.kernel.nft(), legacy: self.kernel.legacy(), hooks: self.kernel.hooks() };
+        let layouts = Layouts {
+            nft: self.kernel.nft(),
+            legacy: self.kernel.legacy(),
+            hooks: self.kernel.hooks(),
+            nf_hook_slow: self.kernel.layout().nf_hook_slow,
+        };
         let mut lab = Lab::open(backends)?;
         self.tracer.set_own_netns(lab.inode());
         let early = &mut self.early;

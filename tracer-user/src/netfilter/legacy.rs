@@ -18,9 +18,19 @@ const MAX_NAME: usize = 32;
 const HOOKS: usize = 5;
 
 /// Hook functions of tables: what they are given is the struct xt_table. Those of `mangle` come before the common ones
-/// to route a packet again that they changed (net/ipv4/netfilter/iptable_mangle.c).
-pub const TABLE_FUNCTIONS: [&str; 4] =
-    ["ipt_do_table", "iptable_mangle_hook", "ip6t_do_table", "ip6table_mangle_hook"];
+/// to route a packet again that they changed (net/ipv4/netfilter/iptable_mangle.c); up to 5.15 each table has its own.
+pub const TABLE_FUNCTIONS: [&str; 10] = [
+    "ipt_do_table",
+    "iptable_mangle_hook",
+    "iptable_filter_hook",
+    "iptable_raw_hook",
+    "iptable_security_hook",
+    "ip6t_do_table",
+    "ip6table_mangle_hook",
+    "ip6table_filter_hook",
+    "ip6table_raw_hook",
+    "ip6table_security_hook",
+];
 
 /// Where the running kernel keeps its tables: offsets in bytes, from the BTF of vmlinux and of `x_tables`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -456,7 +466,7 @@ pub(crate) mod tests {
         info_underflow: 28,
         info_entries: 64,
         target_name: 16,
-        functions: [0x1111, 0, 0, 0],
+        functions: [0x1111, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         is_single: false,
     };
 

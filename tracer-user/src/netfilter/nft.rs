@@ -3,9 +3,10 @@
 //! Packets are matched against *blobs* (struct nft_rule_blob, include/net/netfilter/nf_tables.h): each chain's rules,
 //! one after the other. A chain has two, of the current generation and of the one before. Blobs are freed and their
 //! memory used again, so an address means something only together with the generation that was current when it was
-//! seen.
+//! seen. Before 5.17 a chain has arrays of pointers to its rules instead, and both generations share the rules that they
+//! have in common.
 
-use super::memory::KernelMemory;
+use super::memory::{KernelMemory, is_kernel_address};
 use super::model::{Family, hook_name};
 use crate::probe::btf::Btf;
 use std::ops::Range;
@@ -21,6 +22,31 @@ const MAX_NAME: usize = 256;
 /// Per-netns pointers that are tried (struct net_generic): there are some thirty.
 const MAX_GENERIC: u32 = 128;
 
+/// How a chain keeps its rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RulesLayout {
+    /// In a struct nft_rule_blob.
+    Blob { size: u32, data: u32 },
+    /// Each in a struct nft_rule, whose expressions are at `data`.
+    Pointers { data: u32 },
+}
+
+impl RulesLayout {
+    /// With where a chain has them, of both generations.
+    fn resolve(btf: &Btf) -> Option<([u32; 2], Self)> {
+        let at = |container, path| btf.offset_of(container, path);
+        if let Some(first) = at("nft_chain", "blob_gen_0") {
+            let blob = Self::Blob { size: at("nft_rule_blob", "size")?, data: at("nft_rule_blob", "data")? };
+            return Some(([first, at("nft_chain", "blob_gen_1")?], blob));
+        }
+        let data = at("nft_rule", "data")?;
+        // The word of bitfields lies before the expressions.
+        let is_known = at("nft_rule", "handle").and_then(|at| at.checked_add(HEADER)) == Some(data);
+        let both = [at("nft_chain", "rules_gen_0")?, at("nft_chain", "rules_gen_1")?];
+        is_known.then_some((both, Self::Pointers { data }))
+    }
+}
+
 /// Where the running kernel keeps its nft structures: offsets in bytes, from the BTF of `nf_tables`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NftLayout {
@@ -35,7 +61,9 @@ pub struct NftLayout {
     table_name: u32,
     table_handle: u32,
     table_family: u32,
-    chain_blobs: [u32; 2],
+    /// Of both generations: blobs, or arrays of pointers.
+    chain_rules: [u32; 2],
+    rules: RulesLayout,
     chain_list: u32,
     chain_name: u32,
     chain_handle: u32,
@@ -45,8 +73,6 @@ pub struct NftLayout {
     base_policy: u32,
     base_hook: u32,
     base_priority: u32,
-    blob_size: u32,
-    blob_data: u32,
     ops_type: u32,
     ops_data: u32,
     type_name: u32,
@@ -57,7 +83,7 @@ pub struct NftLayout {
 
 impl NftLayout {
     /// From the BTF that describes nf_tables (its own, or vmlinux's where it is built in), and that of x_tables for
-    /// iptables-nft's targets. `None` where rules are not kept in blobs (before 5.17), or not described.
+    /// iptables-nft's targets. `None` where they are not described (5.10).
     #[must_use]
     pub fn resolve(nf_tables: &Btf, x_tables: Option<&Btf>) -> Option<Self> {
         use tracer_common::ABSENT;
@@ -68,6 +94,7 @@ impl NftLayout {
         if direct.is_none() && base_seq.is_none() {
             return None;
         }
+        let (chain_rules, rules) = RulesLayout::resolve(nf_tables)?;
         Some(Self {
             sequence: SequenceOffsets {
                 direct: direct.unwrap_or(ABSENT),
@@ -84,7 +111,8 @@ impl NftLayout {
             table_name: at("nft_table", "name")?,
             table_handle: at("nft_table", "handle")?,
             table_family: at("nft_table", "family")?,
-            chain_blobs: [at("nft_chain", "blob_gen_0")?, at("nft_chain", "blob_gen_1")?],
+            chain_rules,
+            rules,
             chain_list: at("nft_chain", "list")?,
             chain_name: at("nft_chain", "name")?,
             chain_handle: at("nft_chain", "handle")?,
@@ -93,8 +121,6 @@ impl NftLayout {
             base_policy: at("nft_base_chain", "policy")?,
             base_hook: at("nft_base_chain", "ops.hooknum")?,
             base_priority: at("nft_base_chain", "ops.priority")?,
-            blob_size: at("nft_rule_blob", "size")?,
-            blob_data: at("nft_rule_blob", "data")?,
             ops_type: at("nft_expr_ops", "type")?,
             ops_data: at("nft_expr_ops", "data")?,
             type_name: at("nft_expr_type", "name")?,
@@ -177,8 +203,21 @@ pub struct Ruleset {
     pub tables: Vec<Table>,
     /// Chains of all tables.
     pub chains: Vec<Chain>,
-    /// Every blob by address, with its chain: for [`Ruleset::rule_at`].
-    pub(super) blobs: Vec<(Range<u64>, usize, u8)>,
+    /// By address: for [`Ruleset::rule_at`].
+    pub(super) spans: Vec<Span>,
+}
+
+/// Memory in which rules of a chain lie side by side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Span {
+    /// Addresses; offsets of rules count from the first.
+    pub(super) range: Range<u64>,
+    /// Index of the chain in [`Ruleset::chains`].
+    pub(super) chain: usize,
+    /// 1 for rules of the generation before.
+    pub(super) former: u8,
+    /// Which of the chain's rules, as indices.
+    pub(super) rules: Range<u32>,
 }
 
 /// A table.
@@ -229,7 +268,7 @@ pub struct Base {
 pub struct Rule {
     /// Its handle.
     pub handle: u64,
-    /// Start of its header (struct nft_rule_dp) from the start of the blob's data.
+    /// Start of its header (struct nft_rule_dp) from the start of the blob's data; 0 where each has memory of its own.
     pub offset: u32,
     /// Bytes of its expressions.
     pub length: u32,
@@ -258,7 +297,9 @@ impl Ruleset {
         for entry in memory.list(pernet + u64::from(layout.pernet_tables), MAX_TABLES) {
             ruleset.read_table(memory, layout, entry - u64::from(layout.table_list), cursor);
         }
-        ruleset.blobs.sort_by_key(|(range, ..)| range.start);
+        // Of rules that both generations share, those of the current one.
+        ruleset.spans.sort_by_key(|span| (span.range.start, span.former));
+        ruleset.spans.dedup_by_key(|span| span.range.start);
         ruleset.is_current(memory, layout, net).then_some(ruleset)
     }
 
@@ -313,15 +354,20 @@ impl Ruleset {
         let mut rules = [Vec::new(), Vec::new()];
         let (mut seen, mut is_changed) = (None, false);
         for (former, which) in [cursor, cursor ^ 1].into_iter().enumerate() {
-            let blob = layout.chain_blobs.get(which).and_then(|offset| memory.pointer(at(*offset)));
-            let Some(blob) = blob.filter(|blob| seen != Some(*blob)) else { continue };
-            seen = Some(blob);
+            let start = layout.chain_rules.get(which).and_then(|offset| memory.pointer(at(*offset)));
+            let Some(start) = start.filter(|start| seen != Some(*start)) else { continue };
+            seen = Some(start);
             is_changed = former != 0;
-            if let Some((range, found)) = read_blob(memory, layout, blob)
+            let found = match layout.rules {
+                RulesLayout::Blob { size, data } => read_blob(memory, start, size, data),
+                RulesLayout::Pointers { data } => read_pointers(memory, start, data),
+            };
+            if let Some((found, ranges)) = found
                 && let Some(rules) = rules.get_mut(former)
             {
                 *rules = found;
-                self.blobs.push((range, index, former as u8));
+                let span = |(range, rules)| Span { range, chain: index, former: former as u8, rules };
+                self.spans.extend(ranges.into_iter().map(span));
             }
         }
         self.chains.push(Chain { table, name, handle, address: chain, base, rules, is_changed });
@@ -330,31 +376,31 @@ impl Ruleset {
     /// The rule that has the byte at `address`.
     #[must_use]
     pub fn rule_at(&self, address: u64) -> Option<Found> {
-        let after = self.blobs.partition_point(|(range, ..)| range.start <= address);
-        let (range, chain, former) = self.blobs.get(after.checked_sub(1)?)?;
-        if !range.contains(&address) {
-            return None;
-        }
-        let rules = self.chains.get(*chain)?.rules.get(usize::from(*former))?;
-        let offset = u32::try_from(address - range.start).ok()?;
+        let after = self.spans.partition_point(|span| span.range.start <= address);
+        let span = self.spans.get(after.checked_sub(1)?).filter(|span| span.range.contains(&address))?;
+        let rules = self.chains.get(span.chain)?.rules.get(usize::from(span.former))?;
+        let rules = rules.get(span.rules.start as usize..span.rules.end as usize)?;
+        let offset = u32::try_from(address - span.range.start).ok()?;
         let index = rules.partition_point(|rule| rule.offset <= offset).checked_sub(1)?;
         let rule = rules.get(index)?;
         // An expression, not the header.
         let inside = offset.checked_sub(rule.offset)?;
         (HEADER..HEADER + rule.length).contains(&inside).then_some(Found {
-            chain: *chain,
-            ordinal: u32::try_from(index + 1).ok()?,
+            chain: span.chain,
+            ordinal: span.rules.start + u32::try_from(index + 1).ok()?,
             handle: rule.handle,
-            is_former: *former != 0,
+            is_former: span.former != 0,
         })
     }
 
     /// Where the expressions of a chain's rule (from 1, of the current generation) are in memory.
     #[must_use]
     pub fn expressions_of(&self, chain: usize, ordinal: usize) -> Option<Range<u64>> {
-        let rule = self.chains.get(chain)?.rules.first()?.get(ordinal.checked_sub(1)?)?;
-        let (data, ..) = self.blobs.iter().find(|(_, of, former)| *of == chain && *former == 0)?;
-        let start = data.start + u64::from(rule.offset + HEADER);
+        let index = ordinal.checked_sub(1)?;
+        let rule = self.chains.get(chain)?.rules.first()?.get(index)?;
+        let index = u32::try_from(index).ok()?;
+        let has_it = |span: &&Span| span.chain == chain && span.former == 0 && span.rules.contains(&index);
+        let start = self.spans.iter().find(has_it)?.range.start + u64::from(rule.offset + HEADER);
         Some(start..start + u64::from(rule.length))
     }
 
@@ -389,22 +435,62 @@ fn read_base(memory: &mut impl KernelMemory, layout: &NftLayout, chain: u64) -> 
     Some(Base { hook: u8::try_from(hook).ok()?, priority, drops: policy == 0 })
 }
 
-/// The rules of a blob, and the addresses of its data.
-fn read_blob(
-    memory: &mut impl KernelMemory,
-    layout: &NftLayout,
-    blob: u64,
-) -> Option<(Range<u64>, Vec<Rule>)> {
-    let size = memory.u64(blob + u64::from(layout.blob_size))?;
+/// Rules, and where in memory which of them lie.
+type Rules = (Vec<Rule>, Vec<(Range<u64>, Range<u32>)>);
+
+/// The rules of a blob.
+fn read_blob(memory: &mut impl KernelMemory, blob: u64, size_at: u32, data_at: u32) -> Option<Rules> {
+    let size = memory.u64(blob + u64::from(size_at))?;
     if size > MAX_BLOB {
         return None;
     }
-    let start = blob + u64::from(layout.blob_data);
+    let start = blob + u64::from(data_at);
     let mut data = vec![0; usize::try_from(size).ok()?];
     if !data.is_empty() && !memory.read(start, &mut data) {
         return None;
     }
-    Some((start..start + size, rules_in(&data)))
+    let rules = rules_in(&data);
+    let all = 0..u32::try_from(rules.len()).ok()?;
+    Some((rules, vec![(start..start + size, all)]))
+}
+
+/// The rules that an array of pointers leads to, up to one that is null. Of each its word of bitfields is read:
+/// `handle:42, genmask:2, dlen:12, udata:1` (struct nft_rule, include/net/netfilter/nf_tables.h, up to 5.16; from the
+/// lowest bit on x86_64 and arm64).
+fn read_pointers(memory: &mut impl KernelMemory, array: u64, data_at: u32) -> Option<Rules> {
+    let (mut rules, mut ranges) = (Vec::new(), Vec::new());
+    for pointer in pointers(memory, array)? {
+        let header = pointer + u64::from(data_at - HEADER);
+        let bits = memory.u64(header)?;
+        let length = (bits >> 44 & 0xfff) as u32;
+        let index = u32::try_from(rules.len()).ok()?;
+        rules.push(Rule { handle: bits & ((1 << 42) - 1), offset: 0, length });
+        ranges.push((header..header + u64::from(HEADER + length), index..index + 1));
+    }
+    Some((rules, ranges))
+}
+
+/// An array of pointers up to the first that is null.
+fn pointers(memory: &mut impl KernelMemory, array: u64) -> Option<Vec<u64>> {
+    // In pieces that don't cross a page: what lies behind the array may not be there.
+    const PIECE: u64 = 512;
+    let mut pointers = Vec::new();
+    let mut at = array;
+    while pointers.len() < MAX_RULES {
+        let mut bytes = vec![0; usize::try_from(PIECE - at % PIECE).ok()?];
+        if at % 8 != 0 || !memory.read(at, &mut bytes) {
+            return None;
+        }
+        for word in bytes.as_chunks::<8>().0 {
+            match u64::from_ne_bytes(*word) {
+                0 => return Some(pointers),
+                pointer if is_kernel_address(pointer) => pointers.push(pointer),
+                _ => return None,
+            }
+        }
+        at = at.checked_add(bytes.len() as u64)?;
+    }
+    None
 }
 
 /// Walks rules: each is a word `is_last:1, dlen:12, handle:42` (struct nft_rule_dp, from the lowest bit on x86_64 and
@@ -479,12 +565,16 @@ mod tests {
         Chain { table: 0, name: name.into(), handle: 1, address: 77, base, rules, is_changed: false }
     }
 
+    fn span(range: Range<u64>, former: u8) -> Span {
+        Span { range, chain: 0, former, rules: 0..1 }
+    }
+
     #[test]
     fn an_address_belongs_to_the_rule_whose_expressions_have_it() {
         let rules = rules_in(&blob(&[(4, 64), (5, 8)]));
         let ruleset = Ruleset {
             chains: vec![Chain { rules: [rules, Vec::new()], ..chain("c", false) }],
-            blobs: vec![(1000..1200, 0, 0)],
+            spans: vec![Span { rules: 0..2, ..span(1000..1200, 0) }],
             ..Ruleset::default()
         };
         let told = |address| ruleset.rule_at(address).map(|found| (found.ordinal, found.handle));
@@ -502,7 +592,7 @@ mod tests {
         let ruleset = Ruleset {
             sequence: 7,
             chains: vec![Chain { rules: [rules(), rules()], ..chain("c", true) }],
-            blobs: vec![(1000..1200, 0, 0), (2000..2200, 0, 1)],
+            spans: vec![span(1000..1200, 0), span(2000..2200, 1)],
             ..Ruleset::default()
         };
         assert!(ruleset.lists(1008, 7));
@@ -521,6 +611,50 @@ mod tests {
         assert!(!is_iptables(Family::Ipv4, "filter", &[chain("input", true)]));
         assert!(!is_iptables(Family::Ipv4, "filter", &[chain("FORWARD", true)]));
         assert!(!is_iptables(Family::Ipv4, "filter", &[chain("KUBE-FIREWALL", false)]));
+    }
+
+    /// Bytes at one address; nothing else can be read.
+    struct At(u64, Vec<u8>);
+
+    impl KernelMemory for At {
+        fn read(&mut self, address: u64, to: &mut [u8]) -> bool {
+            let start = address.checked_sub(self.0).and_then(|start| usize::try_from(start).ok());
+            let bytes = start.and_then(|start| self.1.get(start..start.checked_add(to.len())?));
+            bytes.map(|bytes| to.copy_from_slice(bytes)).is_some()
+        }
+    }
+
+    #[test]
+    fn rules_behind_pointers() {
+        const START: u64 = 0xffff_8880_0000_0000;
+        let mut memory = At(START, vec![0; 2048]);
+        let mut put = |at: usize, word: u64| memory.1[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        // The array crosses the end of a piece; behind its end lies something else.
+        put(496, START + 1024);
+        put(504, START + 1200);
+        put(512, 0);
+        put(520, 7);
+        put(1040, 9 | 3 << 42 | 64 << 44 | 1 << 56);
+        put(1216, ((1 << 42) - 1) | 8 << 44);
+        let (rules, ranges) = read_pointers(&mut memory, START + 496, 24).unwrap();
+        let told: Vec<_> = rules.iter().map(|rule| (rule.handle, rule.offset, rule.length)).collect();
+        assert_eq!(told, [(9, 0, 64), ((1 << 42) - 1, 0, 8)]);
+        let start = START + 1040;
+        assert_eq!(ranges, [(start..start + 72, 0..1), (START + 1216..START + 1232, 1..2)]);
+        let mut ruleset = Ruleset {
+            chains: vec![Chain { rules: [rules, Vec::new()], ..chain("c", false) }],
+            ..Ruleset::default()
+        };
+        ruleset.spans = ranges.into_iter().map(|(range, rules)| Span { rules, ..span(range, 0) }).collect();
+        let told = |address| ruleset.rule_at(address).map(|found| (found.ordinal, found.handle));
+        assert_eq!(
+            (told(start + 8), told(start + 72), told(START + 1224)),
+            (Some((1, 9)), None, Some((2, (1 << 42) - 1)))
+        );
+        assert_eq!(ruleset.expressions_of(0, 2), Some(START + 1224..START + 1232));
+        // A pointer that is none.
+        memory.1[504..512].copy_from_slice(&5u64.to_le_bytes());
+        assert_eq!(read_pointers(&mut memory, START + 496, 24), None);
     }
 
     #[test]

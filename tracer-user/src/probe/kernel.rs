@@ -23,7 +23,7 @@ const KALLSYMS: &str = "/proc/kallsyms";
 /// Where the BTF of the kernel and of its modules is.
 const BTF: &str = "/sys/kernel/btf";
 /// Modules whose types, drop reasons or functions are of use.
-const MODULES: [&str; 9] = [
+const MODULES: [&str; 15] = [
     "nf_conntrack",
     "nf_tables",
     "x_tables",
@@ -31,6 +31,12 @@ const MODULES: [&str; 9] = [
     "ip6_tables",
     "iptable_mangle",
     "ip6table_mangle",
+    "iptable_filter",
+    "ip6table_filter",
+    "iptable_raw",
+    "ip6table_raw",
+    "iptable_security",
+    "ip6table_security",
     "mac80211",
     "openvswitch",
 ];
@@ -176,7 +182,7 @@ impl Kernel {
                 }
                 "x_tables" => self.legacy = LegacyLayout::resolve(vmlinux, Some(&btf)),
                 // Their functions tell tables from other hooks.
-                "ip_tables" | "ip6_tables" | "iptable_mangle" | "ip6table_mangle" => {}
+                name if name.starts_with("ip") => {}
                 _ => self.reasons.add_module(&btf),
             }
         }

@@ -21,7 +21,9 @@ use crate::netfilter::{
 };
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
-use tracer_common::{Depth, Role, SequenceOffsets, attribution_kind, hook_of, index_of, kind_of, state_path};
+use tracer_common::{
+    Depth, Role, SequenceOffsets, TextRange, attribution_kind, hook_of, index_of, kind_of, state_path,
+};
 
 /// How long the events of a few packets may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -151,6 +153,15 @@ const NFT: [Experiment; 10] = [
 
 const LEGACY: [Experiment; 2] = [by_legacy(INPUT), by_legacy(OUTPUT)];
 
+/// The base chain that the experiments on a hook come through.
+fn base_chain(hook: Hook) -> &'static str {
+    match hook {
+        Hook::Input => "in",
+        Hook::Output => "out",
+        _ => "pre",
+    }
+}
+
 /// The nft rules that the experiments speak of. What legacy tables are to drop passes them.
 fn nft_table() -> nft::Table {
     use lab::Policy;
@@ -217,6 +228,8 @@ pub struct Layouts {
     pub legacy: Option<LegacyLayout>,
     /// Hook functions.
     pub hooks: Option<HookLayout>,
+    /// Text of nf_hook_slow.
+    pub nf_hook_slow: TextRange,
 }
 
 /// What the self-test learned, and proved.
@@ -336,7 +349,7 @@ impl SelfTest<'_> {
         let far = self.tracer.with_second(|tracer| drop_all(tracer, lab, experiments, other))?;
         for (depth, drops) in [near, far].into_iter().enumerate() {
             for (experiment, raw) in drops {
-                let truth = self.truth(&experiment, raw.net).ok_or(SelfTestError::Unreadable)?;
+                let truth = self.truth(&experiment, &raw).ok_or(SelfTestError::Unreadable)?;
                 if let Some(seen) = self.depths.get_mut(depth) {
                     seen.push(Dropped { experiment, raw, truth });
                 }
@@ -346,7 +359,8 @@ impl SelfTest<'_> {
     }
 
     /// Where in the kernel's memory the answer to an experiment is.
-    fn truth(&mut self, experiment: &Experiment, net: u64) -> Option<Truth> {
+    fn truth(&mut self, experiment: &Experiment, raw: &Raw) -> Option<Truth> {
+        let net = raw.net;
         let mut memory = self.tracer.memory().ok()?;
         let (name, rule) = match experiment.by {
             Culprit::Legacy => {
@@ -376,6 +390,13 @@ impl SelfTest<'_> {
             self.ruleset = Ruleset::read(&mut memory, layout, net);
         }
         let ruleset = self.ruleset.as_ref()?;
+        if self.layouts.nf_hook_slow.has_return(raw.key.location) {
+            // Before nft freed packets itself nf_hook_slow did, which knows the base chain only.
+            let base = ruleset.chains.iter().find(|chain| chain.name == base_chain(experiment.hook))?;
+            let hooked = self.layouts.hooks?.hooked(&mut memory, net, Family::Ipv4, experiment.hook as u8);
+            let index = hooked.iter().position(|it| it.private == base.address)?;
+            return Some(Truth::Hook(index as u64));
+        }
         let index = ruleset.chains.iter().position(|chain| chain.name == name)?;
         Some(match rule {
             Some(ordinal) => Truth::Rule(ruleset.expressions_of(index, ordinal)?),
@@ -432,7 +453,7 @@ impl SelfTest<'_> {
             let [address, word] = raw.key.attribution;
             let (kind, index) = (kind_of(word), index_of(word));
             let is_current = Some(word as u32) == sequence;
-            let (is_told, is_right) = match self.truth(&experiment, raw.net) {
+            let (is_told, is_right) = match self.truth(&experiment, &raw) {
                 Some(Truth::Rule(expressions)) => (
                     kind != attribution_kind::NONE,
                     kind == attribution_kind::NFT_RULE && expressions.contains(&address) && is_current,
