@@ -55,6 +55,13 @@ pub const fn with_index(word: u64, index: u64) -> u64 {
     if index < INDICES { word & !(INDICES << 49) | (index + 1) << 49 } else { word }
 }
 
+/// A second word with the index that another one has, if it has one.
+#[inline(always)]
+#[must_use]
+pub const fn with_index_of(word: u64, other: u64) -> u64 {
+    word & !(INDICES << 49) | other & (INDICES << 49)
+}
+
 /// The index of the hook function in a second word.
 #[inline(always)]
 #[must_use]
@@ -95,7 +102,8 @@ pub mod state_path {
     pub const PKTINFO: u8 = 2;
     /// It is the first word of such an nft_pktinfo.
     pub const IN_PKTINFO: u8 = 3;
-    /// It is the return address into nft_do_chain's caller, whose frame begins with such an nft_pktinfo.
+    /// It is the return address into nft_do_chain's caller, whose frame begins with such an nft_pktinfo, or into
+    /// nf_hook_slow's, whose frame holds the state.
     pub const CALLER: u8 = 4;
     /// No word near the context leads there.
     pub const ON_STACK: u8 = 5;

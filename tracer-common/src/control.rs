@@ -1,7 +1,7 @@
 //! Memory that both halves see while the programs run: the control page (written by the user half) and the
 //! per-CPU state (written by the programs).
 
-use crate::{ConntrackOffsets, Role, SequenceOffsets};
+use crate::{ABSENT, ConntrackOffsets, Role, SequenceOffsets};
 use core::mem::size_of;
 
 /// Kernel text of one function: `start <= address < end`.
@@ -45,8 +45,8 @@ pub struct Control {
     pub pktinfo_skb: u32,
     /// nft_pktinfo.state, likewise.
     pub pktinfo_state: u32,
-    /// Explicit padding.
-    pub reserved: u32,
+    /// 1 if the programs run that note packets on hooks (`--probes always`).
+    pub has_probes: u32,
     /// Where a netns keeps the generation of its nft ruleset.
     pub sequence: SequenceOffsets,
     /// What the self-test learned.
@@ -59,6 +59,44 @@ pub struct Control {
     pub own_process: u64,
     /// Layout of connection tracking's structures; they may come with a module that loads later.
     pub conntrack: ConntrackOffsets,
+    /// Layout of nft's expressions, likewise.
+    pub probes: ProbeOffsets,
+}
+
+/// Where the probes on nft's expressions look, in bytes; [`ABSENT`](crate::ABSENT) until nf_tables is there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeOffsets {
+    /// nft_expr.data (include/net/netfilter/nf_tables.h)
+    pub expression_data: u32,
+    /// nft_immediate_expr.dreg (include/net/netfilter/nf_tables_core.h)
+    pub immediate_register: u32,
+    /// nft_immediate_expr.data.verdict.code
+    pub immediate_code: u32,
+    /// nft_expr_ops.data
+    pub ops_data: u32,
+    /// xt_target.name (include/linux/netfilter/x_tables.h)
+    pub target_name: u32,
+    /// Explicit padding.
+    pub reserved: u32,
+}
+
+impl ProbeOffsets {
+    /// Nothing known: nf_tables is not there.
+    pub const NONE: Self = Self {
+        expression_data: ABSENT,
+        immediate_register: ABSENT,
+        immediate_code: ABSENT,
+        ops_data: ABSENT,
+        target_name: ABSENT,
+        reserved: 0,
+    };
+}
+
+impl Default for ProbeOffsets {
+    fn default() -> Self {
+        Self::NONE
+    }
 }
 
 /// A call site in netfilter that frees packets, and where on the kernel stack its hook state was found: learned
@@ -110,12 +148,19 @@ pub struct CpuState {
     pub too_deep: u64,
     /// What this CPU adds to per-CPU addresses, in the element of level 0.
     pub per_cpu_offset: u64,
+    /// Hook states and nft rules that probes and the stack told alike, and
+    pub probe_agreed: u64,
+    /// those that they didn't.
+    pub probe_disagreed: u64,
+    /// Drops by netfilter that only the probes saw, at least. In the element of level 0.
+    pub probe_unseen: u64,
     /// Keeps each state in cache lines of its own.
-    pub padding: [u64; 6],
+    pub padding: [u64; 3],
 }
 
 const _: () = assert!(size_of::<TextRange>() == 16);
 const _: () = assert!(size_of::<Site>() == 16);
-const _: () =
-    assert!(size_of::<Control>() == 8 + 32 + 24 + 16 + 24 * Role::COUNT + 16 + size_of::<ConntrackOffsets>());
+const _: () = assert!(
+    size_of::<Control>() == 8 + 32 + 24 + 16 + 24 * Role::COUNT + 16 + size_of::<ConntrackOffsets>() + 24
+);
 const _: () = assert!(size_of::<CpuState>() == 128);

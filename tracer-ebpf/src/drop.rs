@@ -4,7 +4,7 @@ use crate::{
     counts, emit, filter, legacy,
     maps::{CONTROL, CPUS, SCRATCH, Scratch, has, offset, skb_field},
     memory::{copy, read},
-    netns, nft, packet, roles, stack,
+    netns, nft, packet, probes, roles, stack,
 };
 use aya_ebpf::{EbpfContext, helpers::bpf_get_smp_processor_id, programs::BtfTracePointContext};
 use aya_log_ebpf::{debug, warn};
@@ -74,7 +74,8 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
         if netfilter {
             roles::find_role(index);
         }
-        if netfilter && stack::find_hook_state(index) == 0 {
+        let is_noted = netfilter && (*control).has_probes != 0 && probes::take_note(index) != 0;
+        if netfilter && !is_noted && stack::find_hook_state(index) == 0 {
             let found = stack::search_hook_state(index);
             debug!(
                 ctx,
@@ -100,6 +101,9 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
                 legacy::attribute_hook(index);
             } else {
                 nft::attribute_nft(index);
+            }
+            if is_noted {
+                probes::attribute_note(index);
             }
         }
         if filter::is_active() && filter::passes_filter(index) == 0 && !is_own(control, scratch) {

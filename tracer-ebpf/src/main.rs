@@ -6,6 +6,7 @@
 //! netns    which network namespace it was in
 //! legacy   which iptables-legacy rule dropped it
 //! nft      which nft rule or policy dropped it
+//! probes   what programs on the way noted, where the user asks for them
 //! roles    what the self-test learned about call sites
 //! stack    saved registers on the kernel stack: netfilter's hook state
 //! conntrack  the packet's connection tracking entry
@@ -30,13 +31,14 @@ mod memory;
 mod netns;
 mod nft;
 mod packet;
+mod probes;
 mod roles;
 mod stack;
 
 use aya_ebpf::{
     EbpfContext,
-    macros::{btf_tracepoint, raw_tracepoint},
-    programs::{BtfTracePointContext, RawTracePointContext},
+    macros::{btf_tracepoint, fentry, fexit, kprobe, raw_tracepoint},
+    programs::{BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RawTracePointContext},
 };
 
 /// Every packet that the kernel frees as dropped (include/trace/events/skb.h).
@@ -51,6 +53,47 @@ pub fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "kfree_skb")]
 pub fn kfree_skb_too(ctx: BtfTracePointContext) -> i32 {
     let _ = ctx.as_ptr();
+    0
+}
+
+/// With `--probes always`: each packet that comes to a hook.
+#[fentry(function = "nf_hook_slow")]
+pub fn hook_entered(ctx: FEntryContext) -> i32 {
+    probes::on_hook(ctx.as_ptr() as u64);
+    0
+}
+
+/// With `--probes always`: each packet that leaves it.
+#[fexit(function = "nf_hook_slow")]
+pub fn hook_left(ctx: FExitContext) -> i32 {
+    probes::after_hook(ctx.as_ptr() as u64);
+    0
+}
+
+/// With `--probes always`: each verdict of an nft rule that stands in the rule itself.
+#[kprobe(function = "nft_immediate_eval")]
+pub fn nft_immediate(ctx: ProbeContext) -> u32 {
+    if let (Some(expression), Some(pktinfo)) = (ctx.arg(0), ctx.arg(2)) {
+        probes::on_immediate(expression, pktinfo);
+    }
+    0
+}
+
+/// With `--probes always`: each `reject` of nft.
+#[kprobe]
+pub fn nft_reject(ctx: ProbeContext) -> u32 {
+    if let (Some(expression), Some(pktinfo)) = (ctx.arg(0), ctx.arg(2)) {
+        probes::on_reject(expression, pktinfo);
+    }
+    0
+}
+
+/// With `--probes always`: each target of iptables in an nft rule.
+#[kprobe(function = "nft_target_eval_xt")]
+pub fn nft_target(ctx: ProbeContext) -> u32 {
+    if let (Some(expression), Some(pktinfo)) = (ctx.arg(0), ctx.arg(2)) {
+        probes::on_target(expression, pktinfo);
+    }
     0
 }
 

@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use tracer_common::{
     Control, CpuState, Depth, FilterSpec, FlowKey, Layout, Memory, Offsets, OwnEvent, Site, Slot,
@@ -124,6 +124,8 @@ pub struct Scratch {
     pub unsure: u64,
     /// Likewise: a chunk of them.
     pub counters: crate::legacy::Counters,
+    /// Address of the nft expression that probes saw dropping the packet; 0 without.
+    pub expression: u64,
     /// What this drop is counted under.
     pub key: FlowKey,
     /// Copy of the hook state.
@@ -203,6 +205,10 @@ pub static BASELINES: Array<Baseline> = Array::with_max_entries(1, BPF_F_MMAPABL
 /// Tells each CPU's offset: see `own_per_cpu`.
 #[map]
 pub static PER_CPU: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// What probes noted of packets on hooks, by the packet's address; the user half sets the number.
+#[map]
+pub static PROBED: LruHashMap<u64, crate::probes::Probed> = LruHashMap::with_max_entries(1, 0);
 
 /// Full events.
 #[map]

@@ -38,8 +38,11 @@ pub fn is_rule(attribution: [u64; 2]) -> bool {
 }
 
 /// The generation of the nft ruleset in the netns at `net`; 0 if it is not known.
+///
+/// # Safety
+/// `control` must be a map value.
 #[inline(always)]
-unsafe fn sequence(control: *const Control, net: u64) -> u32 {
+pub unsafe fn sequence(control: *const Control, net: u64) -> u32 {
     // SAFETY: a map value.
     let offsets = unsafe { (*control).sequence };
     if net == 0 {

@@ -87,7 +87,11 @@ pub extern "C" fn find_hook_state(index: u32) -> u32 {
                 return 1;
             }
             site::KNOWN if (*scratch).depth.state_path == state_path::CALLER => {
-                find_in_caller(index);
+                if is_hook_loop(control, (*scratch).key.location) {
+                    find_state_in_caller(index);
+                } else {
+                    find_in_caller(index);
+                }
                 return 1;
             }
             // What a search finds may be a leftover.
@@ -128,6 +132,38 @@ pub extern "C" fn find_in_caller(index: u32) -> u32 {
             // The frame begins with it: the first one is the living one, others lie in frames above.
             if *window.add(word) == (*scratch).packet && try_pktinfo(index, frame + word as u32) != 0 {
                 return remember(caller, word as u32, state_path::IN_PKTINFO);
+            }
+            word += 1;
+        }
+    }
+    0
+}
+
+/// Step: finds the hook state in the frame of nf_hook_slow's caller. Where in the frame it lies is remembered for each
+/// caller.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn find_state_in_caller(index: u32) -> u32 {
+    let scratch = scratch!(index);
+    if !has!(state_hook, state_pf, state_net) || offset!(state_net) as usize >= Offsets::STATE_MAX {
+        return 0;
+    }
+    // SAFETY: map values.
+    unsafe {
+        let frame = (*scratch).depth.state_word as u32 + 1;
+        let Some(caller) = read::<u64>((*scratch).context + (frame - 1) as u64 * 8) else { return 0 };
+        let Some(known) = SITES.get_ptr_mut(site_index(caller)) else { return 0 };
+        if (*known).location == caller && (*known).word != 0 {
+            return try_state(index, frame + (*known).word - 1);
+        }
+        let window = (&raw mut (*scratch).window).cast::<u64>();
+        copy_window(window, CALLER_WORDS, (*scratch).context + frame as u64 * 8);
+        let net = offset!(state_net) as usize / 8;
+        let mut word = 0;
+        while word < CALLER_WORDS - Offsets::STATE_MAX / 8 {
+            // The first one is the living one: others lie in frames above.
+            if is_kernel_address(*window.add(word + net)) && try_state(index, frame + word as u32) != 0 {
+                return remember(caller, word as u32, state_path::CALLER);
             }
             word += 1;
         }
@@ -250,7 +286,13 @@ pub extern "C" fn search_state_on_stack(index: u32) -> u32 {
         let net = offset!(state_net) as usize / 8;
         let mut word = 0;
         while word < SCAN_WORDS - Offsets::STATE_MAX / 8 {
-            if *window.add(word + net) == netns && try_state(index, word as u32) != 0 {
+            // Above the return address that was found.
+            let found = read_volatile(&raw const (*scratch).found);
+            if found != NONE
+                && word as u32 > found
+                && *window.add(word + net) == netns
+                && try_state(index, word as u32) != 0
+            {
                 return 1;
             }
             word += 1;
@@ -259,7 +301,8 @@ pub extern "C" fn search_state_on_stack(index: u32) -> u32 {
     0
 }
 
-/// Words of the frame of nft_do_chain's caller, a multiple of 8: an nft_pktinfo, and little else.
+/// Words of the frame of the caller of nft_do_chain or nf_hook_slow, a multiple of 8: an nft_pktinfo or a state, and little
+/// else.
 const CALLER_WORDS: usize = 40;
 
 /// Words above the context among which the return address into nf_hook_slow lies.
@@ -290,19 +333,14 @@ pub extern "C" fn try_pointer(index: u32, word: u32) -> u32 {
     }
 }
 
-/// Step: tries the stack at a word as a hook state, if it lies above the return address that was found.
+/// Step: tries the stack at a word as a hook state.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn try_state(index: u32, word: u32) -> u32 {
     let scratch = scratch!(index);
     let control = control!();
     // SAFETY: map values.
-    unsafe {
-        if word <= (*scratch).found || (*scratch).found == NONE {
-            return 0;
-        }
-        believe(control, scratch, (*scratch).context + word as u64 * 8) as u32
-    }
+    unsafe { believe(control, scratch, (*scratch).context + word as u64 * 8) as u32 }
 }
 
 /// Step: tries the stack at a word as an nft_pktinfo.
@@ -337,8 +375,11 @@ unsafe fn remember(location: u64, word: u32, path: u8) -> u32 {
 /// family exist.
 ///
 /// It is read whole, once: each read costs more than the bytes that it reads.
+///
+/// # Safety
+/// `control` and `scratch` must be map values.
 #[inline(always)]
-unsafe fn believe(control: *const Control, scratch: *mut Scratch, address: u64) -> bool {
+pub unsafe fn believe(control: *const Control, scratch: *mut Scratch, address: u64) -> bool {
     if !is_kernel_address(address) || !has!(state_hook, state_pf, state_net) {
         return false;
     }

@@ -20,6 +20,8 @@ pub enum Command {
     Doctor {
         /// Repeat the self-test many times.
         self_test: bool,
+        /// Whether to arm probes.
+        probes: ProbesWhen,
     },
     /// Print the JSON Schema ([`crate::output::SCHEMA`]).
     Schema,
@@ -92,6 +94,9 @@ enum Other {
         /// Repeat the self-test a hundred times
         #[arg(long)]
         self_test: bool,
+        /// Whether to run on packets that are not dropped, too
+        #[arg(long, value_name = "WHEN", default_value = "auto")]
+        probes: ProbesWhen,
     },
     /// Print the JSON Schema of the lines of `-o json`
     Schema,
@@ -198,6 +203,22 @@ pub struct RunArgs {
     /// Exit with 5 if events were lost
     #[arg(long)]
     pub strict: bool,
+    /// Whether to run on packets that are not dropped, too, which some kernels take to name an nft rule: always costs
+    /// every packet that comes to a netfilter hook some hundred nanoseconds
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub probes: ProbesWhen,
+}
+
+/// When probes are armed that run on packets that are not dropped, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ProbesWhen {
+    /// Where the command is of no use without.
+    #[default]
+    Auto,
+    /// Never.
+    Never,
+    /// From the start.
+    Always,
 }
 
 impl Live {
@@ -242,7 +263,7 @@ pub fn parse(
     let matches = Cli::command().try_get_matches_from(arguments)?;
     let cli = Cli::from_arg_matches(&matches)?;
     match cli.other {
-        Some(Other::Doctor { self_test }) => return Ok(Command::Doctor { self_test }),
+        Some(Other::Doctor { self_test, probes }) => return Ok(Command::Doctor { self_test, probes }),
         Some(Other::Schema) => return Ok(Command::Schema),
         Some(Other::Completions { shell }) => return Ok(Command::Completions(shell)),
         Some(Other::Man) => return Ok(Command::Man),

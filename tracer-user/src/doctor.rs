@@ -1,9 +1,13 @@
 //! `droptrace doctor`: what this kernel and node allow.
 
 use crate::{
+    cli::ProbesWhen,
     filter::Filter,
     netfilter::model::{Backend, Mechanism, Mechanisms, TableSummary},
-    probe::selftest::Proof,
+    probe::{
+        selftest::Proof,
+        tracer::{Losses, Settings},
+    },
     start::start,
 };
 use anyhow::Context as _;
@@ -20,8 +24,9 @@ const ROUNDS: u32 = 100;
 ///
 /// # Errors
 /// What went wrong, for people: a wrong answer of the self-test, too.
-pub fn run(self_test: bool, arguments: &[OsString]) -> anyhow::Result<u8> {
-    let mut stream = match start(&Filter::default(), 0, arguments)? {
+pub fn run(self_test: bool, probes: ProbesWhen, arguments: &[OsString]) -> anyhow::Result<u8> {
+    let settings = Settings { probes: probes == ProbesWhen::Always, verbose: 0 };
+    let mut stream = match start(&Filter::default(), settings, arguments)? {
         Ok(stream) => stream,
         Err(code) => return Ok(code),
     };
@@ -29,6 +34,9 @@ pub fn run(self_test: bool, arguments: &[OsString]) -> anyhow::Result<u8> {
     let proof = if self_test { Some(stream.repeat_self_test(ROUNDS)) } else { None };
     if let Some(Ok(proof)) = &proof {
         text.push_str(&proof_words(*proof));
+    }
+    if settings.probes {
+        text.push_str(&probe_words(&stream.tracer().losses()));
     }
     io::stdout().write_all(text.as_bytes())?;
     proof.transpose().context("the self-test in full")?;
@@ -42,6 +50,14 @@ fn proof_words(proof: Option<Proof>) -> String {
     let untold = drops - told;
     format!(
         "Self-test\n  {drops} drops by known rules and functions: {told} told, {untold} not told, 0 wrong\n"
+    )
+}
+
+fn probe_words(losses: &Losses) -> String {
+    let Losses { probe_agreed, probe_disagreed, probe_unseen, .. } = losses;
+    format!(
+        "Probes\n  {probe_agreed} answers of the stack and of the probes agreed, {probe_disagreed} did not; {probe_unseen} \
+         drops were seen by the probes only\n"
     )
 }
 

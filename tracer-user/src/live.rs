@@ -1,10 +1,10 @@
 //! The live stream: the default command.
 
 use crate::{
-    cli::Live,
+    cli::{Live, ProbesWhen},
     event::model::Record,
     output::{End, Now, Outcome, Printer, Stop, Summary, exit_code},
-    probe::clock::StepWatch,
+    probe::{clock::StepWatch, tracer::Settings},
     start::{say, start},
     stream::Stream,
 };
@@ -52,12 +52,17 @@ pub fn run(live: &Live, arguments: &[OsString]) -> anyhow::Result<u8> {
 
 /// Starts and says what is watched; the exit code where that has no point here.
 fn begin(live: &Live, arguments: &[OsString]) -> anyhow::Result<Result<Stream, u8>> {
-    let started = start(&live.filter, live.output.verbose, arguments)?;
+    let settings = Settings { verbose: live.output.verbose, probes: live.run.probes == ProbesWhen::Always };
+    let started = start(&live.filter, settings, arguments)?;
     if let Ok(stream) = &started {
         let what = if live.filter.is_empty() { "all drops" } else { "the drops that match" };
+        let mechanism = if settings.probes {
+            "one program on the tracepoint kfree_skb, and probes on every packet that comes to a netfilter hook"
+        } else {
+            "one program on the tracepoint kfree_skb, none on packets that are not dropped"
+        };
         say(&format!(
-            "watching {what} on {}: all network namespaces; one program on the tracepoint kfree_skb, none on packets \
-             that are not dropped; Ctrl-C ends",
+            "watching {what} on {}: all network namespaces; {mechanism}; Ctrl-C ends",
             stream.node()
         ));
     }

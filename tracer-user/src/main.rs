@@ -36,7 +36,7 @@ fn main() -> ExitCode {
 fn run(command: Command, arguments: &[OsString]) -> anyhow::Result<u8> {
     match command {
         Command::Live(settings) => return live::run(&settings, arguments),
-        Command::Doctor { self_test } => return doctor::run(self_test, arguments),
+        Command::Doctor { self_test, probes } => return doctor::run(self_test, probes, arguments),
         Command::Schema => io::stdout().write_all(output::SCHEMA.as_bytes())?,
         Command::Completions(shell) => io::stdout().write_all(&cli::completions(shell))?,
         Command::Man => io::stdout().write_all(&cli::man()?)?,

@@ -8,7 +8,7 @@ use crate::{
         clock::{Clock, sample_now},
         environment::{self, Facts, Note},
         kernel::Kernel,
-        tracer::Tracer,
+        tracer::{Settings, Tracer},
     },
     stream::Stream,
 };
@@ -22,7 +22,11 @@ use std::{
 ///
 /// # Errors
 /// What went wrong, for people.
-pub fn start(filter: &Filter, verbose: u8, arguments: &[OsString]) -> anyhow::Result<Result<Stream, u8>> {
+pub fn start(
+    filter: &Filter,
+    settings: Settings,
+    arguments: &[OsString],
+) -> anyhow::Result<Result<Stream, u8>> {
     let facts = Facts::gather().context("can't find out what this system allows")?;
     let notes = match environment::check(&facts) {
         Ok(notes) => notes,
@@ -60,10 +64,19 @@ pub fn start(filter: &Filter, verbose: u8, arguments: &[OsString]) -> anyhow::Re
         }
     };
     let clock = Clock::new(sample_now().context("can't read the clock")?);
-    let tracer = Tracer::start(kernel.layout(), &filter, verbose)?;
+    let tracer = Tracer::start(kernel.layout(), &filter, settings)?;
     release_memory();
     let node = environment::node_name();
     let mut stream = Stream::new(tracer, kernel, clock, node).context("can't read the clock")?;
+    if settings.probes
+        && let Err(error) = stream.attach_probes()
+    {
+        say(&format!(
+            "error: --probes always: {error}; this kernel allows no probes, or not to this user (CAP_PERFMON, \
+             CAP_SYS_ADMIN; locked down?): leave the option out"
+        ));
+        return Ok(Err(environment::EXIT_CODE));
+    }
     if let Err(error) = stream.self_test() {
         say(&format!(
             "note: drops by nft rules come without the rule, others in netfilter without their function: {error}"

@@ -101,6 +101,14 @@ impl Stream {
         })
     }
 
+    /// Attaches the programs that run on packets that are not dropped, too, wherever they can be of use now.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn attach_probes(&mut self) -> Result<(), TracerError> {
+        self.tracer.attach_probes(&|name| self.kernel.has_function(name))
+    }
+
     /// Gets ready to compare the counters of legacy rules, where this kernel has tables.
     ///
     /// # Errors
@@ -348,6 +356,9 @@ impl Stream {
             self.tracer.update_layout(&layout);
             // What fails leaves drops without their rule, as they were.
             let _ = self.watch_counters();
+            if self.tracer.probes().is_on_hooks() {
+                let _ = self.attach_probes();
+            }
             let _ = self.self_test();
         }
         Ok(())

@@ -130,7 +130,8 @@ fn learn_site(location: u64, seen: &[&Observation]) -> Option<(u8, Depth)> {
     let return_word = words.clone().rev().find(|word| every(*word, &|_, value| value == location))?;
     let right = words.filter(|word| every(*word, &|it, value| it.truth.is(value)));
     let (value_word, state) = if kind == attribution_kind::HOOK {
-        learn_hook(seen, right, return_word)?
+        let (word, state) = learn_hook(seen, right, return_word)?;
+        (word, state.or_else(|| learn_caller(seen, return_word).map(|word| (word, state_path::CALLER))))
     } else {
         // Near it are the registers that the freeing function saved; farther away may be leftovers.
         let word = right.into_iter().min_by_key(|word| word.abs_diff(return_word))?;
@@ -175,8 +176,8 @@ fn learn_hook(
     }
 }
 
-/// Where nft_do_chain's return address lies: its caller's frame, which holds the nft_pktinfo, begins above. Leftovers of
-/// it are elsewhere each time; if one is not, nothing is proven.
+/// Where the return address of the function that freed the packet lies: its caller's frame, which holds the nft_pktinfo or
+/// the hook state, begins above. Leftovers of it are elsewhere each time; if one is not, nothing is proven.
 fn learn_caller(seen: &[&Observation], return_word: usize) -> Option<usize> {
     let is_right =
         |word: usize| seen.iter().all(|it| it.caller.is_some() && it.window.get(word).copied() == it.caller);
@@ -244,6 +245,12 @@ mod tests {
         let seen = [1, 2, 3].map(|index| Observation { hook: 1, ..on(index, &[(STATE, 1)]) });
         assert_eq!(state(&seen), (0, NONE));
         assert_eq!(state(&[1, 2, 3].map(|hook| on(hook, &[]))), (0, NONE));
+        // Where no register has it, it is in the caller's frame.
+        let called = |hook: u8| {
+            let window = vec![0, u64::from(hook), 0, 7, 5, 9];
+            Observation { caller: Some(9), window, ..on(hook, &[]) }
+        };
+        assert_eq!(state(&[1, 2, 3].map(called)), (5, state_path::CALLER));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::netfilter::{
     nft::NftLayout,
 };
 use std::{cell::RefCell, collections::BTreeSet, path::Path, sync::Arc, thread, time::Duration};
-use tracer_common::{ConntrackOffsets, TextRange};
+use tracer_common::{ABSENT, ConntrackOffsets, ProbeOffsets, TextRange};
 
 /// Least time between two readings of /proc/kallsyms.
 const SYMBOLS_INTERVAL: Duration = Duration::from_secs(5);
@@ -72,6 +72,7 @@ impl Kernel {
                 offsets: resolved.offsets,
                 conntrack: resolved.conntrack,
                 pktinfo: pktinfo(&vmlinux),
+                probes: probe_offsets(&vmlinux, None),
                 net_list: vmlinux.offset_of("net", "list"),
                 array_pptrs: vmlinux.offset_of("bpf_array", "pptrs"),
                 ..KernelLayout::default()
@@ -179,6 +180,7 @@ impl Kernel {
                     self.layout.pktinfo = pktinfo(&btf);
                     let x_tables = directory.load_module("x_tables", vmlinux).ok().flatten();
                     self.nft = NftLayout::resolve(&btf, x_tables.as_ref());
+                    self.layout.probes = probe_offsets(&btf, x_tables.as_ref());
                 }
                 "x_tables" => self.legacy = LegacyLayout::resolve(vmlinux, Some(&btf)),
                 // Their functions tell tables from other hooks.
@@ -206,6 +208,19 @@ impl Kernel {
 /// nft_pktinfo.skb and .state (include/net/netfilter/nf_tables.h; before 5.15 without the state).
 fn pktinfo(btf: &Btf) -> Option<(u32, u32)> {
     btf.offset_of("nft_pktinfo", "skb").zip(btf.offset_of("nft_pktinfo", "state"))
+}
+
+/// Where probes on nft's expressions look.
+fn probe_offsets(nf_tables: &Btf, x_tables: Option<&Btf>) -> ProbeOffsets {
+    let at = |container, path| nf_tables.offset_of(container, path).unwrap_or(ABSENT);
+    ProbeOffsets {
+        expression_data: at("nft_expr", "data"),
+        immediate_register: at("nft_immediate_expr", "dreg"),
+        immediate_code: at("nft_immediate_expr", "data.verdict.code"),
+        ops_data: at("nft_expr_ops", "data"),
+        target_name: x_tables.unwrap_or(nf_tables).offset_of("xt_target", "name").unwrap_or(ABSENT),
+        reserved: 0,
+    }
 }
 
 impl Names for Kernel {

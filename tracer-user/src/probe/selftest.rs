@@ -358,30 +358,24 @@ impl SelfTest<'_> {
         Ok(())
     }
 
-    /// Where in the kernel's memory the answer to an experiment is.
+    /// Where in the kernel's memory the answer to an experiment is that the stack can tell: where nf_hook_slow freed the
+    /// packet, it knows the hook function only.
     fn truth(&mut self, experiment: &Experiment, raw: &Raw) -> Option<Truth> {
-        let net = raw.net;
-        let mut memory = self.tracer.memory().ok()?;
+        match self.rule(experiment, raw.net)? {
+            Some(rule) if !self.layouts.nf_hook_slow.has_return(raw.key.location) => Some(rule),
+            _ => self.index(experiment, raw.net).map(Truth::Hook),
+        }
+    }
+
+    /// The nft rule or policy that the experiment is about; `Some(None)` if it is about something else.
+    #[allow(clippy::option_option, reason = "not known, and none")]
+    fn rule(&mut self, experiment: &Experiment, net: u64) -> Option<Option<Truth>> {
         let (name, rule) = match experiment.by {
-            Culprit::Legacy => {
-                let layout = self.layouts.legacy?;
-                let hooked = layout.hooks.hooked(&mut memory, net, Family::Ipv4, experiment.hook as u8);
-                let [table] = LegacyTable::addresses(&layout, &hooked)[..] else { return None };
-                let index = hooked.iter().position(|it| it.private == table)?;
-                return Some(Truth::Hook(index as u64));
-            }
-            Culprit::Program(index) => {
-                // The one that drops has left again; those before it are one function.
-                let hooked =
-                    self.layouts.hooks?.hooked(&mut memory, net, Family::Ipv4, experiment.hook as u8);
-                let passing = usize::from(PASSING);
-                let is_run = |run: &[Hooked]| run.iter().all(|it| it.function == run[0].function);
-                let first = hooked.windows(passing).position(is_run)?;
-                return Some(Truth::Hook(first as u64 + u64::from(index)));
-            }
+            Culprit::Legacy | Culprit::Program(_) => return Some(None),
             Culprit::Rule(chain, ordinal) => (chain, Some(ordinal)),
             Culprit::Policy(chain) => (chain, None),
         };
+        let mut memory = self.tracer.memory().ok()?;
         if self.ruleset.is_none() {
             let layout = self.layouts.nft.as_mut()?;
             if !layout.learn_pointer(&mut memory, net, TABLE) {
@@ -390,18 +384,34 @@ impl SelfTest<'_> {
             self.ruleset = Ruleset::read(&mut memory, layout, net);
         }
         let ruleset = self.ruleset.as_ref()?;
-        if self.layouts.nf_hook_slow.has_return(raw.key.location) {
-            // Before nft freed packets itself nf_hook_slow did, which knows the base chain only.
-            let base = ruleset.chains.iter().find(|chain| chain.name == base_chain(experiment.hook))?;
-            let hooked = self.layouts.hooks?.hooked(&mut memory, net, Family::Ipv4, experiment.hook as u8);
-            let index = hooked.iter().position(|it| it.private == base.address)?;
-            return Some(Truth::Hook(index as u64));
-        }
         let index = ruleset.chains.iter().position(|chain| chain.name == name)?;
-        Some(match rule {
+        Some(Some(match rule {
             Some(ordinal) => Truth::Rule(ruleset.expressions_of(index, ordinal)?),
             None => Truth::Policy(ruleset.chains.get(index)?.address),
-        })
+        }))
+    }
+
+    /// The index of the hook function that an experiment is dropped by.
+    fn index(&self, experiment: &Experiment, net: u64) -> Option<u64> {
+        let mut memory = self.tracer.memory().ok()?;
+        let hooked = self.layouts.hooks?.hooked(&mut memory, net, Family::Ipv4, experiment.hook as u8);
+        let index = match experiment.by {
+            Culprit::Legacy => {
+                let [table] = LegacyTable::addresses(&self.layouts.legacy?, &hooked)[..] else { return None };
+                hooked.iter().position(|it| it.private == table)?
+            }
+            Culprit::Program(index) => {
+                // The one that drops has left again; those before it are one function.
+                let is_run = |run: &[Hooked]| run.iter().all(|it| it.function == run[0].function);
+                hooked.windows(usize::from(PASSING)).position(is_run)? + usize::from(index)
+            }
+            Culprit::Rule(..) | Culprit::Policy(_) => {
+                let name = base_chain(experiment.hook);
+                let base = self.ruleset.as_ref()?.chains.iter().find(|chain| chain.name == name)?;
+                hooked.iter().position(|it| it.private == base.address)?
+            }
+        };
+        u64::try_from(index).ok()
     }
 
     fn learn(&mut self) -> Result<[Role; Role::COUNT], SelfTestError> {
@@ -453,20 +463,23 @@ impl SelfTest<'_> {
             let [address, word] = raw.key.attribution;
             let (kind, index) = (kind_of(word), index_of(word));
             let is_current = Some(word as u32) == sequence;
-            let (is_told, is_right) = match self.truth(&experiment, &raw) {
-                Some(Truth::Rule(expressions)) => (
-                    kind != attribution_kind::NONE,
-                    kind == attribution_kind::NFT_RULE && expressions.contains(&address) && is_current,
-                ),
-                Some(Truth::Policy(chain)) => (
-                    kind != attribution_kind::NONE,
-                    kind == attribution_kind::NFT_POLICY && address == chain && is_current,
-                ),
-                Some(Truth::Hook(right)) => (index.is_some(), index.map(u64::from) == Some(right)),
-                None => (true, false),
+            // What is told must be true: the index, and the rule or policy.
+            let is_index = match index {
+                Some(index) => self.index(&experiment, raw.net) == Some(index.into()),
+                None => true,
             };
+            let is_rule = match (kind, self.rule(&experiment, raw.net).flatten()) {
+                (attribution_kind::NFT_RULE, Some(Truth::Rule(expressions))) => {
+                    expressions.contains(&address) && is_current
+                }
+                (attribution_kind::NFT_POLICY, Some(Truth::Policy(chain))) => address == chain && is_current,
+                (attribution_kind::NFT_RULE | attribution_kind::NFT_POLICY, _) => false,
+                _ => true,
+            };
+            let has_rule = matches!(kind, attribution_kind::NFT_RULE | attribution_kind::NFT_POLICY);
+            let (is_told, is_right) = (has_rule || index.is_some(), is_index && is_rule);
             let is_right_hook = hook_of(word).is_none_or(|hook| hook == (FAMILY, experiment.hook as u8));
-            if is_told && !is_right || !is_right_hook {
+            if !is_right || !is_right_hook {
                 return Err(SelfTestError::Disproved { to: experiment.to });
             }
             proof.drops += 1;

@@ -2,9 +2,11 @@
 
 mod legacy;
 mod memory;
+mod probes;
 mod second;
 
 pub use memory::Reader;
+pub use probes::Probes;
 
 use self::{
     legacy::{LegacyMaps, PER_CPU},
@@ -30,8 +32,8 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _},
 };
 use tracer_common::{
-    ABSENT, ConntrackOffsets, Control, CpuState, FlowKey, Layout, Memory, Offsets, Role, SequenceOffsets,
-    Site, Slot, TextRange,
+    ABSENT, ConntrackOffsets, Control, CpuState, FlowKey, Layout, Memory, Offsets, ProbeOffsets, Role,
+    SequenceOffsets, Site, Slot, TextRange,
     legacy::{Baseline, LISTS},
     slot_state,
 };
@@ -45,11 +47,14 @@ const SLOT_MEMORY: usize = 6 << 20;
 /// Bytes of the ring buffer of full events: a power of two.
 pub const RING_BYTES: usize = 4 << 20;
 
-/// Full events a CPU may send in an interval beyond the first of each slot.
 /// Memory for what the counters of legacy rules were on all CPUs, in bytes.
 const BASELINE_MEMORY: usize = 4 << 20;
 
+/// Full events a CPU may send in an interval beyond the first of each slot.
 const BUDGET: u32 = 2000;
+
+/// Packets on hooks that probes remember at once; the oldest are forgotten first.
+const PROBED: u32 = 8192;
 
 /// Why the kernel half doesn't run.
 #[derive(Debug, thiserror::Error)]
@@ -138,6 +143,8 @@ pub struct KernelLayout {
     pub conntrack: ConntrackOffsets,
     /// nft_pktinfo.skb and nft_pktinfo.state, if nf_tables is there already.
     pub pktinfo: Option<(u32, u32)>,
+    /// nft's expressions, if nf_tables is there already.
+    pub probes: ProbeOffsets,
     /// Text of nf_hook_slow.
     pub nf_hook_slow: TextRange,
     /// Text of nft_do_chain; zero if nf_tables is not there.
@@ -148,11 +155,21 @@ pub struct KernelLayout {
     pub array_pptrs: Option<u32>,
 }
 
+/// How the kernel half is to run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settings {
+    /// How often `-v` was given.
+    pub verbose: u8,
+    /// Whether [`Tracer::attach_probes`] may be asked for.
+    pub probes: bool,
+}
+
 /// The running kernel half.
 pub struct Tracer {
     ebpf: Ebpf,
     link: Option<BtfTracePointLinkId>,
     is_second_kept: bool,
+    probes: Probes,
     layout: Layout,
     control: Mapped<Control>,
     cpus: Mapped<CpuState>,
@@ -182,6 +199,12 @@ pub struct Losses {
     pub filtered: u64,
     /// Drops shown to the program.
     pub seen: u64,
+    /// Answers of the probes that the stack gave, too,
+    pub probe_agreed: u64,
+    /// and those that it gave otherwise.
+    pub probe_disagreed: u64,
+    /// Drops that only the probes saw, at least.
+    pub probe_unseen: u64,
 }
 
 /// A slot's counter at one moment.
@@ -198,11 +221,12 @@ pub struct Reading {
 }
 
 impl Tracer {
-    /// Loads the programs and attaches them: from here on every drop is counted. `verbose` is how often `-v` was given.
+    /// Loads the programs and attaches them: from here on every drop is counted.
     ///
     /// # Errors
     /// Whatever the kernel refuses.
-    pub fn start(kernel: &KernelLayout, filter: &Compiled, verbose: u8) -> Result<Self, TracerError> {
+    pub fn start(kernel: &KernelLayout, filter: &Compiled, settings: Settings) -> Result<Self, TracerError> {
+        let Settings { verbose, .. } = settings;
         if OBJECT.is_empty() {
             return Err(TracerError::NoObject);
         }
@@ -228,6 +252,7 @@ impl Tracer {
             .map_max_entries("SLOTS", layout.total())
             .map_max_entries("CHUNKS", layout.chunks)
             .map_max_entries("BASELINES", layout.chunks * cpus)
+            .map_max_entries("PROBED", if settings.probes { PROBED } else { 1 })
             .load(OBJECT)?;
 
         let control = mapped::<Control>(&mut ebpf, "CONTROL", 1)?;
@@ -254,13 +279,14 @@ impl Tracer {
             budget: BUDGET,
             pktinfo_skb,
             pktinfo_state,
-            reserved: 0,
+            has_probes: 0,
             sequence: SequenceOffsets::NONE,
             roles: [Role::default(); Role::COUNT],
             own_netns: 0,
             legacy_version: 0,
             own_process,
             conntrack: kernel.conntrack,
+            probes: kernel.probes,
         };
         // SAFETY: the page is ours, and no program runs yet.
         unsafe { control.at(0).write_volatile(page) };
@@ -281,6 +307,7 @@ impl Tracer {
             ebpf,
             link,
             is_second_kept: false,
+            probes: Probes::default(),
             layout,
             control,
             cpus: cpu_states,
@@ -389,6 +416,9 @@ impl Tracer {
             losses.overflow += state.overflow;
             losses.filtered += state.filtered;
             losses.seen += state.seen;
+            losses.probe_agreed += state.probe_agreed;
+            losses.probe_disagreed += state.probe_disagreed;
+            losses.probe_unseen += state.probe_unseen;
         }
         losses
     }
@@ -401,6 +431,7 @@ impl Tracer {
         // wrong field once, which it doesn't believe.
         unsafe {
             (&raw mut (*page).conntrack).write_volatile(kernel.conntrack);
+            (&raw mut (*page).probes).write_volatile(kernel.probes);
             (&raw mut (*page).pktinfo_skb).write_volatile(skb);
             (&raw mut (*page).pktinfo_state).write_volatile(state);
             (&raw mut (*page).nft_do_chain).write_volatile(kernel.nft_do_chain);
