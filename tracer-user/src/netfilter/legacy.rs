@@ -311,35 +311,35 @@ impl Table {
     }
 
     /// True if the table is still the one that was read. A table that was replaced may lie at the old one's address, so
-    /// the rules themselves are compared: all of them if `fully`, else the rule in question.
-    pub fn is_same(
-        &self,
-        memory: &mut impl KernelMemory,
-        layout: &LegacyLayout,
-        rule: &Rule,
-        fully: bool,
-    ) -> bool {
-        let (at, private) = self.private;
-        if memory.pointer(at) != Some(private) {
-            return false;
-        }
-        let number = memory.u32(private + u64::from(layout.info_number));
-        let size = memory.u32(private + u64::from(layout.info_size));
-        if (number, size) != (Some(self.number), Some(self.size)) {
-            return false;
-        }
-        if fully {
-            return Info::read(memory, layout, private)
+    /// all rules are compared.
+    pub fn is_same(&self, memory: &mut impl KernelMemory, layout: &LegacyLayout) -> bool {
+        self.has_same_place(memory, layout)
+            && Info::read(memory, layout, self.private.1)
                 .and_then(|info| info.entries().rest(memory))
-                .is_some_and(|hash| hash == self.hash && memory.pointer(at) == Some(private));
+                .is_some_and(|hash| hash == self.hash)
+            // Replaced while it was read?
+            && memory.pointer(self.private.0) == Some(self.private.1)
+    }
+
+    /// True if a table of the same size is still there, with the same rule in the rule's place.
+    pub fn has_same(&self, memory: &mut impl KernelMemory, layout: &LegacyLayout, rule: &Rule) -> bool {
+        if !self.has_same_place(memory, layout) {
+            return false;
         }
         let entry = if self.family == Family::Ipv6 { &IPV6 } else { &IPV4 };
-        let start = private + u64::from(layout.info_entries) + u64::from(rule.offset);
+        let start = self.private.1 + u64::from(layout.info_entries) + u64::from(rule.offset);
         let Some(length) = memory.bytes(start + entry.next_offset as u64).map(u16::from_ne_bytes) else {
             return false;
         };
         let mut bytes = vec![0; usize::from(length)];
         memory.read(start, &mut bytes) && hash(&bytes) == rule.hash
+    }
+
+    fn has_same_place(&self, memory: &mut impl KernelMemory, layout: &LegacyLayout) -> bool {
+        let (at, private) = self.private;
+        memory.pointer(at) == Some(private)
+            && memory.u32(private + u64::from(layout.info_number)) == Some(self.number)
+            && memory.u32(private + u64::from(layout.info_size)) == Some(self.size)
     }
 }
 
@@ -594,17 +594,14 @@ pub(crate) mod tests {
         let mut memory = memory();
         let table = Table::read(&mut memory, &LAYOUT, Family::Ipv4, TABLE).unwrap();
         let [policy, drop, _] = &table.rules[..] else { panic!("three rules") };
-        assert!(
-            table.is_same(&mut memory, &LAYOUT, drop, false)
-                && table.is_same(&mut memory, &LAYOUT, drop, true)
-        );
+        assert!(table.has_same(&mut memory, &LAYOUT, drop) && table.is_same(&mut memory, &LAYOUT));
         // One byte of one rule.
         memory.put(INFO + 64 + u64::from(policy.offset) + 3, &[9]);
-        assert!(table.is_same(&mut memory, &LAYOUT, drop, false));
-        assert!(!table.is_same(&mut memory, &LAYOUT, policy, false));
-        assert!(!table.is_same(&mut memory, &LAYOUT, drop, true));
+        assert!(table.has_same(&mut memory, &LAYOUT, drop));
+        assert!(!table.has_same(&mut memory, &LAYOUT, policy));
+        assert!(!table.is_same(&mut memory, &LAYOUT));
         memory.put_u64(TABLE, INFO + 8);
-        assert!(!table.is_same(&mut memory, &LAYOUT, drop, false));
+        assert!(!table.has_same(&mut memory, &LAYOUT, drop));
     }
 
     #[test]
@@ -622,18 +619,18 @@ pub(crate) mod tests {
         let drops = (0..500).map(|counter| (counter, counter as u32 + 1));
         assert_eq!(told, drops.chain([(500, 502), (501, 0)]).collect::<Vec<_>>());
         for rule in &table.rules {
-            assert!(table.is_same(&mut memory, &LAYOUT, rule, false), "{rule:?}");
+            assert!(table.has_same(&mut memory, &LAYOUT, rule), "{rule:?}");
         }
-        assert!(table.is_same(&mut memory, &LAYOUT, &table.rules[0], true));
+        assert!(table.is_same(&mut memory, &LAYOUT));
         for offset in [3, Entries::PIECE + 3, length(&entries) as u64 - 1] {
             let [byte] = memory.bytes(INFO + 64 + offset).unwrap();
             memory.put(INFO + 64 + offset, &[byte ^ 1]);
-            assert!(!table.is_same(&mut memory, &LAYOUT, &table.rules[0], true), "{offset}");
+            assert!(!table.is_same(&mut memory, &LAYOUT), "{offset}");
             memory.put(INFO + 64 + offset, &[byte]);
         }
         // What ends too early is no table.
         memory.0.remove(&(INFO + 64 + length(&entries) as u64 - 1));
-        assert!(!table.is_same(&mut memory, &LAYOUT, &table.rules[0], true));
+        assert!(!table.is_same(&mut memory, &LAYOUT));
         assert_eq!(Table::read(&mut memory, &LAYOUT, Family::Ipv4, TABLE), None);
     }
 
