@@ -310,3 +310,31 @@ fn read(memory: &mut impl KernelMemory, layout: &LegacyLayout, netns: NetnsId) -
     }
     seen
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::legacy::tests::{INFO, LAYOUT, TABLE, memory};
+    use super::*;
+
+    #[test]
+    fn tables_are_still_those_of_a_version_while_none_has_changed() {
+        let mut memory = memory();
+        let netns = NetnsId { address: 1, inode: 2, cookie: 3 };
+        let table = Table::read(&mut memory, &LAYOUT, Family::Ipv4, TABLE).unwrap();
+        // Another, whose rules are elsewhere.
+        let other = Table { hash: table.hash ^ 1, ..table.clone() };
+        let plan_of = |tables| plan(vec![Seen { netns, tables, ..Seen::default() }], 10);
+        let plans = vec![(7, plan_of(vec![table.clone()])), (8, plan_of(vec![table, other]))];
+        let counters = Counters { layout: Some(LAYOUT), plans, ..Counters::default() };
+        assert!(counters.is_still(&mut memory, netns, 7));
+        // One of its tables is not what it was; no such version; a netns that is not known.
+        assert!(!counters.is_still(&mut memory, netns, 8));
+        assert!(!counters.is_still(&mut memory, netns, 9));
+        assert!(!counters.is_still(&mut memory, NetnsId { cookie: 4, ..netns }, 7));
+        // Other rules in the same place: only `is_still` sees it.
+        memory.put(INFO + 64 + 3, &[9]);
+        assert!(counters.is_known(&mut memory, netns) && !counters.is_still(&mut memory, netns, 7));
+        memory.put_u64(TABLE, INFO + 8);
+        assert!(!counters.is_known(&mut memory, netns));
+    }
+}

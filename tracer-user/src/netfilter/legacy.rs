@@ -487,7 +487,7 @@ pub(crate) mod tests {
         }
     }
 
-    const LAYOUT: LegacyLayout = LegacyLayout {
+    pub(crate) const LAYOUT: LegacyLayout = LegacyLayout {
         hooks: HookLayout { arrays: [0, 40], entries_count: 0, entries_hooks: 8 },
         table_private: 0,
         table_name: 8,
@@ -501,8 +501,8 @@ pub(crate) mod tests {
         is_single: false,
     };
 
-    const TABLE: u64 = 0xffff_8880_0000_0000;
-    const INFO: u64 = TABLE + 0x1000;
+    pub(crate) const TABLE: u64 = 0xffff_8880_0000_0000;
+    pub(crate) const INFO: u64 = TABLE + 0x1000;
     const STANDARD: u64 = TABLE + 0x10_0000;
     const ERROR: u64 = STANDARD + 0x100;
     const REJECT: u64 = STANDARD + 0x200;
@@ -531,7 +531,7 @@ pub(crate) mod tests {
     }
 
     /// INPUT: jump to `user`, policy DROP. `user`: DROP, REJECT, return.
-    fn memory() -> Fake {
+    pub(crate) fn memory() -> Fake {
         let mut entries = vec![standard(0, 1), standard(-1, 2), head("user")];
         let user = length(&entries);
         entries[0] = standard(i32::try_from(user).unwrap(), 1);
