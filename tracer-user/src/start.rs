@@ -88,12 +88,18 @@ pub fn start(
     Ok(Ok(stream))
 }
 
-/// Gives the memory that start-up needed (types, symbols as text) back to the system: a node tool stays small.
+/// Gives the memory that start-up needed (types, symbols as text) back to the system, and from now on each large block
+/// when it is freed: glibc would keep as much as the largest took, for large rule sets some ten megabytes. A node tool
+/// stays small.
 fn release_memory() {
-    // SAFETY: no preconditions (malloc_trim(3)).
+    /// Bytes that glibc begins with; set, they don't grow (mallopt(3), M_MMAP_THRESHOLD).
+    #[cfg(target_env = "gnu")]
+    const LARGE: libc::c_int = 128 << 10;
+    // SAFETY: no preconditions (malloc_trim(3), mallopt(3)).
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::malloc_trim(0);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
     }
 }
 

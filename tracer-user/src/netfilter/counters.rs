@@ -143,10 +143,21 @@ impl Counters {
         Some(answer(table, rule, evidence.hook, confidence))
     }
 
-    /// True if the table of a rule is in force as the plan knows it.
-    pub fn is_still(&self, memory: &mut impl KernelMemory, number: (u64, u32)) -> bool {
-        let found = self.layout.as_ref().zip(rule_of(&self.plans, number));
-        found.is_some_and(|(layout, (_, table, rule))| table.is_same(memory, layout, rule, true))
+    /// True if the tables of a netns lie where those that are known did: not more than a hint.
+    pub fn is_known(&self, memory: &mut impl KernelMemory, netns: NetnsId) -> bool {
+        let Some((_, plan)) = self.plans.last() else { return false };
+        let mut seen = plan.seen.iter().filter(|seen| seen.netns == netns).flat_map(|seen| &seen.tables);
+        seen.all(|table| memory.pointer(table.private.0) == Some(table.private.1))
+    }
+
+    /// True if the tables of a netns are those that a version of the lists was made of.
+    pub fn is_still(&self, memory: &mut impl KernelMemory, netns: NetnsId, version: u32) -> bool {
+        let plan = self.plans.iter().find(|(known, _)| *known == version);
+        let seen = plan.and_then(|(_, plan)| plan.seen.iter().find(|seen| seen.netns == netns));
+        self.layout
+            .as_ref()
+            .zip(seen)
+            .is_some_and(|(layout, seen)| seen.tables.iter().all(|table| table.is_same(memory, layout)))
     }
 
     /// The tables on a hook as they are known: the version of the lists, and address and name of each in order.
@@ -157,13 +168,6 @@ impl Counters {
         let (.., tables) = seen.hooks.iter().find(|(of, number, _)| (*of, *number) == (family, hook))?;
         let table = |index: &usize| seen.tables.get(*index).map(|table| (table.address, table.name.clone()));
         Some((*version, tables.iter().map(table).collect::<Option<_>>()?))
-    }
-
-    /// True if the tables of a netns are those that are known.
-    pub fn is_known(&self, memory: &mut impl KernelMemory, netns: NetnsId) -> bool {
-        let Some((_, plan)) = self.plans.last() else { return false };
-        let mut seen = plan.seen.iter().filter(|seen| seen.netns == netns).flat_map(|seen| &seen.tables);
-        seen.all(|table| memory.pointer(table.private.0) == Some(table.private.1))
     }
 
     /// The chains in the table of a rule.
@@ -227,7 +231,8 @@ fn confirm(
     }
     let start = Instant::now();
     let fully = known.is_none_or(|it| start >= it.fully_after);
-    if !table.is_same(memory, layout, rule, fully) {
+    let is_same = if fully { table.is_same(memory, layout) } else { table.has_same(memory, layout, rule) };
+    if !is_same {
         confirmed.remove(&table.address);
         return false;
     }
@@ -304,4 +309,32 @@ fn read(memory: &mut impl KernelMemory, layout: &LegacyLayout, netns: NetnsId) -
         seen.hooks.push((family, hook, indices));
     }
     seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::legacy::tests::{INFO, LAYOUT, TABLE, memory};
+    use super::*;
+
+    #[test]
+    fn tables_are_still_those_of_a_version_while_none_has_changed() {
+        let mut memory = memory();
+        let netns = NetnsId { address: 1, inode: 2, cookie: 3 };
+        let table = Table::read(&mut memory, &LAYOUT, Family::Ipv4, TABLE).unwrap();
+        // Another, whose rules are elsewhere.
+        let other = Table { hash: table.hash ^ 1, ..table.clone() };
+        let plan_of = |tables| plan(vec![Seen { netns, tables, ..Seen::default() }], 10);
+        let plans = vec![(7, plan_of(vec![table.clone()])), (8, plan_of(vec![table, other]))];
+        let counters = Counters { layout: Some(LAYOUT), plans, ..Counters::default() };
+        assert!(counters.is_still(&mut memory, netns, 7));
+        // One of its tables is not what it was; no such version; a netns that is not known.
+        assert!(!counters.is_still(&mut memory, netns, 8));
+        assert!(!counters.is_still(&mut memory, netns, 9));
+        assert!(!counters.is_still(&mut memory, NetnsId { cookie: 4, ..netns }, 7));
+        // Other rules in the same place: only `is_still` sees it.
+        memory.put(INFO + 64 + 3, &[9]);
+        assert!(counters.is_known(&mut memory, netns) && !counters.is_still(&mut memory, netns, 7));
+        memory.put_u64(TABLE, INFO + 8);
+        assert!(!counters.is_known(&mut memory, netns));
+    }
 }

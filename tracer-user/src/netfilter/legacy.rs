@@ -123,8 +123,6 @@ pub struct Rule {
     pub verdict: Verdict,
     /// Hash of the rule.
     pub hash: u64,
-    /// What of the packet's header it asks for.
-    pub matches: Header,
 }
 
 /// How a rule drops.
@@ -138,23 +136,9 @@ pub enum Verdict {
     Policy,
 }
 
-/// What of a packet's header a rule asks for (struct ipt_ip, ip6t_ip6): bytes as they stand there.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Header {
-    /// Source and destination, each with its mask; of 4 bytes or 16.
-    pub addresses: Vec<u8>,
-    /// IP protocol, 0 for any.
-    pub protocol: u16,
-    /// `IPT_INV_*`: what is turned round.
-    pub inverse: u8,
-}
-
 /// Offsets in a rule (struct ipt_entry, ip6t_entry: include/uapi/linux/netfilter_ipv4/ip_tables.h,
 /// include/uapi/linux/netfilter_ipv6/ip6_tables.h). Fixed: they are what iptables itself is given.
 struct EntryLayout {
-    addresses: usize,
-    protocol: usize,
-    inverse: usize,
     target_offset: usize,
     next_offset: usize,
     counter: usize,
@@ -162,30 +146,36 @@ struct EntryLayout {
     length: usize,
 }
 
-const IPV4: EntryLayout = EntryLayout {
-    addresses: 16,
-    protocol: 80,
-    inverse: 83,
-    target_offset: 88,
-    next_offset: 90,
-    counter: 96,
-    length: 112,
-};
-const IPV6: EntryLayout = EntryLayout {
-    addresses: 64,
-    protocol: 128,
-    inverse: 132,
-    target_offset: 140,
-    next_offset: 142,
-    counter: 152,
-    length: 168,
-};
+const IPV4: EntryLayout = EntryLayout { target_offset: 88, next_offset: 90, counter: 96, length: 112 };
+const IPV6: EntryLayout = EntryLayout { target_offset: 140, next_offset: 142, counter: 152, length: 168 };
 
 /// Bytes of struct xt_entry_target before its data: in the kernel `target_size` and, at 8, the struct xt_target.
 const TARGET_HEADER: usize = 32;
 
-/// Names of targets by the address of their struct xt_target.
-pub type TargetNames = HashMap<u64, String>;
+/// What a rule's target is, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    /// A verdict, or a chain that is jumped to (`XT_STANDARD_TARGET`).
+    Standard,
+    /// The head of a user's chain, and the table's last rule (`XT_ERROR_TARGET`).
+    Error,
+    /// `-j REJECT`
+    Reject,
+    /// Any other, which drops nothing.
+    Other,
+}
+
+impl Target {
+    /// By the name in its struct xt_target.
+    fn named(name: &str) -> Self {
+        match name {
+            "" => Self::Standard,
+            "ERROR" => Self::Error,
+            "REJECT" => Self::Reject,
+            _ => Self::Other,
+        }
+    }
+}
 
 impl Table {
     /// Reads the table at `address` (struct xt_table). `None` if it can't be read, or is no table.
@@ -195,7 +185,6 @@ impl Table {
         family: Family,
         address: u64,
     ) -> Option<Self> {
-        let mut names = TargetNames::new();
         let at = address + u64::from(layout.table_private);
         let private = memory.pointer(at)?;
         let name = memory.string(address + u64::from(layout.table_name), MAX_NAME)?;
@@ -207,19 +196,20 @@ impl Table {
             private: (at, private),
             size: info.size,
             number: info.number,
-            hash: info.hash(),
+            hash: 0,
             chains: Vec::new(),
             rules: Vec::new(),
         };
         let entry = if family == Family::Ipv6 { &IPV6 } else { &IPV4 };
-        let inline = layout.is_single.then_some(private + u64::from(layout.info_entries));
-        table.walk(&info, entry, inline, &mut |target| {
-            if let Some(name) = names.get(&target) {
-                return name.clone();
+        let inline = layout.is_single.then_some(info.start);
+        let mut targets = HashMap::new();
+        table.hash = table.walk(memory, &info, entry, inline, &mut |memory, target| {
+            if let Some(known) = targets.get(&target) {
+                return Some(*known);
             }
-            let name = memory.string(target + u64::from(layout.target_name), MAX_NAME).unwrap_or_default();
-            names.insert(target, name.clone());
-            name
+            let name = memory.string(target + u64::from(layout.target_name), MAX_NAME)?;
+            targets.insert(target, Target::named(&name));
+            targets.get(&target).copied()
         })?;
         // Replaced while it was read?
         (memory.pointer(at) == Some(private)).then_some(table)
@@ -232,25 +222,26 @@ impl Table {
         hooked.iter().filter(is_table).map(|it| it.private).collect()
     }
 
-    /// Finds chains and rules. `None` if the rules don't add up.
-    fn walk(
+    /// Finds chains and rules; returns the hash of all. `None` if the rules can't be read or don't add up.
+    fn walk<M: KernelMemory>(
         &mut self,
+        memory: &mut M,
         info: &Info,
         layout: &EntryLayout,
         inline: Option<u64>,
-        name_of: &mut dyn FnMut(u64) -> String,
-    ) -> Option<()> {
+        target_at: &mut dyn FnMut(&mut M, u64) -> Option<Target>,
+    ) -> Option<u64> {
         let mut starts = HashMap::new();
         let mut jumps = Vec::new();
         let (mut at, mut chain, mut ordinal) = (0, None, 0);
-        while at < info.entries.len() {
-            let rest = info.entries.get(at..)?;
-            let next = usize::from(half(rest, layout.next_offset)?);
-            let target_at = usize::from(half(rest, layout.target_offset)?);
-            let entry = rest.get(..next).filter(|_| next >= layout.length)?;
-            let target = entry.get(target_at..).filter(|target| target.len() >= TARGET_HEADER)?;
-            let kind = name_of(word(target.first_chunk::<16>()?, 8));
+        let mut entries = info.entries();
+        while !entries.is_done() {
+            let entry = entries.next(memory, layout)?;
+            let target = entry.get(usize::from(half(entry, layout.target_offset)?)..)?;
+            let (head, data) = target.split_first_chunk::<TARGET_HEADER>()?;
+            let target = target_at(memory, word(head, 8))?;
             let offset = u32::try_from(at).ok()?;
+            at += entry.len();
             let hook = info.hook_entry.iter().position(|start| *start == offset);
             if let Some(hook) = hook.and_then(|hook| u8::try_from(hook).ok()) {
                 let name = hook_name(self.family, hook).unwrap_or_default().to_owned();
@@ -259,55 +250,47 @@ impl Table {
                 ordinal = 0;
                 self.chains.push(Chain { name, hook: Some(hook), jumps: Vec::new() });
             }
-            if kind == "ERROR" {
+            if target == Target::Error {
                 // The head of a user's chain; the rules of the chain follow. The table's last is one, too.
-                let name = target.get(TARGET_HEADER..)?.split(|byte| *byte == 0).next()?;
+                let name = data.split(|byte| *byte == 0).next()?;
                 // A jump leads behind the head.
-                starts.insert(u32::try_from(at + next).ok()?, self.chains.len());
+                starts.insert(u32::try_from(at).ok()?, self.chains.len());
                 chain = Some(self.chains.len());
                 ordinal = 0;
                 let name = String::from_utf8_lossy(name).into_owned();
                 self.chains.push(Chain { name, hook: None, jumps: Vec::new() });
-            } else {
-                ordinal += 1;
-                let chain = chain?;
-                let verdict = (kind.is_empty()).then(|| target.get(TARGET_HEADER..)?.first_chunk::<4>());
-                let verdict = verdict.flatten().map(|bytes| i32::from_ne_bytes(*bytes));
-                if let Some(to) = verdict.and_then(|verdict| u32::try_from(verdict).ok()) {
-                    jumps.push((chain, to));
-                }
-                let hook = self.chains.get(chain)?.hook;
-                let is_policy = hook.and_then(|hook| info.underflow.get(usize::from(hook))) == Some(&offset);
-                let drops = match (verdict, kind.as_str()) {
-                    // -NF_DROP - 1
-                    (Some(-1), _) if is_policy => Some(Verdict::Policy),
-                    (Some(-1), _) => Some(Verdict::Drop),
-                    (None, "REJECT") => {
-                        let with = target.get(TARGET_HEADER..).and_then(|data| data.first_chunk::<4>());
-                        Some(Verdict::Reject(with.map_or(u32::MAX, |bytes| u32::from_ne_bytes(*bytes))))
-                    }
-                    _ => None,
-                };
-                if let Some(verdict) = drops {
-                    self.rules.push(Rule {
-                        chain,
-                        ordinal: if is_policy { 0 } else { ordinal },
-                        offset,
-                        counter: match inline {
-                            Some(start) => start + u64::from(offset) + layout.counter as u64,
-                            None => word(entry.get(layout.counter..)?.first_chunk::<8>()?, 0),
-                        },
-                        verdict,
-                        hash: hash(entry),
-                        matches: Header {
-                            addresses: entry.get(..layout.addresses)?.to_vec(),
-                            protocol: half(entry, layout.protocol)?,
-                            inverse: *entry.get(layout.inverse)?,
-                        },
-                    });
-                }
+                continue;
             }
-            at += next;
+            ordinal += 1;
+            let chain = chain?;
+            let hook = self.chains.get(chain)?.hook;
+            let is_policy = hook.and_then(|hook| info.underflow.get(usize::from(hook))) == Some(&offset);
+            let number = data.first_chunk().copied();
+            let drops = match (target, number.map(i32::from_ne_bytes)) {
+                // -NF_DROP - 1
+                (Target::Standard, Some(-1)) if is_policy => Some(Verdict::Policy),
+                (Target::Standard, Some(-1)) => Some(Verdict::Drop),
+                (Target::Standard, Some(to)) => {
+                    // Other verdicts are negative, too.
+                    jumps.extend(u32::try_from(to).ok().map(|to| (chain, to)));
+                    None
+                }
+                (Target::Reject, _) => Some(Verdict::Reject(number.map_or(u32::MAX, u32::from_ne_bytes))),
+                _ => None,
+            };
+            if let Some(verdict) = drops {
+                self.rules.push(Rule {
+                    chain,
+                    ordinal: if is_policy { 0 } else { ordinal },
+                    offset,
+                    counter: match inline {
+                        Some(start) => start + u64::from(offset) + layout.counter as u64,
+                        None => word(entry.get(layout.counter..)?.first_chunk::<8>()?, 0),
+                    },
+                    verdict,
+                    hash: hash(entry),
+                });
+            }
         }
         for (from, to) in jumps {
             // An offset that is no chain's start is that of the next rule: a rule without a target.
@@ -315,7 +298,7 @@ impl Table {
                 chain.jumps.push(*to);
             }
         }
-        Some(())
+        Some(entries.hash())
     }
 
     /// The rules that a packet can meet on a hook, as indices of [`Table::rules`].
@@ -338,44 +321,46 @@ impl Table {
     }
 
     /// True if the table is still the one that was read. A table that was replaced may lie at the old one's address, so
-    /// the rules themselves are compared: all of them if `fully`, else the rule in question.
-    pub fn is_same(
-        &self,
-        memory: &mut impl KernelMemory,
-        layout: &LegacyLayout,
-        rule: &Rule,
-        fully: bool,
-    ) -> bool {
-        let (at, private) = self.private;
-        if memory.pointer(at) != Some(private) {
+    /// all rules are compared.
+    pub fn is_same(&self, memory: &mut impl KernelMemory, layout: &LegacyLayout) -> bool {
+        self.has_same_place(memory, layout)
+            && Info::read(memory, layout, self.private.1)
+                .and_then(|info| info.entries().rest(memory))
+                .is_some_and(|hash| hash == self.hash)
+            // Replaced while it was read?
+            && memory.pointer(self.private.0) == Some(self.private.1)
+    }
+
+    /// True if a table of the same size is still there, with the same rule in the rule's place.
+    pub fn has_same(&self, memory: &mut impl KernelMemory, layout: &LegacyLayout, rule: &Rule) -> bool {
+        if !self.has_same_place(memory, layout) {
             return false;
-        }
-        let number = memory.u32(private + u64::from(layout.info_number));
-        let size = memory.u32(private + u64::from(layout.info_size));
-        if (number, size) != (Some(self.number), Some(self.size)) {
-            return false;
-        }
-        if fully {
-            return Info::read(memory, layout, private).is_some_and(|info| info.hash() == self.hash)
-                && memory.pointer(at) == Some(private);
         }
         let entry = if self.family == Family::Ipv6 { &IPV6 } else { &IPV4 };
-        let start = private + u64::from(layout.info_entries) + u64::from(rule.offset);
+        let start = self.private.1 + u64::from(layout.info_entries) + u64::from(rule.offset);
         let Some(length) = memory.bytes(start + entry.next_offset as u64).map(u16::from_ne_bytes) else {
             return false;
         };
         let mut bytes = vec![0; usize::from(length)];
         memory.read(start, &mut bytes) && hash(&bytes) == rule.hash
     }
+
+    fn has_same_place(&self, memory: &mut impl KernelMemory, layout: &LegacyLayout) -> bool {
+        let (at, private) = self.private;
+        memory.pointer(at) == Some(private)
+            && memory.u32(private + u64::from(layout.info_number)) == Some(self.number)
+            && memory.u32(private + u64::from(layout.info_size)) == Some(self.size)
+    }
 }
 
-/// A struct xt_table_info.
+/// A struct xt_table_info, without its rules.
 struct Info {
     size: u32,
     number: u32,
     hook_entry: [u32; HOOKS],
     underflow: [u32; HOOKS],
-    entries: Vec<u8>,
+    /// Address of the first rule.
+    start: u64,
 }
 
 impl Info {
@@ -392,21 +377,78 @@ impl Info {
         let (hook_entry, underflow) = (hooks(layout.info_hook_entry)?, hooks(layout.info_underflow)?);
         let size = memory.u32(address + u64::from(layout.info_size))?;
         let number = memory.u32(address + u64::from(layout.info_number))?;
-        if size > MAX_SIZE {
-            return None;
-        }
-        let mut entries = vec![0; usize::try_from(size).ok()?];
-        if !memory.read(address + u64::from(layout.info_entries), &mut entries) {
-            return None;
-        }
-        Some(Self { size, number, hook_entry, underflow, entries })
+        let start = address + u64::from(layout.info_entries);
+        (size <= MAX_SIZE).then_some(Self { size, number, hook_entry, underflow, start })
     }
 
-    fn hash(&self) -> u64 {
+    fn entries(&self) -> Entries {
         let mut hasher = DefaultHasher::new();
         (self.hook_entry, self.underflow).hash(&mut hasher);
-        hasher.write(&self.entries);
-        hasher.finish()
+        Entries { next: self.start, left: u64::from(self.size), bytes: Vec::new(), taken: 0, hasher }
+    }
+}
+
+/// The rules of a table, read in pieces: a hundred thousand are twenty megabytes.
+struct Entries {
+    /// Address of what is not read yet, and how many bytes there are.
+    next: u64,
+    left: u64,
+    /// What is read; the first `taken` were given out.
+    bytes: Vec<u8>,
+    taken: usize,
+    hasher: DefaultHasher,
+}
+
+impl Entries {
+    /// Bytes that are read at once. No rule has as many: its length is a u16.
+    const PIECE: u64 = 1 << 16;
+
+    /// True when all were given out.
+    fn is_done(&self) -> bool {
+        self.left == 0 && self.taken == self.bytes.len()
+    }
+
+    /// The next rule. `None` if it can't be read, or its length can't be.
+    fn next(&mut self, memory: &mut impl KernelMemory, layout: &EntryLayout) -> Option<&[u8]> {
+        let known = self.bytes.len().checked_sub(self.taken)?;
+        if self.left > 0 && (known as u64) < Self::PIECE {
+            self.read(memory)?;
+        }
+        let rest = self.bytes.get(self.taken..)?;
+        let length = usize::from(half(rest, layout.next_offset)?);
+        let entry = rest.get(..length).filter(|_| length >= layout.length)?;
+        self.taken += length;
+        Some(entry)
+    }
+
+    /// Reads a piece.
+    fn read(&mut self, memory: &mut impl KernelMemory) -> Option<()> {
+        self.bytes.drain(..self.taken);
+        self.taken = 0;
+        let (known, length) = (self.bytes.len(), self.left.min(Self::PIECE));
+        self.bytes.resize(known + usize::try_from(length).ok()?, 0);
+        let piece = self.bytes.get_mut(known..)?;
+        if !memory.read(self.next, piece) {
+            return None;
+        }
+        self.hasher.write(piece);
+        self.next += length;
+        self.left -= length;
+        Some(())
+    }
+
+    /// The hash of what was read.
+    fn hash(&self) -> u64 {
+        self.hasher.finish()
+    }
+
+    /// Reads to the end; the hash of all.
+    fn rest(mut self, memory: &mut impl KernelMemory) -> Option<u64> {
+        while self.left > 0 {
+            self.taken = self.bytes.len();
+            self.read(memory)?;
+        }
+        Some(self.hash())
     }
 }
 
@@ -432,8 +474,7 @@ pub(crate) mod tests {
 
     /// A rule of a chain with its counter.
     pub(crate) fn rule(chain: usize, counter: u64) -> Rule {
-        let (verdict, matches) = (Verdict::Drop, Header::default());
-        Rule { chain, ordinal: 1, offset: 0, counter, verdict, hash: 0, matches }
+        Rule { chain, ordinal: 1, offset: 0, counter, verdict: Verdict::Drop, hash: 0 }
     }
 
     /// INPUT, FORWARD and a chain that both jump to.
@@ -456,7 +497,7 @@ pub(crate) mod tests {
         }
     }
 
-    const LAYOUT: LegacyLayout = LegacyLayout {
+    pub(crate) const LAYOUT: LegacyLayout = LegacyLayout {
         hooks: HookLayout { arrays: [0, 40], entries_count: 0, entries_hooks: 8 },
         table_private: 0,
         table_name: 8,
@@ -470,8 +511,8 @@ pub(crate) mod tests {
         is_single: false,
     };
 
-    const TABLE: u64 = 0xffff_8880_0000_0000;
-    const INFO: u64 = TABLE + 0x1000;
+    pub(crate) const TABLE: u64 = 0xffff_8880_0000_0000;
+    pub(crate) const INFO: u64 = TABLE + 0x1000;
     const STANDARD: u64 = TABLE + 0x10_0000;
     const ERROR: u64 = STANDARD + 0x100;
     const REJECT: u64 = STANDARD + 0x200;
@@ -500,8 +541,7 @@ pub(crate) mod tests {
     }
 
     /// INPUT: jump to `user`, policy DROP. `user`: DROP, REJECT, return.
-    fn memory() -> Fake {
-        let length = |entries: &[Vec<u8>]| entries.iter().map(Vec::len).sum::<usize>();
+    pub(crate) fn memory() -> Fake {
         let mut entries = vec![standard(0, 1), standard(-1, 2), head("user")];
         let user = length(&entries);
         entries[0] = standard(i32::try_from(user).unwrap(), 1);
@@ -512,6 +552,15 @@ pub(crate) mod tests {
             standard(-5, 5),
             head("ERROR"),
         ]);
+        memory_of(&entries, policy)
+    }
+
+    fn length(entries: &[Vec<u8>]) -> usize {
+        entries.iter().map(Vec::len).sum()
+    }
+
+    /// A table of these rules, which begin with INPUT; its policy is at `policy`.
+    fn memory_of(entries: &[Vec<u8>], policy: usize) -> Fake {
         let mut memory = Fake::default();
         memory.put_u64(TABLE, INFO);
         memory.put(TABLE + 8, b"filter\0");
@@ -521,7 +570,7 @@ pub(crate) mod tests {
             memory.put(at + 16 + name.len() as u64, &[0; 64]);
         }
         memory.put(INFO, &[0xff; 64]);
-        memory.put(INFO, &u32::try_from(length(&entries)).unwrap().to_ne_bytes());
+        memory.put(INFO, &u32::try_from(length(entries)).unwrap().to_ne_bytes());
         memory.put(INFO + 4, &7_u32.to_ne_bytes());
         memory.put(INFO + 8 + 4, &0_u32.to_ne_bytes());
         memory.put(INFO + 28 + 4, &u32::try_from(policy).unwrap().to_ne_bytes());
@@ -555,17 +604,51 @@ pub(crate) mod tests {
         let mut memory = memory();
         let table = Table::read(&mut memory, &LAYOUT, Family::Ipv4, TABLE).unwrap();
         let [policy, drop, _] = &table.rules[..] else { panic!("three rules") };
-        assert!(
-            table.is_same(&mut memory, &LAYOUT, drop, false)
-                && table.is_same(&mut memory, &LAYOUT, drop, true)
-        );
+        assert!(table.has_same(&mut memory, &LAYOUT, drop) && table.is_same(&mut memory, &LAYOUT));
         // One byte of one rule.
         memory.put(INFO + 64 + u64::from(policy.offset) + 3, &[9]);
-        assert!(table.is_same(&mut memory, &LAYOUT, drop, false));
-        assert!(!table.is_same(&mut memory, &LAYOUT, policy, false));
-        assert!(!table.is_same(&mut memory, &LAYOUT, drop, true));
+        assert!(table.has_same(&mut memory, &LAYOUT, drop));
+        assert!(!table.has_same(&mut memory, &LAYOUT, policy));
+        assert!(!table.is_same(&mut memory, &LAYOUT));
         memory.put_u64(TABLE, INFO + 8);
-        assert!(!table.is_same(&mut memory, &LAYOUT, drop, false));
+        assert!(!table.has_same(&mut memory, &LAYOUT, drop));
+    }
+
+    #[test]
+    fn rules_lie_across_the_pieces_that_are_read() {
+        let long = entry(STANDARD + 0x300, &[7; 40_000], 0);
+        let mut entries: Vec<_> = (0..500).map(|counter| standard(-1, counter)).collect();
+        entries.extend([long.clone(), standard(-1, 500), long, standard(-1, 501), head("ERROR")]);
+        let policy = length(&entries[..503]);
+        assert!(length(&entries) as u64 > 2 * Entries::PIECE);
+        let mut memory = memory_of(&entries, policy);
+        memory.put(STANDARD + 0x310, b"LOG\0");
+        memory.put(STANDARD + 0x314, &[0; 64]);
+        let table = Table::read(&mut memory, &LAYOUT, Family::Ipv4, TABLE).unwrap();
+        let told: Vec<_> = table.rules.iter().map(|rule| (rule.counter, rule.ordinal)).collect();
+        let drops = (0..500).map(|counter| (counter, counter as u32 + 1));
+        assert_eq!(told, drops.chain([(500, 502), (501, 0)]).collect::<Vec<_>>());
+        for rule in &table.rules {
+            assert!(table.has_same(&mut memory, &LAYOUT, rule), "{rule:?}");
+        }
+        assert!(table.is_same(&mut memory, &LAYOUT));
+        for offset in [3, Entries::PIECE + 3, length(&entries) as u64 - 1] {
+            let [byte] = memory.bytes(INFO + 64 + offset).unwrap();
+            memory.put(INFO + 64 + offset, &[byte ^ 1]);
+            assert!(!table.is_same(&mut memory, &LAYOUT), "{offset}");
+            memory.put(INFO + 64 + offset, &[byte]);
+        }
+        // What ends too early is no table.
+        memory.0.remove(&(INFO + 64 + length(&entries) as u64 - 1));
+        assert!(!table.is_same(&mut memory, &LAYOUT));
+        assert_eq!(Table::read(&mut memory, &LAYOUT, Family::Ipv4, TABLE), None);
+    }
+
+    #[test]
+    fn a_target_that_cannot_be_told_makes_no_rule_one_that_drops() {
+        let mut memory = memory();
+        memory.0.remove(&(REJECT + 16));
+        assert_eq!(Table::read(&mut memory, &LAYOUT, Family::Ipv4, TABLE), None);
     }
 
     #[test]

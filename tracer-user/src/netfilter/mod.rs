@@ -1,10 +1,12 @@
 //! Which netfilter rule dropped a packet.
 
 pub mod attribute;
+mod budget;
 pub mod counters;
 pub mod evaluate;
 pub mod hooks;
 pub mod legacy;
+mod listings;
 pub mod marks;
 pub mod memory;
 pub mod model;

@@ -3,6 +3,7 @@
 
 use super::NetnsId;
 use super::attribute::{self, Expression, Hook};
+use super::budget::Budget;
 use super::counters::Counters;
 use super::evaluate::{self, Culprit, Packet, TableText};
 use super::hooks::{HookLayout, Hooked};
@@ -23,6 +24,8 @@ const GENERATIONS: usize = 4;
 const MAX_NETNS: usize = 1024;
 /// Reading takes at most one part in this many of the time.
 const IDLE_SHARE: u32 = 4;
+/// Time that evaluating packets may take at once: a packet takes some microseconds a rule.
+const EVALUATION_BURST: Duration = Duration::from_millis(200);
 
 /// What a drop's event tells for attribution.
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +101,7 @@ pub struct Rulesets {
     /// Where hook functions are listed.
     pub hooks: Option<HookLayout>,
     words: Words,
+    evaluation: Budget,
     netns: HashMap<u32, Netns>,
     names: HashMap<u64, (String, Option<String>)>,
 }
@@ -145,17 +149,18 @@ impl Rulesets {
                 let Some(newest) = newest else { return answer };
                 let (address, sequence) = (evidence.attribution[0], evidence.attribution[1] as u32);
                 let is_listed = newest.lists(address, sequence);
-                let mut is_current = || is_listed && newest.is_current(memory, &layout, netns.address);
-                let generation = newest.sequence.into();
+                let mut is_current = || newest.is_current(memory, &layout, netns.address);
+                let generation = is_listed.then_some(newest.sequence.into());
                 self.words.add(netns, generation, evidence.mark, &mut answer, &mut is_current);
                 own_policy(&mut answer, newest.chains_beside(address));
             }
             (Some(Backend::Legacy), true) => {
                 let (counters, rule) = (&self.counters, evidence.attribution);
-                let mut is_current = || counters.is_still(memory, (rule[0], rule[1] as u32));
-                let generation = 1 << 32 | u64::from(rule[1] as u32);
+                let version = rule[1] as u32;
+                let mut is_current = || counters.is_still(memory, netns, version);
+                let generation = Some(1 << 32 | u64::from(version));
                 self.words.add(netns, generation, evidence.mark, &mut answer, &mut is_current);
-                own_policy(&mut answer, self.counters.chains_beside((rule[0], rule[1] as u32)));
+                own_policy(&mut answer, self.counters.chains_beside((rule[0], version)));
             }
             _ => {}
         }
@@ -257,15 +262,24 @@ impl Rulesets {
         let (version, tables) = self.counters.tables_on(netns, family, hook.number)?;
         let address = evidence.hooked(memory, self.hooks.as_ref()?, netns)?.private;
         let (_, only) = tables.iter().find(|(table, _)| *table == address)?;
+        // A drop by a table that came since.
+        if !self.counters.is_known(memory, netns) || !self.evaluation.is_left(EVALUATION_BURST) {
+            return None;
+        }
         let names: Vec<String> = tables.iter().map(|(_, name)| name.clone()).collect();
         let counters = &self.counters;
-        let mut is_current = || counters.is_known(memory, netns);
+        let mut is_current = || counters.is_still(memory, netns, version);
         let generation = 1 << 32 | u64::from(version);
         let listings = self.words.tables(netns, generation, (family, &names), &mut is_current)?;
+        let start = Instant::now();
         let chain = hook_name(family, hook.number)?;
-        let texts: Vec<_> =
-            names.iter().zip(&listings).map(|(table, listing)| TableText { table, chain, listing }).collect();
+        let texts: Vec<_> = names
+            .iter()
+            .zip(&listings)
+            .map(|(table, it)| TableText { table, chain, listing: &it.text })
+            .collect();
         let evaluation = evaluate::evaluate(packet, &texts, Some(only));
+        self.evaluation.take(start.elapsed());
         let (confidence, culprit) = evaluate::confidence(&evaluation);
         answer.method = Some(Method::Evaluated);
         answer.confidence = confidence;

@@ -22,19 +22,53 @@ pub struct SavedRule<'a> {
 /// told apart from what follows it (with white space in it), and at a quoted word that does not end.
 pub fn saved_rules(listing: &str) -> impl Iterator<Item = SavedRule<'_>> {
     let mut ordinals: HashMap<&str, u32> = HashMap::new();
-    saved_lines(listing).map_while(Line::known).filter_map(move |line| {
+    saved_lines(listing).map_while(Line::known).filter_map(move |(line, _)| {
         let Line::Rule(text) = line else { return None };
-        let (chain, _) = text.strip_prefix("-A ")?.split_once(' ').unwrap_or((text.get(3..)?, ""));
+        let chain = chain_of(text)?;
         let ordinal = ordinals.entry(chain).or_default();
         *ordinal = ordinal.checked_add(1)?;
         Some(SavedRule { chain, ordinal: *ordinal, text })
     })
 }
 
-/// The rule with a number, from 1, of a chain: of the first table of an `iptables-save` listing.
-#[must_use]
-pub fn saved_rule<'a>(listing: &'a str, chain: &str, ordinal: u32) -> Option<&'a str> {
-    saved_rules(listing).find(|rule| rule.ordinal == ordinal && rule.chain == chain).map(|rule| rule.text)
+/// The chain of a rule, which begins with `-A`.
+fn chain_of(rule: &str) -> Option<&str> {
+    rule.strip_prefix("-A ")?.split(' ').next()
+}
+
+/// Where the rules of an `iptables-save` listing begin, so that one of a hundred thousand is found at once.
+#[derive(Debug, Default)]
+pub struct SavedIndex {
+    /// Offsets in the listing, by chain.
+    chains: HashMap<Box<str>, Vec<u32>>,
+}
+
+impl SavedIndex {
+    /// Of the first table of a listing. What is past its first 4 GB is left out.
+    #[must_use]
+    pub fn of(listing: &str) -> Self {
+        let mut index = Self::default();
+        for (line, at) in saved_lines(listing).map_while(Line::known) {
+            let Line::Rule(text) = line else { continue };
+            let (Some(chain), Ok(start)) = (chain_of(text), u32::try_from(at)) else { continue };
+            match index.chains.get_mut(chain) {
+                Some(starts) => starts.push(start),
+                None => drop(index.chains.insert(chain.into(), vec![start])),
+            }
+        }
+        index
+    }
+
+    /// The rule with a number, from 1, of a chain. The listing is the one that this is of.
+    #[must_use]
+    pub fn rule<'a>(&self, listing: &'a str, chain: &str, ordinal: u32) -> Option<&'a str> {
+        let nth = usize::try_from(ordinal.checked_sub(1)?).ok()?;
+        let start = usize::try_from(*self.chains.get(chain)?.get(nth)?).ok()?;
+        match Line::first(listing.get(start..)?) {
+            (Line::Rule(text), _) => Some(text),
+            _ => None,
+        }
+    }
 }
 
 /// The base chains of the first table of an `iptables-save` listing, with their policies, such as
@@ -45,7 +79,7 @@ pub fn saved_policies(listing: &str) -> impl Iterator<Item = (&str, &str)> {
 
 /// All chains of the first table of an `iptables-save` listing, with their policies: `-` for one that is no base chain.
 pub(super) fn saved_chains(listing: &str) -> impl Iterator<Item = (&str, &str)> {
-    saved_lines(listing).map_while(Line::known).filter_map(|line| match line {
+    saved_lines(listing).map_while(Line::known).filter_map(|(line, _)| match line {
         Line::Chain { name, policy } => Some((name, policy)),
         _ => None,
     })
@@ -53,8 +87,8 @@ pub(super) fn saved_chains(listing: &str) -> impl Iterator<Item = (&str, &str)> 
 
 /// Whether the first table of an `iptables-save` listing can be read to its end, so that no rule of it is missing.
 pub(super) fn is_whole(listing: &str) -> bool {
-    let last = saved_lines(listing).find(|line| matches!(line, Line::Unknown | Line::End));
-    matches!(last, Some(Line::End))
+    let last = saved_lines(listing).find(|(line, _)| matches!(line, Line::Unknown | Line::End));
+    matches!(last, Some((Line::End, _)))
 }
 
 /// A line of `iptables-save`.
@@ -101,26 +135,32 @@ impl<'a> Line<'a> {
         (numbers && !name.contains(char::is_whitespace)).then_some(Self::Chain { name, policy })
     }
 
-    fn known(self) -> Option<Self> {
-        (!matches!(self, Self::Unknown | Self::End)).then_some(self)
+    /// A line, with its place, that others may follow.
+    fn known((line, at): (Self, usize)) -> Option<(Self, usize)> {
+        (!matches!(line, Self::Unknown | Self::End)).then_some((line, at))
     }
 }
 
-/// The lines of a listing.
-fn saved_lines(listing: &str) -> impl Iterator<Item = Line<'_>> {
-    let mut rest = listing;
+/// The lines of a listing, and where they begin.
+fn saved_lines(listing: &str) -> impl Iterator<Item = (Line<'_>, usize)> {
+    let mut at = 0;
     std::iter::from_fn(move || {
-        if rest.is_empty() {
-            return None;
-        }
+        let rest = listing.get(at..).filter(|rest| !rest.is_empty())?;
         let (line, end) = Line::first(rest);
-        rest = rest.get(end..).map_or("", |rest| rest.strip_prefix('\n').unwrap_or(rest));
-        Some(line)
+        let start = at;
+        // Behind the line break.
+        at += end + 1;
+        Some((line, start))
     })
 }
 
 /// Where the rule ends that `rest` begins with: at the first line break outside of quotes. None if a quote stays open.
 fn rule_end(rest: &str) -> Option<usize> {
+    // Most rules have no quotes; these are found faster than byte by byte.
+    let (line, _) = rest.split_once('\n').unwrap_or((rest, ""));
+    if !line.contains('"') {
+        return Some(line.len());
+    }
     let mut quotes = Quotes::new(Syntax::Iptables);
     match rest.bytes().position(|c| !quotes.step(c) && c == b'\n') {
         Some(end) => Some(end),
@@ -328,6 +368,10 @@ COMMIT
 COMMIT
 "#;
 
+    fn saved_rule<'a>(listing: &'a str, chain: &str, ordinal: u32) -> Option<&'a str> {
+        SavedIndex::of(listing).rule(listing, chain, ordinal)
+    }
+
     #[test]
     fn a_saved_rule_is_found_by_chain_and_number() {
         assert_eq!(
@@ -351,6 +395,11 @@ COMMIT
             saved_rules(FILTER).count(),
             FILTER.lines().filter(|line| line.starts_with("-A ")).count()
         );
+        for listing in [FILTER, NAT, HOSTILE] {
+            for rule in saved_rules(listing) {
+                assert_eq!(saved_rule(listing, rule.chain, rule.ordinal), Some(rule.text));
+            }
+        }
         let last = saved_rules(NAT).last().unwrap();
         assert_eq!((last.chain, last.ordinal), ("KUBE-SVC-HMFGOEA42SZG2MM4", 5));
     }

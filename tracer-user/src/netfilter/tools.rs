@@ -548,6 +548,8 @@ fn collect(mut running: Running, tool: Tool, limits: Limits) -> Result<Vec<u8>, 
         std::thread::sleep(Duration::from_millis(2));
     };
     if status.success() {
+        // It may be kept for long.
+        output.shrink_to_fit();
         return Ok(output);
     }
     let words = escape(String::from_utf8_lossy(&words).trim()).into_owned();

@@ -52,12 +52,14 @@ pub struct LeftOut {
 pub fn plan(seen: Vec<Seen>, most: u32) -> Plan {
     let mut plan = Plan { lists: vec![List::default(); LISTS as usize], ..Plan::default() };
     for (index, netns) in seen.iter().enumerate() {
+        let countable = countable(netns);
         // A counter is in one chunk only, whatever hooks its rule can be met on: each has one memory of what it was.
         let chunk_of: Vec<Vec<u32>> = netns
             .tables
             .iter()
+            .zip(&countable)
             .enumerate()
-            .map(|(table, it)| plan.add_chunks(index, table, it, most))
+            .map(|(table, it)| plan.add_chunks((index, table), it, most))
             .collect();
         for (family, hook, tables) in &netns.hooks {
             plan.add_list(netns, *family, *hook, tables, &chunk_of);
@@ -65,6 +67,27 @@ pub fn plan(seen: Vec<Seen>, most: u32) -> Plan {
     }
     plan.seen = seen;
     plan
+}
+
+/// Of each rule of each table, whether it can be met on a hook whose rules are not too many. Those of a hook that is left
+/// out would only take the room of others.
+fn countable(netns: &Seen) -> Vec<Vec<bool>> {
+    let mut countable: Vec<_> = netns.tables.iter().map(|table| vec![false; table.rules.len()]).collect();
+    for (_, hook, tables) in &netns.hooks {
+        let of_table = |index: &usize| Some((*index, netns.tables.get(*index)?.reachable(*hook)));
+        let met: Vec<(usize, Vec<usize>)> = tables.iter().filter_map(of_table).collect();
+        if met.iter().map(|(_, rules)| rules.len()).sum::<usize>() > LIST_CHUNKS * CHUNK_RULES {
+            continue;
+        }
+        for (table, rules) in met {
+            for rule in rules {
+                if let Some(it) = countable.get_mut(table).and_then(|rules| rules.get_mut(rule)) {
+                    *it = true;
+                }
+            }
+        }
+    }
+    countable
 }
 
 impl Plan {
@@ -78,12 +101,20 @@ impl Plan {
         Some((seen, table, table.rules.get(rule)?))
     }
 
-    /// Packs the counters of a table's rules into chunks; returns the chunk of each rule, `u32::MAX` for one that found
-    /// no room.
-    fn add_chunks(&mut self, seen: usize, table: usize, rules: &Table, most: u32) -> Vec<u32> {
+    /// Packs the counters of a table's countable rules into chunks; returns the chunk of each rule, `u32::MAX` for one
+    /// that has none. Seen and table are given as indices, too.
+    fn add_chunks(
+        &mut self,
+        (seen, table): (usize, usize),
+        (rules, countable): (&Table, &Vec<bool>),
+        most: u32,
+    ) -> Vec<u32> {
         let mut chunk_of = vec![u32::MAX; rules.rules.len()];
-        let mut order: Vec<(u64, usize)> =
-            rules.rules.iter().enumerate().map(|(index, rule)| (rule.counter, index)).collect();
+        let rules = rules.rules.iter().zip(countable).enumerate();
+        let mut order: Vec<(u64, usize)> = rules
+            .filter(|(_, (_, countable))| **countable)
+            .map(|(index, (rule, _))| (rule.counter, index))
+            .collect();
         order.sort_unstable();
         let mut open: Option<(u32, u64)> = None;
         for (counter, index) in order {
@@ -205,6 +236,24 @@ mod tests {
         };
         assert_eq!((chunks(1), chunks(2)), (vec![0x1000, 0x5000], vec![0x5000, 0x9000]));
         assert_eq!(plan.chunks.len(), 3);
+    }
+
+    #[test]
+    fn a_hook_with_too_many_rules_takes_no_room() {
+        let most = LIST_CHUNKS * CHUNK_RULES;
+        let of = |count: usize| {
+            let many = (0..count as u64).map(|index| rule(0, 0x1000 + index * COUNTER_BYTES as u64));
+            let few = [rule(1, 0x90_0000), rule(2, 0x90_0100)];
+            let hooks = vec![(Family::Ipv4, 1, vec![0]), (Family::Ipv4, 2, vec![0])];
+            plan(vec![seen(vec![table(many.chain(few).collect())], hooks)], LIST_CHUNKS as u32 + 2)
+        };
+        // With the rule of the chain that both hooks jump to.
+        let full = of(most - CHUNK_RULES);
+        assert_eq!((full.chunks.len(), full.left_out.len()), (LIST_CHUNKS + 1, 0));
+        let left = of(most);
+        assert_eq!((left.chunks.len(), list_of(&left, 1)), (2, None));
+        assert_eq!(list_of(&left, 2).map(|list| list.length), Some(2));
+        assert_eq!(left.left_out, [LeftOut { netns: 77, family: Family::Ipv4, hook: 1, rules: most + 1 }]);
     }
 
     #[test]

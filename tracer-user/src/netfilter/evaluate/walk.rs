@@ -9,7 +9,6 @@ use super::rule::{Action, Next, Rule, Writes, is_target};
 use super::truth::Truth;
 use super::{Culprit, TableText, Verdict};
 use crate::netfilter::text::{self, SavedRule};
-use std::cell::OnceCell;
 use std::collections::HashMap;
 
 /// Most culprits that are told.
@@ -24,20 +23,15 @@ pub(super) struct Table<'a> {
     base: &'a str,
     /// The base chain's policy; `None` if it is not there.
     policy: Option<&'a str>,
-    chains: HashMap<&'a str, Vec<Line<'a>>>,
+    /// Rules are read when they are asked: all of them, read, would take ten times the memory of the text.
+    chains: HashMap<&'a str, Vec<SavedRule<'a>>>,
     /// No rule is missing.
     is_whole: bool,
 }
 
-struct Line<'a> {
-    saved: SavedRule<'a>,
-    /// Read when it is first asked.
-    rule: OnceCell<Rule<'a>>,
-}
-
 impl<'a> Table<'a> {
     pub(super) fn read(table: &TableText<'a>) -> Self {
-        let mut chains: HashMap<&str, Vec<Line<'_>>> = HashMap::new();
+        let mut chains: HashMap<&str, Vec<SavedRule<'_>>> = HashMap::new();
         let mut policy = None;
         let mut is_whole = text::is_whole(table.listing);
         for (name, found) in text::saved_chains(table.listing) {
@@ -49,7 +43,7 @@ impl<'a> Table<'a> {
             chains.entry(name).or_default();
         }
         for saved in text::saved_rules(table.listing) {
-            chains.entry(saved.chain).or_default().push(Line { saved, rule: OnceCell::new() });
+            chains.entry(saved.chain).or_default().push(saved);
         }
         Self { name: table.table, base: table.chain, policy, chains, is_whole }
     }
@@ -172,23 +166,23 @@ impl<'a> Walk<'_, 'a> {
     /// The mark with which the packet comes out at a chain's end; `None` if it doesn't.
     fn chain(&mut self, name: &str, mark: Mark, depth: u32) -> Option<Mark> {
         let table = self.table;
-        let lines = table.chains.get(name)?;
+        let rules = table.chains.get(name)?;
         let mut here = Some(mark);
         let mut returned = None;
-        for line in lines {
+        for saved in rules {
             let Some(mark) = here else { break };
             if !self.step() {
                 return Some(Mark::default());
             }
-            let rule = line.rule.get_or_init(|| Rule::parse(line.saved.text));
+            let rule = Rule::parse(saved.text);
             let asked = rule.ask(self.packet, mark);
             if asked.may_drop {
-                self.blame(Some(line.saved), Verdict::Hotdrop, mark);
+                self.blame(Some(*saved), Verdict::Hotdrop, mark);
             }
             if asked.truth == Truth::No {
                 continue;
             }
-            let after = self.act(line.saved, &rule.action, asked.taken, depth);
+            let after = self.act(*saved, &rule.action, asked.taken, depth);
             returned = either(returned, after.returned);
             here = match asked.truth {
                 Truth::Yes => after.on,
