@@ -139,6 +139,7 @@ impl Stream {
     pub fn self_test(&mut self) -> Result<(), SelfTestError> {
         let backends = Backends::detect(&|name| self.kernel.has_function(name));
         self.rulesets.hooks = self.kernel.hooks();
+        self.rulesets.connections = self.kernel.connections();
         let is_done = self.lab.as_ref().is_some_and(|lab| lab.backends() == backends);
         if is_done || backends.is_empty() {
             return Ok(());
@@ -302,7 +303,8 @@ impl Stream {
             event.segments = own;
             event.drop.netfilter = netfilter.map(Box::new);
             let Reason { class, cause, netfilter, .. } = &event.drop;
-            let told = Told { class: *class, cause: cause.clone(), netfilter: netfilter.clone() };
+            let netfilter = netfilter.as_ref().map(|answer| Box::new(answer.of_others()));
+            let told = Told { class: *class, cause: cause.clone(), netfilter };
             self.told.insert(raw.slot, told);
             each(Record::Drop(Box::new(event)));
         }

@@ -1,6 +1,7 @@
 //! Which netfilter rule dropped a packet.
 
 pub mod attribute;
+pub mod conntrack;
 pub mod counters;
 pub mod evaluate;
 pub mod hooks;

@@ -3,6 +3,7 @@
 
 use super::NetnsId;
 use super::attribute::{self, Expression, Hook};
+use super::conntrack::{self, TableLayout};
 use super::counters::Counters;
 use super::evaluate::{self, Culprit, Packet, TableText};
 use super::hooks::{HookLayout, Hooked};
@@ -43,6 +44,8 @@ pub struct Evidence {
     pub now: u64,
     /// skb->mark; 0 where only a count is known.
     pub mark: u32,
+    /// The packet's connection; `None` also where only a count is known.
+    pub entry: Option<conntrack::Entry>,
 }
 
 impl Evidence {
@@ -56,6 +59,7 @@ impl Evidence {
             expression: raw.expression,
             time: raw.time,
             mark: raw.mark,
+            entry: raw.conntrack.map(|entry| conntrack::Entry { status: entry.status, info: entry.info }),
             ..of_key
         }
     }
@@ -85,6 +89,7 @@ impl Evidence {
             time: u64::MAX,
             now: 0,
             mark: 0,
+            entry: None,
         }
     }
 }
@@ -97,6 +102,8 @@ pub struct Rulesets {
     pub counters: Counters,
     /// Where hook functions are listed.
     pub hooks: Option<HookLayout>,
+    /// Where count and limit of tracked connections are.
+    pub connections: Option<TableLayout>,
     words: Words,
     netns: HashMap<u32, Netns>,
     names: HashMap<u64, (String, Option<String>)>,
@@ -227,19 +234,26 @@ impl Rulesets {
 
     /// The hook function that dropped it, by its index. A table's function is no answer: which rule did it is not known.
     fn by_function(
-        &self,
+        &mut self,
         memory: &mut impl KernelMemory,
         name: &dyn Fn(u64) -> Option<String>,
         evidence: &Evidence,
     ) -> Option<Netfilter> {
-        let layout = self.hooks.as_ref()?;
-        let Hooked { function, .. } = evidence.hooked(memory, layout, self.netns_of(evidence)?)?;
+        let (layout, netns) = (self.hooks.as_ref()?, self.netns_of(evidence)?);
+        let Hooked { function, .. } = evidence.hooked(memory, layout, netns)?;
         let is_table = self.counters.layout().is_some_and(|layout| layout.functions.contains(&function));
+        let function = name(function)?;
+        let connections = &mut self.connections;
+        let verdict = conntrack::verdict(&function, evidence.hook, evidence.entry, || {
+            connections.as_mut()?.fill(memory, netns.address)
+        });
+        let unsaid = if is_table { Confidence::Ambiguous } else { Confidence::Exact };
         Some(Netfilter {
             backend: is_table.then_some(Backend::Legacy),
-            function: Some(name(function)?),
+            function: Some(function),
+            verdict: verdict.map(|(name, _)| name.to_owned()),
             method: Some(Method::Hook),
-            confidence: if is_table { Confidence::Ambiguous } else { Confidence::Exact },
+            confidence: verdict.map_or(unsaid, |(_, confidence)| confidence),
             ..attribute::at_hook(evidence.hook)
         })
     }

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::event::explain::Names;
 use crate::netfilter::{
+    conntrack::TableLayout,
     hooks::HookLayout,
     legacy::{self, LegacyLayout},
     nft::NftLayout,
@@ -51,6 +52,8 @@ pub struct Kernel {
     nft: Option<NftLayout>,
     /// Where hook functions are listed.
     hooks: Option<HookLayout>,
+    /// Where count and limit of tracked connections are.
+    connections: Option<TableLayout>,
     /// Layout of legacy tables, likewise.
     legacy: Option<LegacyLayout>,
     /// Modules of [`MODULES`] whose BTF was read.
@@ -81,6 +84,7 @@ impl Kernel {
             symbols: None,
             nft: NftLayout::resolve(&vmlinux, None),
             hooks: HookLayout::resolve(&vmlinux),
+            connections: TableLayout::resolve(&vmlinux, None),
             legacy: LegacyLayout::resolve(&vmlinux, None),
             read: BTreeSet::new(),
         };
@@ -128,6 +132,12 @@ impl Kernel {
         self.hooks
     }
 
+    /// Where count and limit of tracked connections are.
+    #[must_use]
+    pub fn connections(&self) -> Option<TableLayout> {
+        self.connections
+    }
+
     /// Layout of legacy tables; `None` also where no legacy table can be: without ip_tables and ip6_tables.
     #[must_use]
     pub fn legacy(&self) -> Option<LegacyLayout> {
@@ -173,6 +183,7 @@ impl Kernel {
                 "nf_conntrack" => {
                     let (conntrack, _) = offsets::resolve_conntrack(&btf);
                     self.layout.conntrack = conntrack;
+                    self.connections = TableLayout::resolve(vmlinux, Some(&btf));
                     self.missing.retain(|field| !field.what.starts_with("nf_conn"));
                 }
                 "nf_tables" => {
