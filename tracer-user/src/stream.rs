@@ -140,6 +140,7 @@ impl Stream {
         let backends = Backends::detect(&|name| self.kernel.has_function(name));
         self.rulesets.hooks = self.kernel.hooks();
         self.rulesets.connections = self.kernel.connections();
+        self.rulesets.programs = self.kernel.programs();
         let is_done = self.lab.as_ref().is_some_and(|lab| lab.backends() == backends);
         if is_done || backends.is_empty() {
             return Ok(());

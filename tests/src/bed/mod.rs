@@ -11,6 +11,7 @@ pub mod listing;
 pub mod namespace;
 pub mod objects;
 pub mod packet;
+pub mod program;
 pub mod random;
 pub mod record;
 pub mod ruleset;

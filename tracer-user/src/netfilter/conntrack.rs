@@ -66,12 +66,13 @@ pub fn verdict(
         | "ipv4_conntrack_in"
         | "ipv4_conntrack_local"
         | "ipv6_conntrack_in"
-        | "ipv6_conntrack_local" => {
+        | "ipv6_conntrack_local"
+        | "nf_ct_bridge_pre" => {
             // Without memory, too, no entry is made; or a closed connection was opened by two packets at once.
             let is_full = entry.is_none() && fill()?.is_full();
             is_full.then_some((TABLE_FULL, Confidence::Inferred))
         }
-        "nf_confirm" | "ipv4_confirm" | "ipv6_confirm" => {
+        "nf_confirm" | "ipv4_confirm" | "ipv6_confirm" | "nf_ct_bridge_post" => {
             // A helper may drop a new connection, too, and so may a hash chain that is too long.
             let Entry { status, info } = entry?;
             let is_new = status & (CONFIRMED | DYING) == 0 && info <= NEW;

@@ -457,7 +457,7 @@ pub(crate) mod tests {
     }
 
     const LAYOUT: LegacyLayout = LegacyLayout {
-        hooks: HookLayout { arrays: [0, 40], entries_count: 0, entries_hooks: 8 },
+        hooks: HookLayout { arrays: [0, 40], others: [None; 2], entries_count: 0, entries_hooks: 8 },
         table_private: 0,
         table_name: 8,
         info_size: 0,

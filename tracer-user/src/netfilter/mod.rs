@@ -12,6 +12,7 @@ pub mod model;
 mod netns;
 pub mod nft;
 pub mod owner;
+pub mod program;
 pub mod roles;
 pub mod rulesets;
 pub mod text;

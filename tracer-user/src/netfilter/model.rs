@@ -1,5 +1,6 @@
 //! The answer: what of netfilter dropped a packet, as it stands in the JSON contract.
 
+use super::program::Program;
 use serde::{Deserialize, Serialize};
 
 /// What of netfilter dropped a packet. What is not known is null.
@@ -30,6 +31,9 @@ pub struct Netfilter {
     pub owner: Option<String>,
     /// The hook function that dropped, for example `nf_conntrack_in`: certain, however sure the verdict is.
     pub function: Option<String>,
+    /// For `nf_hook_run_bpf`: the BPF program that it runs.
+    #[serde(default)]
+    pub program: Option<Program>,
     /// For a rule that matches a mark: the rules that set it.
     #[serde(default)]
     pub mark_set_by: Vec<RuleRef>,
@@ -47,7 +51,8 @@ impl Netfilter {
     /// packet's.
     #[must_use]
     pub fn of_others(&self) -> Self {
-        let is_its_own = self.method == Some(Method::Hook) && self.verdict.is_some();
+        let is_its_own =
+            self.method == Some(Method::Hook) && self.verdict.is_some() && self.program.is_none();
         let confidence = match self.confidence {
             Confidence::Exact if is_its_own => Confidence::Inferred,
             confidence => confidence,

@@ -11,6 +11,7 @@ use super::memory::KernelMemory;
 use super::model::{Backend, Confidence, Family, Method, Netfilter, TableSummary, hook_name};
 use super::nft::{Chain, Found, NftLayout, Ruleset};
 use super::owner::{self, Subject};
+use super::program::{self, Program, ProgramLayout};
 use super::words::Words;
 use crate::event::decode::Raw;
 use std::borrow::Cow;
@@ -24,6 +25,18 @@ const GENERATIONS: usize = 4;
 const MAX_NETNS: usize = 1024;
 /// Reading takes at most one part in this many of the time.
 const IDLE_SHARE: u32 = 4;
+
+/// Hook functions of the tables of arptables-legacy and ebtables-legacy, whose counters are not compared
+/// (net/ipv4/netfilter/arptable_filter.c, net/bridge/netfilter/ebtable_*.c).
+const OTHER_TABLES: [&str; 7] = [
+    "arpt_do_table",
+    "arptable_filter_hook",
+    "ebt_do_table",
+    "ebt_in_hook",
+    "ebt_out_hook",
+    "ebt_nat_in",
+    "ebt_nat_out",
+];
 
 /// What a drop's event tells for attribution.
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +117,8 @@ pub struct Rulesets {
     pub hooks: Option<HookLayout>,
     /// Where count and limit of tracked connections are.
     pub connections: Option<TableLayout>,
+    /// Where a BPF program's id and name are.
+    pub programs: Option<ProgramLayout>,
     words: Words,
     netns: HashMap<u32, Netns>,
     names: HashMap<u64, (String, Option<String>)>,
@@ -240,17 +255,25 @@ impl Rulesets {
         evidence: &Evidence,
     ) -> Option<Netfilter> {
         let (layout, netns) = (self.hooks.as_ref()?, self.netns_of(evidence)?);
-        let Hooked { function, .. } = evidence.hooked(memory, layout, netns)?;
+        let Hooked { function, private } = evidence.hooked(memory, layout, netns)?;
         let is_table = self.counters.layout().is_some_and(|layout| layout.functions.contains(&function));
         let function = name(function)?;
+        let is_table = is_table || OTHER_TABLES.contains(&function.as_str());
         let connections = &mut self.connections;
         let verdict = conntrack::verdict(&function, evidence.hook, evidence.entry, || {
             connections.as_mut()?.fill(memory, netns.address)
         });
+        let program = (function == program::HOOK_FUNCTION)
+            .then(|| Program::read(memory, self.programs.as_ref()?, private))
+            .flatten();
+        // Accept or drop is all that a program can say.
+        let dropped = program.as_ref().map(|_| ("drop", Confidence::Exact));
+        let verdict = verdict.or(dropped);
         let unsaid = if is_table { Confidence::Ambiguous } else { Confidence::Exact };
         Some(Netfilter {
             backend: is_table.then_some(Backend::Legacy),
             function: Some(function),
+            program,
             verdict: verdict.map(|(name, _)| name.to_owned()),
             method: Some(Method::Hook),
             confidence: verdict.map_or(unsaid, |(_, confidence)| confidence),

@@ -200,7 +200,9 @@ pub(super) fn place(drop: &Drop) -> String {
         && let (Some(function), Some(hook)) = (&netfilter.function, &netfilter.hook)
     {
         let what = verdict(netfilter).or(why.reason.as_deref()).unwrap_or("dropped");
-        return format!("{} {} ({})", escape(what), escape(function), escape(hook));
+        let program = netfilter.program.as_ref().map(|it| format!(" {} id {}", escape(&it.name), it.id));
+        let program = program.unwrap_or_default();
+        return format!("{} {}{program} ({})", escape(what), escape(function), escape(hook));
     }
     let known: Vec<_> = [&why.reason, &why.location].into_iter().flatten().map(|text| escape(text)).collect();
     if known.is_empty() { "unknown reason".to_owned() } else { known.join(" ") }
@@ -221,7 +223,8 @@ pub(super) fn rule(netfilter: &Netfilter) -> Option<String> {
 
 /// Why a hook function dropped it, which says more than the kernel's reason.
 pub(super) fn verdict(netfilter: &Netfilter) -> Option<&str> {
-    netfilter.function.as_ref().and(netfilter.verdict.as_deref())
+    let verdict = netfilter.function.as_ref().and(netfilter.verdict.as_deref());
+    verdict.filter(|verdict| *verdict != "drop")
 }
 
 /// `veth1->eth0`, `veth1`, `->eth0`; where no interface is known, the network namespace.

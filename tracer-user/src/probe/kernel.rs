@@ -13,6 +13,7 @@ use crate::netfilter::{
     hooks::HookLayout,
     legacy::{self, LegacyLayout},
     nft::NftLayout,
+    program::ProgramLayout,
 };
 use std::{cell::RefCell, collections::BTreeSet, path::Path, sync::Arc, thread, time::Duration};
 use tracer_common::{ConntrackOffsets, TextRange};
@@ -54,6 +55,8 @@ pub struct Kernel {
     hooks: Option<HookLayout>,
     /// Where count and limit of tracked connections are.
     connections: Option<TableLayout>,
+    /// Where a BPF program's id and name are.
+    programs: Option<ProgramLayout>,
     /// Layout of legacy tables, likewise.
     legacy: Option<LegacyLayout>,
     /// Modules of [`MODULES`] whose BTF was read.
@@ -85,6 +88,7 @@ impl Kernel {
             nft: NftLayout::resolve(&vmlinux, None),
             hooks: HookLayout::resolve(&vmlinux),
             connections: TableLayout::resolve(&vmlinux, None),
+            programs: ProgramLayout::resolve(&vmlinux),
             legacy: LegacyLayout::resolve(&vmlinux, None),
             read: BTreeSet::new(),
         };
@@ -136,6 +140,12 @@ impl Kernel {
     #[must_use]
     pub fn connections(&self) -> Option<TableLayout> {
         self.connections
+    }
+
+    /// Where a BPF program's id and name are.
+    #[must_use]
+    pub fn programs(&self) -> Option<ProgramLayout> {
+        self.programs
     }
 
     /// Layout of legacy tables; `None` also where no legacy table can be: without ip_tables and ip6_tables.
