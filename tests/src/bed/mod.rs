@@ -4,6 +4,7 @@ pub mod backend;
 pub mod clock;
 pub mod command;
 pub mod droptrace;
+pub mod ebtables;
 pub mod flood;
 pub mod generate;
 pub mod kernel;

@@ -5,6 +5,7 @@ use super::answer::{Blame, expects_exact_here};
 use super::expect::{Expect, verify, watch};
 use super::{both, one, rules, skip};
 use crate::bed::backend::Backend;
+use crate::bed::ebtables;
 use crate::bed::kernel;
 use crate::bed::listing::Listed;
 use crate::bed::packet;
@@ -43,6 +44,7 @@ pub(super) fn trials() -> Vec<Trial> {
         ("attribution::nft_named_map", named_map),
         ("attribution::nft_bridge", bridge),
         ("attribution::bpf_program", bpf_program),
+        ("attribution::ebtables_legacy", ebtables_legacy),
     ] {
         trials.extend(both(name, scenario));
     }
@@ -367,6 +369,29 @@ fn at_device(family: Family, table: &str, hook: &str) -> Result<()> {
     let expect =
         Expect::drops(1, &routed.router).flow("udp", from, to).blame(blame, expects_exact_here(Backend::Nft));
     verify(stream, &[expect], &[&routed.server.netns])
+}
+
+/// A legacy table of bridges: its function is known, and that it is a table; which of its rules dropped is not.
+fn ebtables_legacy(family: Family) -> Result<()> {
+    let Bridged { client, middle, server } = Bridged::new()?;
+    ebtables::drop_forwarded(&middle)
+        .map_err(|error| skip(format!("no legacy tables of bridges: {error:#}")))?;
+    let (from, to) = (client.port(family, 40_000), server.port(family, 4242));
+    let stream = watch()?;
+    client.inject(&[packet::udp(from, to, b"unwanted")])?;
+    let expect =
+        Expect::drops(1, &middle).flow("udp", from, to).reason(&["NETFILTER_DROP"]).at(&["nf_hook_slow"]);
+    let expect = if expects_exact_here(Backend::Legacy) {
+        expect
+            .field("/drop/netfilter/hook", "FORWARD")
+            .field("/drop/netfilter/family", "bridge")
+            .field_among("/drop/netfilter/function", &["ebt_do_table", "ebt_in_hook"])
+            .field("/drop/netfilter/backend", "legacy")
+            .field("/drop/netfilter/confidence", "ambiguous")
+    } else {
+        expect
+    };
+    verify(stream, &[expect], &[&server.netns])
 }
 
 /// A BPF program on a hook drops, between two that don't.

@@ -10,7 +10,7 @@ use crate::bed::listing::Listed;
 use crate::bed::namespace::Namespace;
 use crate::bed::packet::{self, tcp_flag};
 use crate::bed::ruleset::Hook;
-use crate::bed::topology::{Bridged, Family, Routed};
+use crate::bed::topology::{Family, Routed};
 use anyhow::{Context, Result};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
@@ -54,8 +54,6 @@ pub(super) fn trials() -> Vec<Trial> {
     // The limit is the machine's.
     trials.push(alone("outages::conntrack_full::ipv4", || conntrack_full(V4)));
     trials.push(alone("outages::conntrack_full::ipv6", || conntrack_full(V6)));
-    trials.push(alone("outages::bridge_conntrack_full::ipv4", || bridge_conntrack_full(V4)));
-    trials.push(alone("outages::bridge_conntrack_full::ipv6", || bridge_conntrack_full(V6)));
     trials
 }
 
@@ -485,30 +483,6 @@ fn conntrack_full(family: Family) -> Result<()> {
     let functions = ["nf_conntrack_in", "ipv4_conntrack_in", "ipv6_conntrack_in"];
     let said = ("conntrack-table-full", "inferred");
     verify(stream, &[hook_function(expect, Hook::Prerouting, family, &functions, said)], &[])
-}
-
-/// The same where a bridge tracks what it forwards.
-fn bridge_conntrack_full(family: Family) -> Result<()> {
-    let Bridged { client, middle, server } = Bridged::new()?;
-    super::rules::chain(&middle, "bridge", "forward", "ct state new accept")
-        .map_err(|error| skip(format!("bridges don't track connections here: {error:#}")))?;
-    load_rule_engines(&middle)?;
-    let to = server.port(family, 4242);
-    let stream = watch()?;
-    let _limit = ConntrackLimit::set(4)?;
-    let flows: Vec<_> =
-        (40_000..40_012).map(|port| packet::udp(client.port(family, port), to, b"one more")).collect();
-    client.inject(&flows)?;
-    let expect = Expect::at_least(1, &middle)
-        .destination("udp", to)
-        .reason(&["NETFILTER_DROP"])
-        .at(&["nf_hook_slow"])
-        .field("/drop/netfilter/hook", "PREROUTING")
-        .field("/drop/netfilter/family", "bridge")
-        .field("/drop/netfilter/function", "nf_ct_bridge_pre")
-        .field("/drop/netfilter/verdict", "conntrack-table-full")
-        .field("/drop/netfilter/confidence", "inferred");
-    verify(stream, &[expect], &[])
 }
 
 #[cfg(test)]

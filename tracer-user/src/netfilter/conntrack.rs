@@ -66,8 +66,7 @@ pub fn verdict(
         | "ipv4_conntrack_in"
         | "ipv4_conntrack_local"
         | "ipv6_conntrack_in"
-        | "ipv6_conntrack_local"
-        | "nf_ct_bridge_pre" => {
+        | "ipv6_conntrack_local" => {
             // Without memory, too, no entry is made; or a closed connection was opened by two packets at once.
             let is_full = entry.is_none() && fill()?.is_full();
             is_full.then_some((TABLE_FULL, Confidence::Inferred))

@@ -95,6 +95,8 @@ pub struct Table {
     pub chains: Vec<Chain>,
     /// The rules that can drop a packet, in the table's order.
     pub rules: Vec<Rule>,
+    /// The rules that give packets to user space (`-j NFQUEUE`): index of the chain, and number in it.
+    pub queues: Vec<(usize, u32)>,
 }
 
 /// A chain.
@@ -210,6 +212,7 @@ impl Table {
             hash: info.hash(),
             chains: Vec::new(),
             rules: Vec::new(),
+            queues: Vec::new(),
         };
         let entry = if family == Family::Ipv6 { &IPV6 } else { &IPV4 };
         let inline = layout.is_single.then_some(private + u64::from(layout.info_entries));
@@ -288,6 +291,10 @@ impl Table {
                     }
                     _ => None,
                 };
+                // -NF_QUEUE - 1
+                if kind == "NFQUEUE" || verdict == Some(-4) {
+                    self.queues.push((chain, ordinal));
+                }
                 if let Some(verdict) = drops {
                     self.rules.push(Rule {
                         chain,
@@ -453,6 +460,7 @@ pub(crate) mod tests {
                 chain("shared", None, vec![2]),
             ],
             rules,
+            queues: Vec::new(),
         }
     }
 
@@ -548,6 +556,20 @@ pub(crate) mod tests {
         );
         assert_eq!(table.reachable(1), [0, 1, 2]);
         assert_eq!(table.reachable(2), [0_usize; 0]);
+    }
+
+    #[test]
+    fn rules_that_queue_are_known() {
+        let mut memory = memory();
+        let read = |memory: &mut Fake| Table::read(memory, &LAYOUT, Family::Ipv4, TABLE).unwrap();
+        assert_eq!(read(&mut memory).queues, []);
+        // Instead of REJECT, and of the return behind it.
+        memory.put(REJECT + 16, b"NFQUEUE\0");
+        let back = 2 * standard(0, 0).len() + head("user").len() + 2 * standard(0, 0).len();
+        memory.put(INFO + 64 + back as u64, &standard(-4, 5));
+        let table = read(&mut memory);
+        assert_eq!(table.queues, [(1, 2), (1, 3)]);
+        assert_eq!(table.rules.len(), 2);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod netns;
 pub mod nft;
 pub mod owner;
 pub mod program;
+pub mod queue;
 pub mod roles;
 pub mod rulesets;
 pub mod text;

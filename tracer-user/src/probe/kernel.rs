@@ -218,6 +218,7 @@ impl Kernel {
         };
         self.layout.nf_hook_slow = range("nf_hook_slow");
         self.layout.nft_do_chain = range("nft_do_chain");
+        self.layout.nf_queue = range("nf_queue");
         if let Some(legacy) = &mut self.legacy {
             legacy.functions = legacy::TABLE_FUNCTIONS.map(|name| range(name).start);
         }
