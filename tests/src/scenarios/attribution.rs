@@ -376,6 +376,9 @@ fn ebtables_legacy(family: Family) -> Result<()> {
     let Bridged { client, middle, server } = Bridged::new()?;
     ebtables::drop_forwarded(&middle)
         .map_err(|error| skip(format!("no legacy tables of bridges: {error:#}")))?;
+    // What the self-test learns from, before 6.4 too.
+    middle.run("nft list tables")?;
+    middle.run("iptables-legacy -nL")?;
     let (from, to) = (client.port(family, 40_000), server.port(family, 4242));
     let stream = watch()?;
     client.inject(&[packet::udp(from, to, b"unwanted")])?;
@@ -400,6 +403,8 @@ fn bpf_program(family: Family) -> Result<()> {
     const INPUT: u32 = 1;
     let pair = Pair::new()?;
     let netns = &pair.server.netns;
+    // The self-test runs where something may have rules.
+    netns.run("nft list tables")?;
     let attach = |name, drops, priority| program::attach(netns, name, drops, family, INPUT, priority);
     let before = match attach("before", false, -7) {
         Err(error) if kernel::version() < (6, 4) => {
