@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn each_family_has_its_own_hooks() {
         let mut memory = Fake::default();
-        for (place, function) in [(16, 4), (56, 6), (88, 3), (120, 7)] {
+        for (place, function) in [(16, 4), (40, 5), (56, 6), (88, 3), (104, 8), (120, 7)] {
             hook(&mut memory, place, function);
         }
         let layout = layout([Some((80, 3)), Some((104, 5))]);
@@ -116,8 +116,9 @@ mod tests {
         assert_eq!(on(Family::Arp, 1), Some(3));
         assert_eq!(on(Family::Bridge, 2), Some(7));
         // Beyond its last hook the next array begins.
-        assert_eq!(on(Family::Arp, 5), None);
-        assert_eq!(on(Family::Ipv4, 7), None);
+        assert_eq!(on(Family::Bridge, 0), Some(8));
+        assert_eq!(on(Family::Arp, 3), None);
+        assert_eq!(on(Family::Ipv4, 5), None);
         assert_eq!([on(Family::Inet, 2), on(Family::Netdev, 0)], [None; 2]);
     }
 
