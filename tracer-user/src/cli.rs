@@ -643,8 +643,14 @@ mod tests {
         let page = String::from_utf8(man().unwrap()).unwrap();
         assert!(page.contains("assert\\-no\\-drops") && page.contains("Exit codes"));
         assert!(matches!(parse_line(&["completions", "zsh"]), Ok(Command::Completions(_))));
-        assert!(matches!(parse_line(&["doctor"]), Ok(Command::Doctor { self_test: false })));
-        assert!(matches!(parse_line(&["doctor", "--self-test"]), Ok(Command::Doctor { self_test: true })));
+        assert!(matches!(
+            parse_line(&["doctor"]),
+            Ok(Command::Doctor { self_test: false, probes: ProbesWhen::Auto })
+        ));
+        assert!(matches!(
+            parse_line(&["doctor", "--self-test"]),
+            Ok(Command::Doctor { self_test: true, .. })
+        ));
         assert!(matches!(parse_line(&["schema"]), Ok(Command::Schema)));
         assert!(matches!(parse_line(&["man"]), Ok(Command::Man)));
     }

@@ -10,7 +10,7 @@ use crate::event::{
 use crate::netfilter::{
     evaluate::Packet,
     model::{Mechanism, Mechanisms, Netfilter, TableSummary},
-    rulesets::{Evidence, Rulesets},
+    rulesets::{Engines, Evidence, FreedBy, Rulesets},
 };
 use crate::probe::{
     clock::{Clock, monotonic_now, sample_now},
@@ -147,6 +147,12 @@ impl Stream {
     pub fn self_test(&mut self) -> Result<(), SelfTestError> {
         let backends = Backends::detect(&|name| self.kernel.has_function(name));
         self.rulesets.hooks = self.kernel.hooks();
+        self.rulesets.connections = self.kernel.connections();
+        self.rulesets.programs = self.kernel.programs();
+        self.rulesets.engines = Engines {
+            nft: self.kernel.has_function("nft_do_chain"),
+            legacy: ["ipt_do_table", "ip6t_do_table"].iter().any(|name| self.kernel.has_function(name)),
+        };
         let is_done = self.lab.as_ref().is_some_and(|lab| lab.backends() == backends);
         if is_done || backends.is_empty() {
             return Ok(());
@@ -310,7 +316,8 @@ impl Stream {
             event.segments = own;
             event.drop.netfilter = netfilter.map(Box::new);
             let Reason { class, cause, netfilter, .. } = &event.drop;
-            let told = Told { class: *class, cause: cause.clone(), netfilter: netfilter.clone() };
+            let netfilter = netfilter.as_ref().map(|answer| Box::new(answer.of_others()));
+            let told = Told { class: *class, cause: cause.clone(), netfilter };
             self.told.insert(raw.slot, told);
             each(Record::Drop(Box::new(event)));
         }
@@ -408,10 +415,15 @@ impl Stream {
     /// What of netfilter dropped a packet; `None` if netfilter did not.
     fn netfilter(&mut self, evidence: &Evidence, location: u64, raw: Option<&Raw>) -> Option<Netfilter> {
         let layout = self.kernel.layout();
-        let is_nft = layout.nft_do_chain.has_return(location);
-        if !is_nft && !layout.nf_hook_slow.has_return(location) {
+        let freed_by = if layout.nft_do_chain.has_return(location) {
+            FreedBy::Nft
+        } else if layout.nf_hook_slow.has_return(location) {
+            FreedBy::HookLoop
+        } else if layout.nf_queue.has_return(location) {
+            FreedBy::Queue
+        } else {
             return None;
-        }
+        };
         let mut memory = self.tracer.memory().ok()?;
         let now = monotonic_now().unwrap_or(0);
         let packet = raw.and_then(|raw| Packet::of(raw, &self.kernel.conntrack_offsets()));
@@ -422,7 +434,7 @@ impl Stream {
         Some(self.rulesets.attribute(
             &mut memory,
             &name,
-            &Evidence { is_nft, now, ..*evidence },
+            &Evidence { freed_by, now, ..*evidence },
             packet.as_ref(),
         ))
     }

@@ -179,6 +179,42 @@ impl Routed {
     }
 }
 
+/// `client` (`c0`) - (`b0`) bridge `br0` in `middle` (`b1`) - (`s0`) `server`. The bridge knows where the server is.
+#[derive(Debug)]
+pub struct Bridged {
+    /// Sends.
+    pub client: Host,
+    /// Forwards frames.
+    pub middle: Namespace,
+    /// Receives.
+    pub server: Host,
+}
+
+impl Bridged {
+    /// Makes it.
+    ///
+    /// # Errors
+    /// When a command fails.
+    pub fn new() -> Result<Self> {
+        let ends =
+            [("c0", 1), ("b0", 3), ("b1", 4), ("s0", 2)].map(|(device, host)| End::new(device, 3, host));
+        let middle = Namespace::new()?;
+        let client = Host { netns: Namespace::new()?, end: ends[0], peer: ends[3] };
+        let server = Host { netns: Namespace::new()?, end: ends[3], peer: ends[0] };
+        connect(&client.netns, &ends[0], &middle, &ends[1])?;
+        connect(&middle, &ends[2], &server.netns, &ends[3])?;
+        middle.run("ip link add br0 type bridge mcast_snooping 0")?;
+        for device in ["b0", "b1"] {
+            middle.run(&format!("ip addr flush dev {device}"))?;
+            middle.run(&format!("ip link set {device} master br0"))?;
+        }
+        middle.run("ip link set br0 up")?;
+        let server_mac = packet::mac_text(server.end.mac());
+        middle.run(&format!("bridge fdb replace {server_mac} dev b1 master static"))?;
+        Ok(Self { client, middle, server })
+    }
+}
+
 /// Connects two namespaces by a veth pair, both ends up, with addresses and permanent neighbour entries.
 ///
 /// # Errors

@@ -5,12 +5,14 @@ use super::answer::{Blame, expects_exact_here};
 use super::expect::{Expect, verify, watch};
 use super::{both, one, rules, skip};
 use crate::bed::backend::Backend;
+use crate::bed::ebtables;
+use crate::bed::kernel;
 use crate::bed::listing::Listed;
-use crate::bed::namespace::Namespace;
 use crate::bed::packet;
+use crate::bed::program;
 use crate::bed::ruleset::{self, Base, Chain, Hook, Id, Rule, Target};
 use crate::bed::send;
-use crate::bed::topology::{End, Family, Host, Routed, connect};
+use crate::bed::topology::{Bridged, Family, Pair, Routed};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 
@@ -41,6 +43,8 @@ pub(super) fn trials() -> Vec<Trial> {
         ("attribution::nft_verdict_map", |family| check(Backend::Nft, family, "inet", verdict_map)),
         ("attribution::nft_named_map", named_map),
         ("attribution::nft_bridge", bridge),
+        ("attribution::bpf_program", bpf_program),
+        ("attribution::ebtables_legacy", ebtables_legacy),
     ] {
         trials.extend(both(name, scenario));
     }
@@ -367,21 +371,71 @@ fn at_device(family: Family, table: &str, hook: &str) -> Result<()> {
     verify(stream, &[expect], &[&routed.server.netns])
 }
 
-/// `client` - bridge - `server`: frames that the bridge forwards.
+/// A legacy table of bridges: its function is known, and that it is a table; which of its rules dropped is not.
+fn ebtables_legacy(family: Family) -> Result<()> {
+    let Bridged { client, middle, server } = Bridged::new()?;
+    ebtables::drop_forwarded(&middle)
+        .map_err(|error| skip(format!("no legacy tables of bridges: {error:#}")))?;
+    // What the self-test learns from, before 6.4 too.
+    middle.run("nft list tables")?;
+    middle.run("iptables-legacy -nL")?;
+    let (from, to) = (client.port(family, 40_000), server.port(family, 4242));
+    let stream = watch()?;
+    client.inject(&[packet::udp(from, to, b"unwanted")])?;
+    let expect =
+        Expect::drops(1, &middle).flow("udp", from, to).reason(&["NETFILTER_DROP"]).at(&["nf_hook_slow"]);
+    let expect = if expects_exact_here(Backend::Legacy) {
+        expect
+            .field("/drop/netfilter/hook", "FORWARD")
+            .field("/drop/netfilter/family", "bridge")
+            .field_among("/drop/netfilter/function", &["ebt_do_table", "ebt_in_hook"])
+            .field("/drop/netfilter/backend", "legacy")
+            .field("/drop/netfilter/confidence", "ambiguous")
+    } else {
+        expect
+    };
+    verify(stream, &[expect], &[&server.netns])
+}
+
+/// A BPF program on a hook drops, between two that don't.
+fn bpf_program(family: Family) -> Result<()> {
+    /// NF_INET_LOCAL_IN
+    const INPUT: u32 = 1;
+    let pair = Pair::new()?;
+    let netns = &pair.server.netns;
+    // The self-test runs where something may have rules.
+    netns.run("nft list tables")?;
+    let attach = |name, drops, priority| program::attach(netns, name, drops, family, INPUT, priority);
+    let before = match attach("before", false, -7) {
+        Err(error) if kernel::version() < (6, 4) => {
+            return Err(skip(format!("no BPF programs on hooks: {error:#}")));
+        }
+        attached => attached?,
+    };
+    let guard = attach("guard", true, 5)?;
+    let after = attach("after", true, 6)?;
+    let (from, to) = (pair.client.port(family, 40_000), pair.server.port(family, 4242));
+    let stream = watch()?;
+    pair.client.inject(&[packet::udp(from, to, b"unwanted")])?;
+    let expect = Expect::drops(1, netns)
+        .flow("udp", from, to)
+        .reason(&["NETFILTER_DROP"])
+        .at(&["nf_hook_slow"])
+        .field("/drop/netfilter/hook", "INPUT")
+        .field("/drop/netfilter/family", family.name())
+        .field("/drop/netfilter/function", "nf_hook_run_bpf")
+        .field("/drop/netfilter/program/id", guard.id)
+        .field("/drop/netfilter/program/name", "guard")
+        .field("/drop/netfilter/verdict", "drop")
+        .field("/drop/netfilter/confidence", "exact");
+    verify(stream, &[expect], &[])?;
+    ensure!(guard.id != before.id && guard.id != after.id, "each program has its own id");
+    Ok(())
+}
+
+/// Frames that a bridge forwards.
 fn bridge(family: Family) -> Result<()> {
-    let ends = [End::new("c0", 3, 1), End::new("b0", 3, 3), End::new("b1", 3, 4), End::new("s0", 3, 2)];
-    let middle = Namespace::new()?;
-    let client = Host { netns: Namespace::new()?, end: ends[0], peer: ends[3] };
-    let server = Host { netns: Namespace::new()?, end: ends[3], peer: ends[0] };
-    connect(&client.netns, &ends[0], &middle, &ends[1])?;
-    connect(&middle, &ends[2], &server.netns, &ends[3])?;
-    middle.run("ip link add br0 type bridge mcast_snooping 0")?;
-    for device in ["b0", "b1"] {
-        middle.run(&format!("ip addr flush dev {device}"))?;
-        middle.run(&format!("ip link set {device} master br0"))?;
-    }
-    middle.run("ip link set br0 up")?;
-    middle.run(&format!("bridge fdb replace {} dev b1 master static", packet::mac_text(server.end.mac())))?;
+    let Bridged { client, middle, server } = Bridged::new()?;
     let text = "counter comment \"u1\"\nudp dport 4242 counter drop comment \"u2\"";
     rules::chain(&middle, "bridge", "forward", text)
         .map_err(|error| skip(format!("no bridge tables: {error:#}")))?;

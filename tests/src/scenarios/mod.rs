@@ -15,6 +15,7 @@ mod filter;
 mod netfilter;
 mod no_drop;
 mod outages;
+mod queue;
 mod routing;
 mod rules;
 mod socket;
@@ -58,6 +59,7 @@ pub fn all() -> Vec<Trial> {
         netfilter::trials(),
         attribution::trials(),
         outages::trials(),
+        queue::trials(),
         no_drop::trials(),
         routing::trials(),
         socket::trials(),

@@ -4,6 +4,7 @@ use super::answer::{Blame, expects_exact_here};
 use super::expect::{Expect, verify, watch};
 use super::{alone, beside, skip};
 use crate::bed::backend::Backend;
+use crate::bed::droptrace::Output;
 use crate::bed::kernel;
 use crate::bed::listing::Listed;
 use crate::bed::namespace::Namespace;
@@ -28,7 +29,7 @@ pub(super) fn trials() -> Vec<Trial> {
     use Family::{V4, V6};
     const IPTABLES: &[Backend] = &[Legacy, IptablesNft];
     const ALL: &[Backend] = &[Legacy, IptablesNft, Nft];
-    let rows: [(&str, Scenario, &[Backend], &[Family]); 10] = [
+    let rows: [(&str, Scenario, &[Backend], &[Family]); 11] = [
         ("mark_drop", mark_drop, IPTABLES, &[V4, V6]),
         ("host_prohibited", host_prohibited, IPTABLES, &[V4, V6]),
         ("forward_policy", forward_policy, IPTABLES, &[V4, V6]),
@@ -39,6 +40,7 @@ pub(super) fn trials() -> Vec<Trial> {
         ("calico_default_deny", calico_default_deny, IPTABLES, &[V4, V6]),
         ("calico_nft_default_deny", calico_nft_default_deny, &[Nft], &[V4]),
         ("snat_exhausted", snat_exhausted, ALL, &[V4, V6]),
+        ("masquerade_moved", masquerade_moved, ALL, &[V4, V6]),
     ];
     let mut trials = Vec::new();
     for (name, scenario, backends, families) in rows {
@@ -361,9 +363,44 @@ fn snat_exhausted(backend: Backend, family: Family) -> Result<()> {
         .destination("udp", to)
         .reason(&["NETFILTER_DROP"])
         .at(&["nf_hook_slow"]);
+    let functions = ["nf_confirm", "ipv4_confirm", "ipv6_confirm"];
+    let said = ("nat-port-clash", "inferred");
+    verify(stream, &[hook_function(expect, Hook::Postrouting, family, &functions, said)], &[])
+}
+
+/// A connection that was masqueraded for one interface is routed out of another.
+fn masquerade_moved(backend: Backend, family: Family) -> Result<()> {
+    let rules = match backend {
+        Backend::Nft => format!(
+            "table {} nat {{\nchain post {{\ntype nat hook postrouting priority srcnat; policy accept;\n\
+             oifname \"r1\" masquerade\n}}\n}}\n",
+            family.pick("ip", "ip6")
+        ),
+        _ => "*nat\n-A POSTROUTING -o r1 -j MASQUERADE\nCOMMIT\n".to_owned(),
+    };
+    let node = Node::new(backend, family, &rules)?;
+    let router = &node.routed.router;
+    load_rule_engines(router)?;
+    let (from, to) = (node.client(), node.routed.server.port(family, 53));
+    let send = || node.routed.client.inject(&[packet::udp(from, to, b"?")]);
+    let stream = watch()?;
+    send()?;
+    // No one listens there, and the answer says so: then the packet was through.
+    let answered = |output: &Output| output.drops_in(&[node.routed.server.netns.inode()]).next().is_some();
+    stream.wait("the first packet came through", answered)?;
+    router.run("ip link add moved type veth peer name aside")?;
+    router.run("ip link set moved up")?;
+    let prefix = family.pick(32, 128);
+    router.run(&format!("ip route add {}/{prefix} dev moved", to.ip()))?;
+    send()?;
     let expect =
-        hook_function(expect, Hook::Postrouting, family, &["nf_confirm", "ipv4_confirm", "ipv6_confirm"]);
-    verify(stream, &[expect], &[])
+        Expect::drops(1, router).flow("udp", from, to).reason(&["NETFILTER_DROP"]).at(&["nf_hook_slow"]);
+    let functions = family.pick("nf_nat_ipv4_out", "nf_nat_ipv6_out");
+    verify(
+        stream,
+        &[hook_function(expect, Hook::Postrouting, family, &[functions], ("nat-failed", "exact"))],
+        &[],
+    )
 }
 
 /// Before 6.4, which brought BPF netfilter programs, the self-test learns from the legacy filter table, beside nft chains,
@@ -376,8 +413,14 @@ fn load_rule_engines(netns: &Namespace) -> Result<()> {
     netns.run("iptables-legacy -nL").map(drop)
 }
 
-/// A drop by one of netfilter's own functions: no table, no rule.
-fn hook_function(expect: Expect, hook: Hook, family: Family, functions: &[&str]) -> Expect {
+/// A drop by one of netfilter's own functions, and why, as sure as can be: no table, no rule.
+fn hook_function(
+    expect: Expect,
+    hook: Hook,
+    family: Family,
+    functions: &[&str],
+    (verdict, confidence): (&str, &str),
+) -> Expect {
     // Without module BTF these functions have no names that can be trusted.
     if !expects_exact_here(Backend::Legacy) {
         return expect;
@@ -386,6 +429,8 @@ fn hook_function(expect: Expect, hook: Hook, family: Family, functions: &[&str])
         .field("/drop/netfilter/hook", hook.upper())
         .field("/drop/netfilter/family", family.name())
         .field_among("/drop/netfilter/function", functions)
+        .field("/drop/netfilter/verdict", verdict)
+        .field("/drop/netfilter/confidence", confidence)
         .field("/drop/netfilter/rule", Value::Null)
         .field("/drop/netfilter/handle", Value::Null)
 }
@@ -436,7 +481,8 @@ fn conntrack_full(family: Family) -> Result<()> {
         .reason(&["NETFILTER_DROP"])
         .at(&["nf_hook_slow"]);
     let functions = ["nf_conntrack_in", "ipv4_conntrack_in", "ipv6_conntrack_in"];
-    verify(stream, &[hook_function(expect, Hook::Prerouting, family, &functions)], &[])
+    let said = ("conntrack-table-full", "inferred");
+    verify(stream, &[hook_function(expect, Hook::Prerouting, family, &functions, said)], &[])
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use super::NetnsId;
 use super::attribute::{self, Hook};
 use super::legacy::{LegacyLayout, Rule, Table, Verdict};
 use super::memory::KernelMemory;
-use super::model::{Backend, Confidence, Family, Method, Netfilter, TableSummary, hook_name};
+use super::model::{Backend, Confidence, Family, Method, Netfilter, RuleRef, TableSummary, hook_name};
+use super::queue;
 use super::rulesets::Evidence;
 use super::watch::{LeftOut, Plan, Seen, plan};
 use std::collections::HashMap;
@@ -174,6 +175,29 @@ impl Counters {
     pub fn chains_beside(&self, number: (u64, u32)) -> impl Iterator<Item = &str> {
         let table = rule_of(&self.plans, number).map(|(_, table, _)| table);
         table.into_iter().flat_map(|table| &table.chains).map(|chain| chain.name.as_str())
+    }
+
+    /// The rules of a netns that give packets to user space, with the version of what is known.
+    #[must_use]
+    pub fn queues(&self, netns: NetnsId) -> (u32, Vec<queue::Rule>) {
+        let Some((version, plan)) = self.plans.last() else { return (0, Vec::new()) };
+        let tables = plan.seen.iter().filter(|seen| seen.netns == netns).flat_map(|seen| &seen.tables);
+        let rule = |table: &Table, (chain, ordinal): (usize, u32)| {
+            let chain = table.chains.get(chain)?;
+            Some(queue::Rule {
+                backend: Backend::Legacy,
+                family: table.family,
+                place: RuleRef {
+                    table: table.name.clone(),
+                    chain: chain.name.clone(),
+                    rule: Some(ordinal),
+                    ..RuleRef::default()
+                },
+                hook: chain.hook,
+            })
+        };
+        let places = tables.flat_map(|table| table.queues.iter().map(move |place| (table, *place)));
+        (*version, places.filter_map(|(table, place)| rule(table, place)).collect())
     }
 
     /// The netns with an inode number, if it has tables.

@@ -95,6 +95,8 @@ pub struct Table {
     pub chains: Vec<Chain>,
     /// The rules that can drop a packet, in the table's order.
     pub rules: Vec<Rule>,
+    /// The rules that give packets to user space (`-j NFQUEUE`): index of the chain, and number in it.
+    pub queues: Vec<(usize, u32)>,
 }
 
 /// A chain.
@@ -161,6 +163,8 @@ enum Target {
     Error,
     /// `-j REJECT`
     Reject,
+    /// `-j NFQUEUE`
+    Queue,
     /// Any other, which drops nothing.
     Other,
 }
@@ -172,6 +176,7 @@ impl Target {
             "" => Self::Standard,
             "ERROR" => Self::Error,
             "REJECT" => Self::Reject,
+            "NFQUEUE" => Self::Queue,
             _ => Self::Other,
         }
     }
@@ -199,6 +204,7 @@ impl Table {
             hash: 0,
             chains: Vec::new(),
             rules: Vec::new(),
+            queues: Vec::new(),
         };
         let entry = if family == Family::Ipv6 { &IPV6 } else { &IPV4 };
         let inline = layout.is_single.then_some(info.start);
@@ -270,6 +276,11 @@ impl Table {
                 // -NF_DROP - 1
                 (Target::Standard, Some(-1)) if is_policy => Some(Verdict::Policy),
                 (Target::Standard, Some(-1)) => Some(Verdict::Drop),
+                // -NF_QUEUE - 1
+                (Target::Standard, Some(-4)) | (Target::Queue, _) => {
+                    self.queues.push((chain, ordinal));
+                    None
+                }
                 (Target::Standard, Some(to)) => {
                     // Other verdicts are negative, too.
                     jumps.extend(u32::try_from(to).ok().map(|to| (chain, to)));
@@ -494,11 +505,12 @@ pub(crate) mod tests {
                 chain("shared", None, vec![2]),
             ],
             rules,
+            queues: Vec::new(),
         }
     }
 
     pub(crate) const LAYOUT: LegacyLayout = LegacyLayout {
-        hooks: HookLayout { arrays: [0, 40], entries_count: 0, entries_hooks: 8 },
+        hooks: HookLayout { arrays: [0, 40], others: [None; 2], entries_count: 0, entries_hooks: 8 },
         table_private: 0,
         table_name: 8,
         info_size: 0,
@@ -597,6 +609,20 @@ pub(crate) mod tests {
         );
         assert_eq!(table.reachable(1), [0, 1, 2]);
         assert_eq!(table.reachable(2), [0_usize; 0]);
+    }
+
+    #[test]
+    fn rules_that_queue_are_known() {
+        let mut memory = memory();
+        let read = |memory: &mut Fake| Table::read(memory, &LAYOUT, Family::Ipv4, TABLE).unwrap();
+        assert_eq!(read(&mut memory).queues, []);
+        // Instead of REJECT, and of the return behind it.
+        memory.put(REJECT + 16, b"NFQUEUE\0");
+        let back = 2 * standard(0, 0).len() + head("user").len() + 2 * standard(0, 0).len();
+        memory.put(INFO + 64 + back as u64, &standard(-4, 5));
+        let table = read(&mut memory);
+        assert_eq!(table.queues, [(1, 2), (1, 3)]);
+        assert_eq!(table.rules.len(), 2);
     }
 
     #[test]

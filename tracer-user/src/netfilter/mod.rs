@@ -2,6 +2,7 @@
 
 pub mod attribute;
 mod budget;
+pub mod conntrack;
 pub mod counters;
 pub mod evaluate;
 pub mod hooks;
@@ -13,6 +14,8 @@ pub mod model;
 mod netns;
 pub mod nft;
 pub mod owner;
+pub mod program;
+pub mod queue;
 pub mod roles;
 pub mod rulesets;
 pub mod text;

@@ -1,5 +1,6 @@
 //! The answer: what of netfilter dropped a packet, as it stands in the JSON contract.
 
+use super::program::Program;
 use serde::{Deserialize, Serialize};
 
 /// What of netfilter dropped a packet. What is not known is null.
@@ -21,14 +22,18 @@ pub struct Netfilter {
     pub handle: Option<u64>,
     /// The rule as the node's own tool prints it.
     pub text: Option<String>,
-    /// `drop`, `reject`, `policy`, `queue`, `nat-failed`, `hotdrop`, or `expression:NAME`.
+    /// `drop`, `reject`, `policy`, `queue`, `nat-failed`, `hotdrop`, or `expression:NAME`; of a hook function also
+    /// `conntrack-table-full`, `conntrack-clash`, `nat-port-clash` ([`super::conntrack`]).
     pub verdict: Option<String>,
     /// What a reject sends back, for example `icmp-host-prohibited`.
     pub reject_with: Option<String>,
     /// Who wrote the rule: `kube-proxy`, `calico` ..., or `unknown`.
     pub owner: Option<String>,
-    /// The hook function that dropped, for example `nf_conntrack_in`.
+    /// The hook function that dropped, for example `nf_conntrack_in`: certain, however sure the verdict is.
     pub function: Option<String>,
+    /// For `nf_hook_run_bpf`: the BPF program that it runs.
+    #[serde(default)]
+    pub program: Option<Program>,
     /// For a rule that matches a mark: the rules that set it.
     #[serde(default)]
     pub mark_set_by: Vec<RuleRef>,
@@ -37,8 +42,23 @@ pub struct Netfilter {
     pub candidates: Vec<RuleRef>,
     /// How it is known.
     pub method: Option<Method>,
-    /// How sure it is.
+    /// How sure it is: as sure as the least sure of what it says.
     pub confidence: Confidence,
+}
+
+impl Netfilter {
+    /// What the answer for one packet says of others that the same function dropped. What its verdict rests on was that
+    /// packet's.
+    #[must_use]
+    pub fn of_others(&self) -> Self {
+        let is_its_own =
+            self.method == Some(Method::Hook) && self.verdict.is_some() && self.program.is_none();
+        let confidence = match self.confidence {
+            Confidence::Exact if is_its_own => Confidence::Inferred,
+            confidence => confidence,
+        };
+        Self { confidence, ..self.clone() }
+    }
 }
 
 /// Another rule.
@@ -160,7 +180,7 @@ pub enum Method {
 pub enum Confidence {
     /// The kernel told.
     Exact,
-    /// It follows from a snapshot.
+    /// It follows from a snapshot, or is what most likely happened.
     Inferred,
     /// More than one rule may have done it, or none is known.
     #[default]
@@ -235,6 +255,23 @@ mod tests {
         assert_eq!(hook_name(Family::Arp, 1), Some("OUTPUT"));
         assert_eq!(hook_name(Family::Netdev, 1), Some("EGRESS"));
         assert_eq!(hook_name(Family::Netdev, 2), None);
+    }
+
+    #[test]
+    fn a_packets_own_verdict_is_not_known_of_others() {
+        let answer = |method, verdict: Option<&str>, confidence| Netfilter {
+            method: Some(method),
+            verdict: verdict.map(str::to_owned),
+            confidence,
+            ..Netfilter::default()
+        };
+        let others = |method, verdict, confidence| answer(method, verdict, confidence).of_others().confidence;
+        use Confidence::{Ambiguous, Exact, Inferred};
+        assert_eq!(others(Method::Hook, Some("nat-failed"), Exact), Inferred);
+        assert_eq!(others(Method::Hook, Some("conntrack-clash"), Inferred), Inferred);
+        assert_eq!(others(Method::Hook, None, Exact), Exact);
+        assert_eq!(others(Method::Hook, None, Ambiguous), Ambiguous);
+        assert_eq!(others(Method::Stack, Some("drop"), Exact), Exact);
     }
 
     #[test]

@@ -6,9 +6,10 @@
 //! seen. Before 5.17 a chain has arrays of pointers to its rules instead, and both generations share the rules that they
 //! have in common.
 
-use super::memory::{KernelMemory, is_kernel_address};
+use super::memory::{Block, KernelMemory, is_kernel_address};
 use super::model::{Family, hook_name};
 use crate::probe::btf::Btf;
+use std::collections::{HashMap, hash_map::Entry};
 use std::ops::Range;
 use tracer_common::SequenceOffsets;
 
@@ -17,6 +18,8 @@ const MAX_TABLES: usize = 4096;
 const MAX_CHAINS: usize = 1 << 18;
 const MAX_RULES: usize = 1 << 23;
 const MAX_BLOB: u64 = 1 << 31;
+/// Expressions whose `ops` is looked at for one answer.
+const MAX_OPERATIONS: usize = 1 << 16;
 /// NFT_NAME_MAXLEN (include/uapi/linux/netfilter/nf_tables.h).
 const MAX_NAME: usize = 256;
 /// Per-netns pointers that are tried (struct net_generic): there are some thirty.
@@ -73,6 +76,7 @@ pub struct NftLayout {
     base_policy: u32,
     base_hook: u32,
     base_priority: u32,
+    ops_size: u32,
     ops_type: u32,
     ops_data: u32,
     type_name: u32,
@@ -121,6 +125,7 @@ impl NftLayout {
             base_policy: at("nft_base_chain", "policy")?,
             base_hook: at("nft_base_chain", "ops.hooknum")?,
             base_priority: at("nft_base_chain", "ops.priority")?,
+            ops_size: at("nft_expr_ops", "size")?,
             ops_type: at("nft_expr_ops", "type")?,
             ops_data: at("nft_expr_ops", "data")?,
             type_name: at("nft_expr_type", "name")?,
@@ -180,8 +185,7 @@ impl NftLayout {
         ops: u64,
     ) -> Option<(String, Option<String>)> {
         let kind = memory.pointer(ops + u64::from(self.ops_type))?;
-        let name = memory.pointer(kind + u64::from(self.type_name))?;
-        let name = memory.string(name, 32)?;
+        let name = self.type_name_of(memory, kind)?;
         let target = match (name.as_str(), self.target_name) {
             ("target", Some(offset)) => memory
                 .pointer(ops + u64::from(self.ops_data))
@@ -189,6 +193,57 @@ impl NftLayout {
             _ => None,
         };
         Some((name, target))
+    }
+
+    /// The name of a type of expressions (struct nft_expr_type).
+    fn type_name_of(&self, memory: &mut impl KernelMemory, kind: u64) -> Option<String> {
+        let name = memory.pointer(kind + u64::from(self.type_name))?;
+        memory.string(name, 32)
+    }
+}
+
+/// What expressions are, by their `ops`, as far as it takes to find rules that queue.
+#[derive(Default)]
+struct Operations {
+    /// Bytes of an expression, and whether it queues.
+    known: HashMap<u64, (u32, bool)>,
+    /// By type: its name.
+    types: HashMap<u64, String>,
+    /// By struct xt_target: whether it is NFQUEUE.
+    targets: HashMap<u64, bool>,
+}
+
+impl Operations {
+    /// Of the expression with these `ops`. Targets and matches of iptables-nft have an `ops` each, so most are asked for
+    /// once: in one read.
+    fn of(&mut self, memory: &mut impl KernelMemory, layout: &NftLayout, ops: u64) -> Option<(u32, bool)> {
+        if let Some(known) = self.known.get(&ops) {
+            return Some(*known);
+        }
+        if self.known.len() >= MAX_OPERATIONS {
+            return None;
+        }
+        let fields = [layout.ops_size, layout.ops_type, layout.ops_data];
+        let mut block = Block::of_words(memory, ops, &fields);
+        let at = |offset: u32| ops + u64::from(offset);
+        let (size, kind) = (block.u32(at(layout.ops_size))?, block.pointer(at(layout.ops_type))?);
+        let data = block.u64(at(layout.ops_data))?;
+        if let Entry::Vacant(new) = self.types.entry(kind) {
+            new.insert(layout.type_name_of(memory, kind)?);
+        }
+        let queues = match self.types.get(&kind).map(String::as_str) {
+            Some("queue") => true,
+            Some("target") => match self.targets.get(&data) {
+                Some(known) => *known,
+                None => {
+                    let name = memory.string(data + u64::from(layout.target_name?), 29)?;
+                    *self.targets.entry(data).or_insert(name == "NFQUEUE")
+                }
+            },
+            _ => false,
+        };
+        self.known.insert(ops, (size, queues));
+        Some((size, queues))
     }
 }
 
@@ -404,6 +459,33 @@ impl Ruleset {
         Some(start..start + u64::from(rule.length))
     }
 
+    /// The rules of the current generation that give packets to user space: `queue`, `-j NFQUEUE`. `None` if not all can
+    /// be looked at.
+    pub fn queues(&self, memory: &mut impl KernelMemory, layout: &NftLayout) -> Option<Vec<Found>> {
+        let (mut operations, mut found) = (Operations::default(), Vec::new());
+        for span in self.spans.iter().filter(|span| span.former == 0) {
+            let rules = self.chains.get(span.chain)?.rules.first()?;
+            let rules = rules.get(span.rules.start as usize..span.rules.end as usize)?;
+            let mut bytes = vec![0; usize::try_from(span.range.end - span.range.start).ok()?];
+            if rules.is_empty() {
+                continue;
+            }
+            if !memory.read(span.range.start, &mut bytes) {
+                return None;
+            }
+            for (ordinal, rule) in (span.rules.start + 1..).zip(rules) {
+                let start = (rule.offset + HEADER) as usize;
+                let expressions = bytes.get(start..start + rule.length as usize)?;
+                let mut of = |ops| operations.of(memory, layout, ops);
+                if queues(expressions, &mut of)? {
+                    let (chain, handle) = (span.chain, rule.handle);
+                    found.push(Found { chain, ordinal, handle, is_former: false });
+                }
+            }
+        }
+        Some(found)
+    }
+
     /// The base chain at `address` (struct nft_chain).
     #[must_use]
     pub fn base_chain_at(&self, address: u64) -> Option<&Chain> {
@@ -421,6 +503,19 @@ impl Ruleset {
     pub fn table_of(&self, chain: &Chain) -> Option<&Table> {
         self.tables.get(chain.table)
     }
+}
+
+/// True if one of a rule's expressions queues: each begins with its `ops`, which `of` tells size and kind of.
+fn queues(expressions: &[u8], of: &mut dyn FnMut(u64) -> Option<(u32, bool)>) -> Option<bool> {
+    let mut rest = expressions;
+    while let Some(ops) = rest.first_chunk::<8>() {
+        let (size, queues) = of(u64::from_ne_bytes(*ops))?;
+        if queues {
+            return Some(true);
+        }
+        rest = rest.get(size.max(8) as usize..)?;
+    }
+    Some(false)
 }
 
 /// Bytes of struct nft_rule_dp before the expressions: one word of bitfields.
@@ -478,7 +573,7 @@ fn pointers(memory: &mut impl KernelMemory, array: u64) -> Option<Vec<u64>> {
     let mut at = array;
     while pointers.len() < MAX_RULES {
         let mut bytes = vec![0; usize::try_from(PIECE - at % PIECE).ok()?];
-        if at % 8 != 0 || !memory.read(at, &mut bytes) {
+        if !at.is_multiple_of(8) || !memory.read(at, &mut bytes) {
             return None;
         }
         for word in bytes.as_chunks::<8>().0 {
@@ -530,6 +625,7 @@ fn is_iptables(family: Family, name: &str, chains: &[Chain]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::memory::fake::Fake;
     use super::*;
 
     fn header(last: bool, length: u64, handle: u64) -> [u8; 8] {
@@ -556,6 +652,95 @@ mod tests {
         let whole = blob(&[(4, 64), (5, 8)]);
         for length in 0..whole.len() {
             assert!(rules_in(&whole[..length]).len() <= 2);
+        }
+    }
+
+    #[test]
+    fn a_rule_queues_if_one_of_its_expressions_does() {
+        let expression = |ops: u64, size: usize| [ops.to_ne_bytes().to_vec(), vec![9; size - 8]].concat();
+        let mut of = |ops| match ops {
+            1 => Some((24, false)),
+            2 => Some((8, false)),
+            3 => Some((16, true)),
+            _ => None,
+        };
+        let mut told = |parts: &[Vec<u8>]| queues(&parts.concat(), &mut of);
+        let (meta, counter, queue) = (expression(1, 24), expression(2, 8), expression(3, 16));
+        assert_eq!(told(&[meta.clone(), counter.clone(), queue.clone()]), Some(true));
+        assert_eq!(told(&[meta.clone(), counter.clone(), meta.clone()]), Some(false));
+        assert_eq!(told(&[]), Some(false));
+        // An expression that is not known may be anything, and so may what follows one that is cut off.
+        assert_eq!(told(&[meta.clone(), expression(4, 8), queue]), None);
+        assert_eq!(told(&[meta[..16].to_vec()]), None);
+    }
+
+    #[test]
+    fn rules_that_queue_are_found_in_memory() {
+        const BASE: u64 = 0xffff_8880_0000_0000;
+        let (nft_queue, target, counter) = (BASE + 0x1000, BASE + 0x2000, BASE + 0x3000);
+        let mut memory = Fake::default();
+        for (ops, name, data) in
+            [(nft_queue, "queue", 0), (target, "target", BASE + 0x5000), (counter, "counter", 0)]
+        {
+            memory.put(ops, &8_u32.to_ne_bytes());
+            memory.put_u64(ops + 8, ops + 64);
+            memory.put_u64(ops + 16, data);
+            memory.put_u64(ops + 64, ops + 128);
+            memory.put(ops + 128, &[name.as_bytes(), &[0; 64]].concat());
+        }
+        memory.put(BASE + 0x5000, &[b"NFQUEUE".as_slice(), &[0; 64]].concat());
+        let mut data = Vec::new();
+        for (handle, ops) in [(4, counter), (5, nft_queue), (6, counter), (7, target)] {
+            data.extend(header(false, 8, handle));
+            data.extend(ops.to_ne_bytes());
+        }
+        data.extend(header(true, 0, 0));
+        memory.put(BASE, &data);
+        let rules = rules_in(&data);
+        let ruleset = Ruleset {
+            spans: vec![Span { range: BASE..BASE + data.len() as u64, chain: 0, former: 0, rules: 0..4 }],
+            chains: vec![Chain { rules: [rules, Vec::new()], ..chain("c", true) }],
+            ..Ruleset::default()
+        };
+        let layout = NftLayout { ops_size: 0, ops_type: 8, ops_data: 16, type_name: 0, ..layout() };
+        let told = |memory: &mut Fake, layout| {
+            let found = ruleset.queues(memory, layout)?;
+            Some(found.iter().map(|found| (found.ordinal, found.handle)).collect::<Vec<_>>())
+        };
+        assert_eq!(told(&mut memory, &layout), Some(vec![(2, 5), (4, 7)]));
+        // A target whose name can't be read may be that one.
+        let nameless = NftLayout { target_name: None, ..layout };
+        assert_eq!(told(&mut memory, &nameless), None);
+    }
+
+    fn layout() -> NftLayout {
+        NftLayout {
+            sequence: SequenceOffsets::NONE,
+            net_generic: 0,
+            generic_pointers: 0,
+            gencursor: 0,
+            pernet_tables: 0,
+            table_list: 0,
+            table_chains: 0,
+            table_name: 0,
+            table_handle: 0,
+            table_family: 0,
+            chain_rules: [0; 2],
+            rules: RulesLayout::Pointers { data: 0 },
+            chain_list: 0,
+            chain_name: 0,
+            chain_handle: 0,
+            chain_flags: 0,
+            base_chain: 0,
+            base_policy: 0,
+            base_hook: 0,
+            base_priority: 0,
+            ops_size: 0,
+            ops_type: 0,
+            ops_data: 0,
+            type_name: 0,
+            target_name: Some(0),
+            pointer: None,
         }
     }
 

@@ -4,6 +4,7 @@
 use super::NetnsId;
 use super::attribute::{self, Expression, Hook};
 use super::budget::Budget;
+use super::conntrack::{self, TableLayout};
 use super::counters::Counters;
 use super::evaluate::{self, Culprit, Packet, TableText};
 use super::hooks::{HookLayout, Hooked};
@@ -11,12 +12,16 @@ use super::memory::KernelMemory;
 use super::model::{Backend, Confidence, Family, Method, Netfilter, TableSummary, hook_name};
 use super::nft::{Chain, Found, NftLayout, Ruleset};
 use super::owner::{self, Subject};
+use super::program::{self, Program, ProgramLayout};
+use super::queue;
 use super::words::Words;
 use crate::event::decode::Raw;
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
-use tracer_common::{EXPRESSION_WORDS, FlowKey, attribution_kind, hook_of, index_of, kind_of, undecided};
+use tracer_common::{
+    EXPRESSION_WORDS, FlowKey, attribution_kind, flow_flag, hook_of, index_of, kind_of, undecided,
+};
 
 /// Generations kept of a netns.
 const GENERATIONS: usize = 4;
@@ -26,6 +31,38 @@ const MAX_NETNS: usize = 1024;
 const IDLE_SHARE: u32 = 4;
 /// Time that evaluating packets may take at once: a packet takes some microseconds a rule.
 const EVALUATION_BURST: Duration = Duration::from_millis(200);
+
+/// Hook functions of the tables of arptables-legacy and ebtables-legacy, whose counters are not compared
+/// (net/ipv4/netfilter/arptable_filter.c, net/bridge/netfilter/ebtable_*.c).
+const OTHER_TABLES: [&str; 7] = [
+    "arpt_do_table",
+    "arptable_filter_hook",
+    "ebt_do_table",
+    "ebt_in_hook",
+    "ebt_out_hook",
+    "ebt_nat_in",
+    "ebt_nat_out",
+];
+
+/// Which function of netfilter freed a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FreedBy {
+    /// nf_hook_slow
+    HookLoop,
+    /// nft_do_chain
+    Nft,
+    /// nf_queue
+    Queue,
+}
+
+/// Which rule engines the kernel has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Engines {
+    /// nf_tables
+    pub nft: bool,
+    /// ip_tables or ip6_tables
+    pub legacy: bool,
+}
 
 /// What a drop's event tells for attribution.
 #[derive(Clone, Copy, Debug)]
@@ -38,14 +75,18 @@ pub struct Evidence {
     pub hook: Option<Hook>,
     /// The start of the nft expression.
     pub expression: Option<[u64; EXPRESSION_WORDS]>,
-    /// True if the function that freed the packet is nft's.
-    pub is_nft: bool,
+    /// Which function freed the packet.
+    pub freed_by: FreedBy,
+    /// The packet's ethertype, 0 if it is not known.
+    pub ethertype: u16,
     /// When the packet was dropped, CLOCK_MONOTONIC ns.
     pub time: u64,
     /// The time now, likewise.
     pub now: u64,
     /// skb->mark; 0 where only a count is known.
     pub mark: u32,
+    /// The packet's connection; `None` also where only a count is known.
+    pub entry: Option<conntrack::Entry>,
 }
 
 impl Evidence {
@@ -59,6 +100,7 @@ impl Evidence {
             expression: raw.expression,
             time: raw.time,
             mark: raw.mark,
+            entry: raw.conntrack.map(|entry| conntrack::Entry { status: entry.status, info: entry.info }),
             ..of_key
         }
     }
@@ -84,10 +126,12 @@ impl Evidence {
             netns,
             hook: hook_of(key.attribution[1]).map(|(family, number)| Hook { family, number }),
             expression: None,
-            is_nft: false,
+            freed_by: FreedBy::HookLoop,
+            ethertype: if key.flags & flow_flag::COARSE == 0 { key.ethertype } else { 0 },
             time: u64::MAX,
             now: 0,
             mark: 0,
+            entry: None,
         }
     }
 }
@@ -100,6 +144,12 @@ pub struct Rulesets {
     pub counters: Counters,
     /// Where hook functions are listed.
     pub hooks: Option<HookLayout>,
+    /// Where count and limit of tracked connections are.
+    pub connections: Option<TableLayout>,
+    /// Where a BPF program's id and name are.
+    pub programs: Option<ProgramLayout>,
+    /// What may have rules.
+    pub engines: Engines,
     words: Words,
     evaluation: Budget,
     netns: HashMap<u32, Netns>,
@@ -114,6 +164,8 @@ struct Netns {
     generations: VecDeque<Ruleset>,
     /// When reading may be tried again.
     not_before: Option<Instant>,
+    /// The rules that queue, of a generation that was looked through; `None` if that can't be done.
+    queues: Option<(u32, Option<Vec<Found>>)>,
 }
 
 impl Rulesets {
@@ -131,6 +183,9 @@ impl Rulesets {
         evidence: &Evidence,
         packet: Option<&Packet<'_>>,
     ) -> Netfilter {
+        if evidence.freed_by == FreedBy::Queue {
+            return self.queued(memory, evidence);
+        }
         let mut answer = self.place(memory, name, evidence);
         if answer.backend == Some(Backend::Legacy)
             && answer.table.is_none()
@@ -165,6 +220,71 @@ impl Rulesets {
             _ => {}
         }
         answer
+    }
+
+    /// The answer for a packet that nf_queue freed.
+    fn queued(&mut self, memory: &mut impl KernelMemory, evidence: &Evidence) -> Netfilter {
+        let Some(netns) = self.netns_of(evidence) else { return queue::answer(&[], 0, false) };
+        let nft = if self.engines.nft { self.nft_queues(memory, netns) } else { Some(Vec::new()) };
+        let (version, legacy) = self.counters.queues(netns);
+        let is_legacy_known =
+            !self.engines.legacy || self.counters.layout().is_some() && self.counters.is_known(memory, netns);
+        // A table may have come.
+        self.counters.suspect();
+        let is_complete = nft.is_some() && is_legacy_known;
+        let rules = [nft.unwrap_or_default(), legacy].concat();
+        let mut answer = queue::answer(&rules, evidence.ethertype, is_complete);
+        match answer.backend {
+            Some(Backend::Nft) => {
+                let newest = self.netns.get(&netns.inode).and_then(|netns| netns.generations.back());
+                let Some((layout, newest)) = self.layout.zip(newest) else { return answer };
+                let mut is_current = || newest.is_current(memory, &layout, netns.address);
+                let generation = Some(newest.sequence.into());
+                self.words.add(netns, generation, evidence.mark, &mut answer, &mut is_current);
+            }
+            Some(Backend::Legacy) => {
+                let counters = &self.counters;
+                let mut is_current = || counters.is_still(memory, netns, version);
+                let generation = Some(1 << 32 | u64::from(version));
+                self.words.add(netns, generation, evidence.mark, &mut answer, &mut is_current);
+            }
+            None => {}
+        }
+        answer
+    }
+
+    /// The nft rules of a netns that queue, in the rule set in force. `None` if that can't be found out.
+    fn nft_queues(&mut self, memory: &mut impl KernelMemory, id: NetnsId) -> Option<Vec<queue::Rule>> {
+        let layout = self.layout?;
+        let netns = self.netns_mut(id);
+        let in_force = layout.sequence(memory, id.address)?;
+        if netns.generations.back().is_none_or(|newest| newest.sequence != in_force) {
+            netns.read(memory, &layout);
+        }
+        let ruleset =
+            netns.generations.back().filter(|newest| newest.is_current(memory, &layout, id.address))?;
+        let found = match netns.queues.take() {
+            Some((sequence, found)) if sequence == ruleset.sequence => found,
+            _ => ruleset.queues(memory, &layout).filter(|_| ruleset.is_current(memory, &layout, id.address)),
+        };
+        let rules = found
+            .as_ref()
+            .map(|found| found.iter().filter_map(|found| queue::Rule::of_nft(ruleset, *found)).collect());
+        netns.queues = Some((ruleset.sequence, found));
+        rules
+    }
+
+    /// What is kept of a netns.
+    fn netns_mut(&mut self, id: NetnsId) -> &mut Netns {
+        if !self.netns.contains_key(&id.inode) && self.netns.len() >= MAX_NETNS {
+            self.netns.clear();
+        }
+        let netns = self.netns.entry(id.inode).or_default();
+        if id.address != 0 && netns.id != id {
+            // An inode number that is used again, or the first drop here.
+            *netns = Netns { id, ..Netns::default() };
+        }
+        netns
     }
 
     /// The tables of network namespaces.
@@ -205,7 +325,7 @@ impl Rulesets {
         evidence: &Evidence,
     ) -> Netfilter {
         let unknown = || Netfilter {
-            backend: evidence.is_nft.then_some(Backend::Nft),
+            backend: (evidence.freed_by == FreedBy::Nft).then_some(Backend::Nft),
             ..attribute::at_hook(evidence.hook)
         };
         match kind_of(evidence.attribution[1]) {
@@ -221,7 +341,7 @@ impl Rulesets {
                 }
                 self.by_function(memory, name, evidence).unwrap_or_else(unknown)
             }
-            _ if evidence.is_nft => unknown(),
+            _ if evidence.freed_by == FreedBy::Nft => unknown(),
             _ => {
                 // A table may have come.
                 self.counters.suspect();
@@ -232,19 +352,34 @@ impl Rulesets {
 
     /// The hook function that dropped it, by its index. A table's function is no answer: which rule did it is not known.
     fn by_function(
-        &self,
+        &mut self,
         memory: &mut impl KernelMemory,
         name: &dyn Fn(u64) -> Option<String>,
         evidence: &Evidence,
     ) -> Option<Netfilter> {
-        let layout = self.hooks.as_ref()?;
-        let Hooked { function, .. } = evidence.hooked(memory, layout, self.netns_of(evidence)?)?;
+        let (layout, netns) = (self.hooks.as_ref()?, self.netns_of(evidence)?);
+        let Hooked { function, private } = evidence.hooked(memory, layout, netns)?;
         let is_table = self.counters.layout().is_some_and(|layout| layout.functions.contains(&function));
+        let function = name(function)?;
+        let is_table = is_table || OTHER_TABLES.contains(&function.as_str());
+        let connections = &mut self.connections;
+        let verdict = conntrack::verdict(&function, evidence.hook, evidence.entry, || {
+            connections.as_mut()?.fill(memory, netns.address)
+        });
+        let program = (function == program::HOOK_FUNCTION)
+            .then(|| Program::read(memory, self.programs.as_ref()?, private))
+            .flatten();
+        // Accept or drop is all that a program can say.
+        let dropped = program.as_ref().map(|_| ("drop", Confidence::Exact));
+        let verdict = verdict.or(dropped);
+        let unsaid = if is_table { Confidence::Ambiguous } else { Confidence::Exact };
         Some(Netfilter {
             backend: is_table.then_some(Backend::Legacy),
-            function: Some(name(function)?),
+            function: Some(function),
+            program,
+            verdict: verdict.map(|(name, _)| name.to_owned()),
             method: Some(Method::Hook),
-            confidence: if is_table { Confidence::Ambiguous } else { Confidence::Exact },
+            confidence: verdict.map_or(unsaid, |(_, confidence)| confidence),
             ..attribute::at_hook(evidence.hook)
         })
     }
@@ -359,14 +494,7 @@ impl Rulesets {
         same: impl Fn((&Ruleset, T), (&Ruleset, T)) -> bool,
     ) -> Option<(&Ruleset, T, Confidence)> {
         let layout = self.layout?;
-        if !self.netns.contains_key(&evidence.netns.inode) && self.netns.len() >= MAX_NETNS {
-            self.netns.clear();
-        }
-        let netns = self.netns.entry(evidence.netns.inode).or_default();
-        if evidence.netns.address != 0 && netns.id != evidence.netns {
-            // An inode number that is used again, or the first drop here.
-            *netns = Netns { id: evidence.netns, ..Netns::default() };
-        }
+        let netns = self.netns_mut(evidence.netns);
         if !netns.generations.iter().any(|ruleset| ruleset.sequence == sequence) {
             netns.read(memory, &layout);
         }

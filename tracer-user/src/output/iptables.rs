@@ -7,12 +7,13 @@ use crate::event::model::Drop;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-/// `DROP: filter:FORWARD:rule:7 IN=eth0 OUT= SRC=... `, or with the reason where there is no rule.
+/// `DROP: filter:FORWARD:rule:7 IN=eth0 OUT= SRC=... `; without a rule, with what a hook function did or with the reason.
 pub(super) fn line(drop: &Drop) -> String {
     let why = &drop.drop;
     let rule = why.netfilter.as_deref().and_then(words::rule);
+    let verdict = why.netfilter.as_deref().and_then(words::verdict).map(|text| escape(text).into_owned());
     let reason = why.reason.as_ref().or(why.location.as_ref()).map(|text| escape(text).replace(' ', ""));
-    let place = rule.or(reason).unwrap_or_else(|| "UNKNOWN".to_owned());
+    let place = rule.or(verdict).or(reason).unwrap_or_else(|| "UNKNOWN".to_owned());
     let (network, packet) = (&drop.network, &drop.packet);
     let (input, output) = match (&network.interface_in, &network.interface_out) {
         (None, None) => (&network.interface, &None),

@@ -11,6 +11,7 @@ mod tests {
         Record, Timestamp,
     };
     use crate::netfilter::model::{Backend, Family, Method, Netfilter, RuleRef};
+    use crate::netfilter::program::Program;
     use serde_json::{Map, Value, json};
     use std::collections::BTreeSet;
 
@@ -150,6 +151,7 @@ mod tests {
                     backend: Some(Backend::Legacy),
                     family: Some(Family::Ipv4),
                     method: Some(Method::Counter),
+                    program: Some(Program { id: 7, name: "guard".into() }),
                     mark_set_by: vec![RuleRef::default()],
                     candidates: vec![RuleRef {
                         rule: Some(1),
@@ -206,6 +208,7 @@ mod tests {
             ("reason", "/drop"),
             ("netfilter", "/drop/netfilter"),
             ("rule", "/drop/netfilter/candidates/0"),
+            ("program", "/drop/netfilter/program"),
             ("cause", "/drop/cause"),
         ];
         for (name, pointer) in places {

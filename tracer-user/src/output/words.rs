@@ -182,8 +182,8 @@ fn icmpv6(kind: u8, code: Option<u8>) -> &'static str {
     }
 }
 
-/// Where it was dropped: the rule, `filter:FORWARD:rule:7 (FORWARD, legacy)`, else netfilter's function and hook, else
-/// reason and location, else what of them is known.
+/// Where it was dropped: the rule, `filter:FORWARD:rule:7 (FORWARD, legacy)`, else why, netfilter's function and hook,
+/// `conntrack-table-full ipv4_conntrack_in (PREROUTING)`, else reason and location, else what of them is known.
 pub(super) fn place(drop: &Drop) -> String {
     let why = &drop.drop;
     if let Some(netfilter) = &why.netfilter
@@ -199,8 +199,10 @@ pub(super) fn place(drop: &Drop) -> String {
     if let Some(netfilter) = &why.netfilter
         && let (Some(function), Some(hook)) = (&netfilter.function, &netfilter.hook)
     {
-        let reason = why.reason.as_deref().unwrap_or("dropped");
-        return format!("{} {} ({})", escape(reason), escape(function), escape(hook));
+        let what = verdict(netfilter).or(why.reason.as_deref()).unwrap_or("dropped");
+        let program = netfilter.program.as_ref().map(|it| format!(" {} id {}", escape(&it.name), it.id));
+        let program = program.unwrap_or_default();
+        return format!("{} {}{program} ({})", escape(what), escape(function), escape(hook));
     }
     let known: Vec<_> = [&why.reason, &why.location].into_iter().flatten().map(|text| escape(text)).collect();
     if known.is_empty() { "unknown reason".to_owned() } else { known.join(" ") }
@@ -217,6 +219,12 @@ pub(super) fn rule(netfilter: &Netfilter) -> Option<String> {
         (None, None) if netfilter.verdict.as_deref() == Some("policy") => format!("{table}:{chain}:policy"),
         (None, None) => format!("{table}:{chain}"),
     })
+}
+
+/// Why a hook function dropped it, which says more than the kernel's reason.
+pub(super) fn verdict(netfilter: &Netfilter) -> Option<&str> {
+    let verdict = netfilter.function.as_ref().and(netfilter.verdict.as_deref());
+    verdict.filter(|verdict| *verdict != "drop")
 }
 
 /// `veth1->eth0`, `veth1`, `->eth0`; where no interface is known, the network namespace.

@@ -633,7 +633,7 @@ fn hash(kind: u8, name: &[u8]) -> u32 {
 
 /// Builds small BTF for tests.
 #[cfg(test)]
-pub(super) mod synthetic {
+pub(crate) mod synthetic {
     use super::{Btf, kind};
     use std::sync::Arc;
 

@@ -9,9 +9,11 @@ use super::{
 };
 use crate::event::explain::Names;
 use crate::netfilter::{
+    conntrack::TableLayout,
     hooks::HookLayout,
     legacy::{self, LegacyLayout},
     nft::NftLayout,
+    program::ProgramLayout,
 };
 use std::{cell::RefCell, collections::BTreeSet, path::Path, sync::Arc, thread, time::Duration};
 use tracer_common::{ABSENT, ConntrackOffsets, ProbeOffsets, TextRange};
@@ -51,6 +53,10 @@ pub struct Kernel {
     nft: Option<NftLayout>,
     /// Where hook functions are listed.
     hooks: Option<HookLayout>,
+    /// Where count and limit of tracked connections are.
+    connections: Option<TableLayout>,
+    /// Where a BPF program's id and name are.
+    programs: Option<ProgramLayout>,
     /// Layout of legacy tables, likewise.
     legacy: Option<LegacyLayout>,
     /// Modules of [`MODULES`] whose BTF was read.
@@ -82,6 +88,8 @@ impl Kernel {
             symbols: None,
             nft: NftLayout::resolve(&vmlinux, None),
             hooks: HookLayout::resolve(&vmlinux),
+            connections: TableLayout::resolve(&vmlinux, None),
+            programs: ProgramLayout::resolve(&vmlinux),
             legacy: LegacyLayout::resolve(&vmlinux, None),
             read: BTreeSet::new(),
         };
@@ -129,6 +137,18 @@ impl Kernel {
         self.hooks
     }
 
+    /// Where count and limit of tracked connections are.
+    #[must_use]
+    pub fn connections(&self) -> Option<TableLayout> {
+        self.connections
+    }
+
+    /// Where a BPF program's id and name are.
+    #[must_use]
+    pub fn programs(&self) -> Option<ProgramLayout> {
+        self.programs
+    }
+
     /// Layout of legacy tables; `None` also where no legacy table can be: without ip_tables and ip6_tables.
     #[must_use]
     pub fn legacy(&self) -> Option<LegacyLayout> {
@@ -174,6 +194,7 @@ impl Kernel {
                 "nf_conntrack" => {
                     let (conntrack, _) = offsets::resolve_conntrack(&btf);
                     self.layout.conntrack = conntrack;
+                    self.connections = TableLayout::resolve(vmlinux, Some(&btf));
                     self.missing.retain(|field| !field.what.starts_with("nf_conn"));
                 }
                 "nf_tables" => {
@@ -199,6 +220,7 @@ impl Kernel {
         };
         self.layout.nf_hook_slow = range("nf_hook_slow");
         self.layout.nft_do_chain = range("nft_do_chain");
+        self.layout.nf_queue = range("nf_queue");
         if let Some(legacy) = &mut self.legacy {
             legacy.functions = legacy::TABLE_FUNCTIONS.map(|name| range(name).start);
         }

@@ -149,6 +149,8 @@ pub struct KernelLayout {
     pub nf_hook_slow: TextRange,
     /// Text of nft_do_chain; zero if nf_tables is not there.
     pub nft_do_chain: TextRange,
+    /// Text of nf_queue.
+    pub nf_queue: TextRange,
     /// net.list (include/net/net_namespace.h): the list of all network namespaces.
     pub net_list: Option<u32>,
     /// bpf_array.pptrs (include/linux/bpf.h): where a per-CPU map's values are.

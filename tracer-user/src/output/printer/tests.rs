@@ -1,6 +1,7 @@
 use super::*;
 use crate::event::model::{Conntrack, Endpoint, Inner, K8s, LostPlace, Network, Original, Packet, Reason};
 use crate::netfilter::model::{Backend, Family, Netfilter, RuleRef};
+use crate::netfilter::program::Program;
 use serde_json::json;
 use std::net::SocketAddr;
 
@@ -216,7 +217,19 @@ fn rules_have_the_spelling_of_their_backend() {
         function: Some("nf_conntrack_in".into()),
         ..Netfilter::default()
     };
-    assert_eq!(place(function), "NO_SOCKET nf_conntrack_in (PREROUTING)");
+    assert_eq!(place(function.clone()), "NO_SOCKET nf_conntrack_in (PREROUTING)");
+    let program = Netfilter {
+        verdict: Some("drop".into()),
+        function: Some("nf_hook_run_bpf".into()),
+        program: Some(Program { id: 42, name: "guard\x1b".into() }),
+        ..function.clone()
+    };
+    assert_eq!(place(program), "NO_SOCKET nf_hook_run_bpf guard\\x1b id 42 (PREROUTING)");
+    let full = Netfilter { verdict: Some("conntrack-table-full".into()), ..function };
+    assert_eq!(place(full.clone()), "conntrack-table-full nf_conntrack_in (PREROUTING)");
+    let mut drop = no_socket(0, 1);
+    drop.drop.netfilter = Some(Box::new(full));
+    assert!(one(Format::Iptables, drop).starts_with("DROP: conntrack-table-full IN="));
     let unknown = Netfilter { hook: Some("FORWARD".into()), ..Netfilter::default() };
     assert_eq!(place(unknown), "NO_SOCKET tcp_v4_rcv+0x1f");
 }
