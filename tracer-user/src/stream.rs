@@ -106,7 +106,9 @@ impl Stream {
     /// # Errors
     /// If the kernel refuses.
     pub fn attach_probes(&mut self) -> Result<(), TracerError> {
-        self.tracer.attach_probes(&|name| self.kernel.has_function(name))
+        self.tracer.attach_probes(&|name| self.kernel.has_function(name))?;
+        self.rulesets.has_probes = self.tracer.probes().has_rules();
+        Ok(())
     }
 
     /// Gets ready to compare the counters of legacy rules, where this kernel has tables.
@@ -225,9 +227,16 @@ impl Stream {
             ),
         };
         let stack = "registers saved on the kernel's stack, learned and proven in the self-test";
-        let nft = "nf_tables is not loaded, or this kernel doesn't free its packets in nft_do_chain";
+        let nft = "nf_tables is not loaded, or this kernel doesn't free its packets in nft_do_chain: rules of iptables-nft \
+                   are inferred, and `--probes always` makes all rules exact";
+        let nft_rules = match learned(attribution_kind::NFT_RULE, stack, nft) {
+            Mechanism::Off(_) if self.tracer.probes().has_rules() => {
+                Mechanism::Exact("probes on the expressions that drop")
+            }
+            other => other,
+        };
         Mechanisms {
-            nft_rules: learned(attribution_kind::NFT_RULE, stack, nft),
+            nft_rules,
             nft_policies: learned(attribution_kind::NFT_POLICY, stack, nft),
             legacy: match self.rulesets.counters.layout() {
                 Some(_) => Mechanism::Exact("the rules' own counters, compared at the drop"),

@@ -5,6 +5,7 @@ use super::answer::{Blame, expects_exact_here};
 use super::expect::{Expect, verify, watch};
 use super::{both, one, rules, skip};
 use crate::bed::backend::Backend;
+use crate::bed::droptrace::{Droptrace, command as droptrace};
 use crate::bed::ebtables;
 use crate::bed::kernel;
 use crate::bed::listing::Listed;
@@ -36,6 +37,15 @@ pub(super) fn trials() -> Vec<Trial> {
                 trials.push(super::beside(name, move || check(backend, family, "inet", shape)));
             }
         }
+    }
+    for (backend, name, shape) in [
+        (Backend::Nft, "every_hook", every_hook as Shape),
+        (Backend::Nft, "jump_and_goto", jump_and_goto),
+        (Backend::IptablesNft, "reject", reject),
+        (Backend::Nft, "reject", reject),
+    ] {
+        let name = format!("attribution::probed_{}_{name}::ipv4", backend.name());
+        trials.push(super::beside(name, move || probed(backend, Family::V4, shape)));
     }
     for (name, scenario) in [
         ("attribution::nft_own_family", own_family as fn(Family) -> Result<()>),
@@ -271,12 +281,33 @@ fn own_family(family: Family) -> Result<()> {
 
 /// Loads the rules in a router, sends the packets, and compares.
 fn check(backend: Backend, family: Family, nft_family: &str, shape: Shape) -> Result<()> {
+    check_by(&watch, backend, family, nft_family, shape)
+}
+
+/// The same by probes, too: what they tell and what the stack tells must agree, or nothing is told.
+fn probed(backend: Backend, family: Family, shape: Shape) -> Result<()> {
+    let told = droptrace(&["doctor", "--probes", "always"])?.output().context("can't start droptrace")?;
+    if !told.status.success() {
+        let why = String::from_utf8_lossy(&told.stderr).into_owned();
+        ensure!(told.status.code() == Some(3) && why.contains("--probes always: "), "{}: {why}", told.status);
+        return Err(skip("this kernel allows no probes; it says so and ends with 3"));
+    }
+    check_by(&|| Droptrace::start(&["--all", "--probes", "always"]), backend, family, "inet", shape)
+}
+
+fn check_by(
+    start: &dyn Fn() -> Result<Droptrace>,
+    backend: Backend,
+    family: Family,
+    nft_family: &str,
+    shape: Shape,
+) -> Result<()> {
     let (chains, shots) = shape(backend);
     let nft_family = if backend.is_iptables() { family.pick("ip", "ip6") } else { nft_family };
     let routed = Routed::new()?;
     backend.load(&routed.router, family, &ruleset::write_down(&chains, backend, family, nft_family))?;
     let listed = backend.list_with_handles(&routed.router, family)?;
-    let stream = watch()?;
+    let stream = start()?;
     let mut expected = Vec::new();
     for shot in &shots {
         let blame = blame(shot, &listed, backend, family, nft_family)?;

@@ -8,6 +8,7 @@ use super::conntrack::{self, TableLayout};
 use super::counters::Counters;
 use super::evaluate::{self, Culprit, Packet, TableText};
 use super::hooks::{HookLayout, Hooked};
+use super::listings::Printed;
 use super::memory::KernelMemory;
 use super::model::{Backend, Confidence, Family, Method, Netfilter, TableSummary, hook_name};
 use super::nft::{Chain, Found, NftLayout, Ruleset};
@@ -18,6 +19,7 @@ use super::words::Words;
 use crate::event::decode::Raw;
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tracer_common::{
     EXPRESSION_WORDS, FlowKey, attribution_kind, flow_flag, hook_of, index_of, kind_of, undecided,
@@ -42,6 +44,16 @@ const OTHER_TABLES: [&str; 7] = [
     "ebt_out_hook",
     "ebt_nat_in",
     "ebt_nat_out",
+];
+
+/// Hook functions of nft's base chains: what they are given is the struct nft_chain (net/netfilter/nft_chain_filter.c).
+const NFT_FUNCTIONS: [&str; 6] = [
+    "nft_do_chain_ipv4",
+    "nft_do_chain_ipv6",
+    "nft_do_chain_inet",
+    "nft_do_chain_arp",
+    "nft_do_chain_bridge",
+    "nft_do_chain_netdev",
 ];
 
 /// Which function of netfilter freed a packet.
@@ -150,6 +162,8 @@ pub struct Rulesets {
     pub programs: Option<ProgramLayout>,
     /// What may have rules.
     pub engines: Engines,
+    /// True if probes see each nft rule that drops ([`crate::probe::tracer::Probes`]).
+    pub has_probes: bool,
     words: Words,
     evaluation: Budget,
     netns: HashMap<u32, Netns>,
@@ -193,6 +207,13 @@ impl Rulesets {
         {
             // A table did it, and the counters don't tell which rule. If this doesn't either, it stays so.
             let _ = self.evaluate(memory, evidence, packet, &mut answer);
+            return answer;
+        }
+        if answer.backend == Some(Backend::Nft) && answer.method == Some(Method::Hook) {
+            // One of its base chains did it. If that is iptables', the packet can be evaluated.
+            if let (Some(packet), Some(base)) = (packet, self.base_chain(memory, evidence)) {
+                let _ = self.evaluate_nft(memory, evidence, packet, base, &mut answer);
+            }
             return answer;
         }
         let Some(netns) = self.netns_of(evidence) else { return answer };
@@ -362,6 +383,10 @@ impl Rulesets {
         let is_table = self.counters.layout().is_some_and(|layout| layout.functions.contains(&function));
         let function = name(function)?;
         let is_table = is_table || OTHER_TABLES.contains(&function.as_str());
+        if NFT_FUNCTIONS.contains(&function.as_str()) {
+            let of_chain = self.by_base_chain(memory, evidence, private);
+            return Some(Netfilter { function: Some(function), ..of_chain });
+        }
         let connections = &mut self.connections;
         let verdict = conntrack::verdict(&function, evidence.hook, evidence.entry, || {
             connections.as_mut()?.fill(memory, netns.address)
@@ -384,7 +409,41 @@ impl Rulesets {
         })
     }
 
-    /// Evaluates the packet against the tables of its hook.
+    /// The base chain (struct nft_chain) whose hook function dropped the packet.
+    fn base_chain(&self, memory: &mut impl KernelMemory, evidence: &Evidence) -> Option<u64> {
+        Some(evidence.hooked(memory, self.hooks.as_ref()?, self.netns_of(evidence)?)?.private)
+    }
+
+    /// Of a packet that an nft base chain dropped, or a chain that it jumps to, where the kernel tells no more. Where
+    /// probes see every rule that drops and saw none, it was most likely the policy.
+    fn by_base_chain(&mut self, memory: &mut impl KernelMemory, evidence: &Evidence, base: u64) -> Netfilter {
+        let unknown = Netfilter {
+            backend: Some(Backend::Nft),
+            method: Some(Method::Hook),
+            ..attribute::at_hook(evidence.hook)
+        };
+        let Some((netns, layout)) = self.netns_of(evidence).zip(self.layout) else { return unknown };
+        let has_probes = self.has_probes;
+        let netns = self.netns_mut(netns);
+        let in_force = layout.sequence(memory, netns.id.address);
+        if netns.generations.back().is_none_or(|newest| Some(newest.sequence) != in_force) {
+            netns.read(memory, &layout);
+        }
+        let Some(ruleset) = netns.generations.back() else { return unknown };
+        let Some(chain) = ruleset.base_chain_at(base) else { return unknown };
+        if has_probes && chain.base.is_some_and(|base| base.drops) {
+            let policy = attribute::by_nft_policy(ruleset, chain, evidence.hook, Confidence::Inferred);
+            return policy.map_or(unknown, |it| Netfilter { method: Some(Method::Probe), ..it });
+        }
+        let table = ruleset.table_of(chain);
+        Netfilter {
+            family: table.map(|table| table.family).or(unknown.family),
+            table: table.map(|table| table.name.clone()),
+            ..unknown
+        }
+    }
+
+    /// Evaluates the packet against the legacy tables of its hook.
     fn evaluate(
         &mut self,
         memory: &mut impl KernelMemory,
@@ -405,39 +464,45 @@ impl Rulesets {
         let counters = &self.counters;
         let mut is_current = || counters.is_still(memory, netns, version);
         let generation = 1 << 32 | u64::from(version);
-        let listings = self.words.tables(netns, generation, (family, &names), &mut is_current)?;
+        let wanted = (Backend::Legacy, family, names.as_slice());
+        let listings = self.words.tables(netns, generation, wanted, &mut is_current)?;
         let start = Instant::now();
-        let chain = hook_name(family, hook.number)?;
-        let texts: Vec<_> = names
-            .iter()
-            .zip(&listings)
-            .map(|(table, it)| TableText { table, chain, listing: &it.text })
-            .collect();
-        let evaluation = evaluate::evaluate(packet, &texts, Some(only));
+        conclude(packet, hook_name(family, hook.number)?, &names, &listings, only, answer);
         self.evaluation.take(start.elapsed());
-        let (confidence, culprit) = evaluate::confidence(&evaluation);
-        answer.method = Some(Method::Evaluated);
-        answer.confidence = confidence;
-        answer.table = Some(only.clone());
-        match culprit {
-            Some(culprit) => {
-                answer.chain = Some(culprit.chain.to_owned());
-                answer.rule = culprit.rule;
-                answer.text = culprit.text.map(str::to_owned);
-                answer.verdict = culprit.verdict.name().map(Cow::into_owned);
-                answer.reject_with = culprit.reject_with().map(str::to_owned);
-                answer.owner = Some(
-                    owner::owner(&Subject {
-                        backend: answer.backend,
-                        table: Some(only),
-                        chain: Some(culprit.chain),
-                        text: culprit.text,
-                    })
-                    .to_owned(),
-                );
-            }
-            None => answer.candidates = evaluation.culprits.iter().map(Culprit::reference).collect(),
+        Some(())
+    }
+
+    /// Evaluates the packet against the tables of iptables-nft on its hook; the base chain at `base` dropped it.
+    fn evaluate_nft(
+        &mut self,
+        memory: &mut impl KernelMemory,
+        evidence: &Evidence,
+        packet: &Packet<'_>,
+        base: u64,
+        answer: &mut Netfilter,
+    ) -> Option<()> {
+        let (netns, hook, layout) = (self.netns_of(evidence)?, evidence.hook?, self.layout?);
+        let newest = self.netns.get(&netns.inode)?.generations.back()?;
+        let chain = newest.base_chain_at(base)?;
+        let table = newest.table_of(chain).filter(|table| table.is_iptables)?;
+        if !self.evaluation.is_left(EVALUATION_BURST) {
+            return None;
         }
+        let is_beside = |it: &&Chain| {
+            let beside = newest.table_of(it);
+            it.base.is_some_and(|base| base.hook == hook.number)
+                && beside.is_some_and(|it| it.is_iptables && it.family == table.family)
+        };
+        let mut beside: Vec<&Chain> = newest.chains.iter().filter(is_beside).collect();
+        beside.sort_by_key(|chain| chain.base.map(|base| base.priority));
+        let names: Vec<String> =
+            beside.iter().filter_map(|chain| Some(newest.table_of(chain)?.name.clone())).collect();
+        let mut is_current = || newest.is_current(memory, &layout, netns.address);
+        let wanted = (Backend::Nft, table.family, names.as_slice());
+        let listings = self.words.tables(netns, newest.sequence.into(), wanted, &mut is_current)?;
+        let start = Instant::now();
+        conclude(packet, &chain.name, &names, &listings, &table.name, answer);
+        self.evaluation.take(start.elapsed());
         Some(())
     }
 
@@ -462,7 +527,10 @@ impl Rulesets {
         };
         let same = |a: (&Ruleset, Found), b: (&Ruleset, Found)| identity(a) == identity(b);
         let (ruleset, found, confidence) = self.find(memory, evidence, sequence, find, same)?;
-        attribute::by_nft_rule(ruleset, found, expression.as_ref(), evidence.hook, confidence)
+        let answer = attribute::by_nft_rule(ruleset, found, expression.as_ref(), evidence.hook, confidence)?;
+        // What nf_hook_slow freed only a probe can tell.
+        let method = if evidence.freed_by == FreedBy::Nft { answer.method } else { Some(Method::Probe) };
+        Some(Netfilter { method, ..answer })
     }
 
     fn nft_policy(&mut self, memory: &mut impl KernelMemory, evidence: &Evidence) -> Option<Netfilter> {
@@ -554,6 +622,41 @@ fn judge<T: Copy>(
             Some((ruleset, found, Confidence::Inferred))
         }
         (None, None) => None,
+    }
+}
+
+/// Evaluates a packet against the listings of its hook's tables; `only` is the one that dropped it, `chain` its base chain.
+fn conclude(
+    packet: &Packet<'_>,
+    chain: &str,
+    names: &[String],
+    listings: &[Rc<Printed>],
+    only: &str,
+    answer: &mut Netfilter,
+) {
+    let texts: Vec<_> =
+        names.iter().zip(listings).map(|(table, it)| TableText { table, chain, listing: &it.text }).collect();
+    let evaluation = evaluate::evaluate(packet, &texts, Some(only));
+    let (confidence, culprit) = evaluate::confidence(&evaluation);
+    answer.method = Some(Method::Evaluated);
+    answer.confidence = confidence;
+    answer.table = Some(only.to_owned());
+    match culprit {
+        Some(culprit) => {
+            answer.chain = Some(culprit.chain.to_owned());
+            answer.rule = culprit.rule;
+            answer.text = culprit.text.map(str::to_owned);
+            answer.verdict = culprit.verdict.name().map(Cow::into_owned);
+            answer.reject_with = culprit.reject_with().map(str::to_owned);
+            let owner = owner::owner(&Subject {
+                backend: answer.backend,
+                table: Some(only),
+                chain: Some(culprit.chain),
+                text: culprit.text,
+            });
+            answer.owner = Some(owner.to_owned());
+        }
+        None => answer.candidates = evaluation.culprits.iter().map(Culprit::reference).collect(),
     }
 }
 

@@ -4,7 +4,7 @@
 use super::NetnsId;
 use super::listings::{Id, Listing, Listings, Printed};
 use super::marks::{self, Listed};
-use super::model::{Family, Netfilter, RuleRef};
+use super::model::{Backend, Family, Netfilter, RuleRef};
 use super::owner::{Subject, owner};
 use super::text;
 use std::collections::HashMap;
@@ -75,11 +75,14 @@ impl Words {
         &mut self,
         netns: NetnsId,
         generation: u64,
-        (family, names): (Family, &[String]),
+        (backend, family, names): (Backend, Family, &[String]),
         is_current: &mut dyn FnMut() -> bool,
     ) -> Option<Vec<Rc<Printed>>> {
         let mut printed = |name: &String| {
-            let listing = Listing::Legacy(family, name.clone());
+            let listing = match backend {
+                Backend::Legacy => Listing::Legacy(family, name.clone()),
+                Backend::Nft => Listing::IptablesNft(family, name.clone()),
+            };
             self.listings.get(Id { netns, generation, listing }, is_current)
         };
         names.iter().map(&mut printed).collect()
