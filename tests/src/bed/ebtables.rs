@@ -78,7 +78,8 @@ fn set() -> io::Result<()> {
         // SAFETY: it is open, and nobody else's.
         fd => unsafe { OwnedFd::from_raw_fd(fd) },
     };
-    let length = size_of::<Replace>() as libc::socklen_t;
+    // As if the chains followed, though they are read where they are.
+    let length = (size_of::<Replace>() + size_of_val(&chains)) as libc::socklen_t;
     // SAFETY: the option reads such a structure and the chains that it points to.
     let result = unsafe {
         libc::setsockopt(
