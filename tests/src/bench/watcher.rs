@@ -49,12 +49,12 @@ impl Drops {
 }
 
 impl Watcher {
-    /// Starts it, and lets a few packets be dropped until it has named their rule, or will not.
+    /// Starts it with some arguments, and lets a few packets be dropped until it has named their rule, or will not.
     ///
     /// # Errors
     /// When it does not attach.
-    pub fn start(storm: &Storm) -> Result<Self> {
-        let droptrace = Droptrace::start(&[])?;
+    pub fn start(storm: &Storm, arguments: &[&str]) -> Result<Self> {
+        let droptrace = Droptrace::start(arguments)?;
         let netns = storm.receiver().netns.inode();
         let deadline = Instant::now() + LEARNING;
         let mut before = Drops::default();

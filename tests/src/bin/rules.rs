@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use droptrace_tests::{
-    bed::{self, backend::Backend, flood},
+    bed::{self, backend::Backend, droptrace::command as droptrace, flood},
     bench::{
         delivery::Delivery,
         figures::median,
@@ -60,6 +60,8 @@ struct Cli {
 
 /// Legacy rules that can drop.
 const DROP_CAPABLE: [usize; 4] = [1, 16, 128, 1024];
+/// The mode that runs on packets that are not dropped.
+const PROBES: [&str; 2] = ["--probes", "always"];
 /// What the smaller nft rule sets have.
 const NFT_RULES: [usize; 2] = [10, 1_000];
 /// Of the largest legacy rule set: more than droptrace compares would leave the drop without its rule.
@@ -90,7 +92,7 @@ fn run(cli: &Cli) -> Result<()> {
     let machine = machine::machine();
     // Programs and threads that are started inherit it; senders choose their own.
     flood::pin(cli.other_cpu);
-    let parts = Backend::ALL.len() + DROP_CAPABLE.len() + NFT_RULES.len() + 1;
+    let parts = 2 * Backend::ALL.len() + DROP_CAPABLE.len() + NFT_RULES.len() + 1;
     let mut budget = Budget::new(Duration::from_secs(cli.seconds), u32::try_from(parts)?);
     print(&format!(
         "{machine}; `{}`.\nAll packets on CPU {}, droptrace on CPU {}, veth.\n",
@@ -113,12 +115,15 @@ fn healthy(cli: &Cli, budget: &mut Budget) -> Result<()> {
         "\nDelivered through {} rules, nothing dropped; at most {} rounds of {} packets.\n\n{HEALTHY_HEAD}",
         cli.rules, cli.rounds, cli.packets
     ))?;
-    for backend in Backend::ALL {
+    let has_probes = droptrace(&["doctor", PROBES[0], PROBES[1]])?.output()?.status.success();
+    let plain = Backend::ALL.map(|backend| (backend, &[][..]));
+    let probed = Backend::ALL.map(|backend| (backend, &PROBES[..]));
+    for (backend, arguments) in plain.into_iter().chain(probed.into_iter().filter(|_| has_probes)) {
         let shape = Shape { backend, rules: cli.rules, drop_capable: cli.rules.div_ceil(2) };
         let storm = load(shape)?;
         let delivery = Delivery::new(&storm)?;
         let rounds = Rounds::run(cli.rounds, budget.next_end(), |on| {
-            let watcher = on.then(|| Watcher::start(&storm)).transpose()?;
+            let watcher = on.then(|| Watcher::start(&storm, arguments)).transpose()?;
             delivery.run(cli.cpu, warm_up(cli.packets))?;
             let took = delivery.run(cli.cpu, cli.packets)?;
             if let Some(watcher) = watcher {
@@ -126,7 +131,11 @@ fn healthy(cli: &Cli, budget: &mut Budget) -> Result<()> {
             }
             Ok(took)
         })?;
-        print(&rounds::healthy_row(backend.name(), &rounds))?;
+        let name = [&[backend.name()], arguments].concat().join(" ");
+        print(&rounds::healthy_row(&name, &rounds))?;
+    }
+    if !has_probes {
+        print("\n`--probes always` is not measured: this kernel allows no probes.\n")?;
     }
     Ok(())
 }
@@ -147,7 +156,7 @@ fn drops(cli: &Cli, budget: &mut Budget) -> Result<()> {
         let storm = load(shape)?;
         let mut seen = Drops::default();
         let rounds = Rounds::run(cli.rounds, budget.next_end(), |on| {
-            let watcher = on.then(|| Watcher::start(&storm)).transpose()?;
+            let watcher = on.then(|| Watcher::start(&storm, &[])).transpose()?;
             storm.blow(cli.cpu, warm_up(cli.drops))?;
             let took = storm.blow(cli.cpu, cli.drops)?;
             if let Some(watcher) = watcher {

@@ -1,6 +1,6 @@
 //! `droptrace doctor`, and that looking changes nothing.
 
-use super::{alone, beside};
+use super::{alone, beside, skip};
 use crate::bed::droptrace::{Droptrace, command as droptrace};
 use crate::bed::kernel;
 use crate::bed::namespace::Namespace;
@@ -15,6 +15,7 @@ pub(super) fn trials() -> Vec<Trial> {
     vec![
         beside("doctor::tables_and_mechanisms", tables_and_mechanisms),
         alone("doctor::self_test", self_test),
+        alone("doctor::probes_agree_with_the_stack", probes_agree_with_the_stack),
         alone("doctor::looking_changes_nothing", looking_changes_nothing),
     ]
 }
@@ -75,6 +76,26 @@ fn self_test() -> Result<()> {
         ensure!(drops.parse::<u64>()? >= 2000, "{line}");
         ensure!(line.ends_with(&format!("{drops} told, 0 not told, 0 wrong")), "{line}");
     }
+    Ok(())
+}
+
+/// The self-test with probes armed: hook states and rules that both tell are the same.
+fn probes_agree_with_the_stack() -> Result<()> {
+    let netns = Namespace::new()?;
+    netns.run("iptables-legacy -nL")?;
+    netns.run("nft list tables")?;
+    let output = droptrace(&["doctor", "--self-test", "--probes", "always"])?.output()?;
+    let (told, why) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if output.status.code() == Some(3) && why.contains("--probes always: ") {
+        return Err(skip("this kernel allows no probes; droptrace says so and ends with 3"));
+    }
+    ensure!(output.status.success(), "ended with {}: {why}", output.status);
+    let line = told.lines().find(|line| line.contains(" answers of the stack and of the probes agreed, "));
+    let line = line.with_context(|| format!("no probes in\n{told}"))?.trim();
+    let (agreed, rest) = line.split_once(' ').context("no count")?;
+    ensure!(rest.contains("agreed, 0 did not"), "{line}");
+    // On 5.10 the stack tells nothing that probes could agree with.
+    ensure!(kernel::version() < (5, 15) || agreed.parse::<u64>()? >= 1000, "{line}");
     Ok(())
 }
 
