@@ -28,10 +28,12 @@ impl fmt::Display for Counts {
 }
 
 /// The `test result:` lines of one part's output, added up.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     counts: Counts,
     lines: u64,
+    /// What a guest's kernel died of.
+    oops: Option<String>,
 }
 
 impl Tally {
@@ -40,6 +42,8 @@ impl Tally {
         if let Some(counts) = parse_result(line) {
             self.counts.add(counts);
             self.lines += 1;
+        } else if let Some(oops) = line.trim_end().strip_prefix("guest's kernel: ") {
+            self.oops = Some(oops.to_owned());
         }
     }
 }
@@ -91,7 +95,10 @@ impl Part {
             (_, Some(0)) => None,
             (_, Some(1 | 101)) if counts.failed > 0 => None,
             (Place::Vm, Some(124)) => Some("timed out".to_owned()),
-            (Place::Vm, Some(125)) => Some("the guest died".to_owned()),
+            (Place::Vm, Some(125)) => Some(match &tally.oops {
+                Some(oops) => format!("the guest died: {oops}"),
+                None => "the guest died".to_owned(),
+            }),
             (_, Some(code)) => Some(format!("ended with exit code {code}")),
             (_, None) => Some("killed by a signal".to_owned()),
         };
@@ -179,6 +186,14 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_dead_guest_says_what_of() {
+        let told =
+            |lines: &[&str]| Part::ended("vm", Place::Vm, Some(125), tally(lines), Duration::ZERO).remark;
+        assert_eq!(told(&["guest's kernel: BUG: x; at y\n"]), "FAILED: the guest died: BUG: x; at y");
+        assert_eq!(told(&["the kernel: BUG"]), "FAILED: the guest died");
+    }
 
     fn tally(lines: &[&str]) -> Tally {
         let mut tally = Tally::default();

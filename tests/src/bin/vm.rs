@@ -167,6 +167,10 @@ fn run_job(place: &Place, size: &Size, job: &Job) -> Result<u8, Error> {
     if let Some(tail) = &outcome.console_tail {
         eprintln!("vm: {}: the end of {}:\n{tail}", kernel.suite, outcome.console.display());
     }
+    if let Some(oops) = &outcome.oops {
+        // Nobody to tell when stdout is closed.
+        let _ = writeln!(io::stdout(), "guest's kernel: {oops}");
+    }
     let first = outcome
         .first_output
         .map_or_else(|| "no output".to_owned(), |at| format!("first output after {:.1} s", at.as_secs_f64()));

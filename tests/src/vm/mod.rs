@@ -16,6 +16,7 @@ mod job;
 mod kernel;
 mod mirrors;
 mod modules;
+mod oops;
 mod qemu;
 mod suite;
 mod verdict;

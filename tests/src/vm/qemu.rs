@@ -16,6 +16,7 @@ use super::{
     cache::{SuiteLock, remove_dir},
     command::last_lines,
     error::IoContext,
+    oops,
     verdict::exit_code,
 };
 
@@ -52,6 +53,8 @@ pub struct Outcome {
     pub total: Duration,
     /// The end of the console, when the guest died or hung.
     pub console_tail: Option<String>,
+    /// What its kernel died of, if it said so.
+    pub oops: Option<String>,
     /// The whole console.
     pub console: PathBuf,
 }
@@ -105,13 +108,22 @@ pub fn boot(
     let status = fs::read(&status_file).unwrap_or_default();
     let verdict = Verdict::from_status(&String::from_utf8_lossy(&status), timed_out);
     let console_now = run.0.join("console");
-    let console_tail = matches!(verdict, Verdict::Died | Verdict::TimedOut).then(|| {
+    let console_text = matches!(verdict, Verdict::Died | Verdict::TimedOut).then(|| {
         let text = fs::read(&console_now).unwrap_or_default();
-        last_lines(&printable(&String::from_utf8_lossy(&text)), CONSOLE_TAIL)
+        printable(&String::from_utf8_lossy(&text))
     });
+    let oops = console_text.as_deref().and_then(oops::summary);
+    let console_tail = console_text.map(|text| last_lines(&text, CONSOLE_TAIL));
     let console = cache.console_log(kernel.suite);
     fs::rename(&console_now, &console).context("keep", &console_now)?;
-    Ok(Outcome { verdict, first_output: first_output.map(|at| at - started), total, console_tail, console })
+    Ok(Outcome {
+        verdict,
+        first_output: first_output.map(|at| at - started),
+        total,
+        console_tail,
+        oops,
+        console,
+    })
 }
 
 fn start(machine: &Machine, run: &Path) -> Result<Child, Error> {
