@@ -83,7 +83,7 @@ impl Part {
     ///
     /// The exit code and the counted lines must agree: a program that fails without a failed test, or succeeds
     /// without having said so, counts as one failure more.
-    pub(crate) fn ended(name: &str, place: Place, code: Option<i32>, tally: Tally, took: Duration) -> Self {
+    pub(crate) fn ended(name: &str, place: Place, code: Option<i32>, tally: &Tally, took: Duration) -> Self {
         let mut counts = tally.counts;
         let broken = match (place, code) {
             (Place::Vm, Some(77)) => {
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn a_dead_guest_says_what_of() {
         let told =
-            |lines: &[&str]| Part::ended("vm", Place::Vm, Some(125), tally(lines), Duration::ZERO).remark;
+            |lines: &[&str]| Part::ended("vm", Place::Vm, Some(125), &tally(lines), Duration::ZERO).remark;
         assert_eq!(told(&["guest's kernel: BUG: x; at y\n"]), "FAILED: the guest died: BUG: x; at y");
         assert_eq!(told(&["the kernel: BUG"]), "FAILED: the guest died");
     }
@@ -202,7 +202,7 @@ mod tests {
     }
 
     fn vm(code: i32, lines: &[&str]) -> Part {
-        Part::ended("vm", Place::Vm, Some(code), tally(lines), SECOND)
+        Part::ended("vm", Place::Vm, Some(code), &tally(lines), SECOND)
     }
 
     fn counts(passed: u64, failed: u64, skipped: u64) -> Counts {
@@ -236,10 +236,10 @@ mod tests {
         assert_eq!(vm(124, &[GOOD]).counts, counts(5, 1, 2));
         assert_eq!(vm(125, &[]).counts, counts(0, 1, 0));
         assert_eq!(vm(77, &[]).counts, counts(0, 0, 1));
-        let here = Part::ended("unit", Place::Here, Some(77), tally(&[]), SECOND);
+        let here = Part::ended("unit", Place::Here, Some(77), &tally(&[]), SECOND);
         assert_eq!(here.counts.failed, 1, "77 means something for virtual machines only");
-        assert_eq!(Part::ended("unit", Place::Here, None, tally(&[GOOD]), SECOND).counts, counts(5, 1, 2));
-        let unit = Part::ended("unit", Place::Here, Some(101), tally(&[GOOD, BAD]), SECOND);
+        assert_eq!(Part::ended("unit", Place::Here, None, &tally(&[GOOD]), SECOND).counts, counts(5, 1, 2));
+        let unit = Part::ended("unit", Place::Here, Some(101), &tally(&[GOOD, BAD]), SECOND);
         assert_eq!(unit.counts, counts(9, 1, 2), "cargo test's own exit code");
     }
 
@@ -258,7 +258,7 @@ mod tests {
         assert!(report(&[0, 0, 1], false).incomplete().is_none(), "a failed test is no missing kernel");
         assert!(!report(&[0, 0, 1], false).is_good());
         assert!(report(&[0], true).is_good());
-        let here = Part::ended("unit", Place::Here, Some(0), tally(&[GOOD]), SECOND);
+        let here = Part::ended("unit", Place::Here, Some(0), &tally(&[GOOD]), SECOND);
         assert!(!Report { parts: vec![here; 4], without_vms: false }.is_good(), "only VMs are kernels");
     }
 

@@ -191,7 +191,7 @@ fn run_part(name: &str, place: Place, command: Result<Command>) -> Part {
     let started = Instant::now();
     let mut tally = Tally::default();
     match command.and_then(|mut command| process::tee(&mut command, |line| tally.watch(line))) {
-        Ok(status) => Part::ended(name, place, status.code(), tally, started.elapsed()),
+        Ok(status) => Part::ended(name, place, status.code(), &tally, started.elapsed()),
         Err(error) => Part::broken(name, place, &format!("{error:#}"), started.elapsed()),
     }
 }

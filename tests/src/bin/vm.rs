@@ -8,7 +8,9 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use droptrace_tests::vm::{Cache, Error, Initramfs, Job, Kernel, Machine, Mirrors, Suite, Verdict, boot};
+use droptrace_tests::vm::{
+    Cache, Error, Initramfs, Job, Kernel, Machine, Mirrors, Outcome, Suite, Verdict, boot,
+};
 
 /// The exit code for a kernel that could not be fetched: the suite was skipped, not failed.
 const EXIT_SKIPPED: u8 = 77;
@@ -157,13 +159,32 @@ fn run(cli: Cli) -> Result<u8, Error> {
     }
 }
 
+/// Boots of one job at most: see [`Outcome::is_emulators_fault`].
+const BOOTS: u32 = 3;
+
 fn run_job(place: &Place, size: &Size, job: &Job) -> Result<u8, Error> {
     let cache = Cache::open(&place.cache)?;
+    for attempt in 1.. {
+        let outcome = run_once(&cache, place, size, job)?;
+        if attempt == BOOTS || !outcome.is_emulators_fault() {
+            return Ok(outcome.verdict.exit_code());
+        }
+        eprintln!(
+            "vm: {}: THE EMULATOR BROKE THE GUEST (its kernel met a breakpoint of its own that was gone already); boot \
+             {} of {BOOTS} follows",
+            place.suite,
+            attempt + 1
+        );
+    }
+    Ok(Verdict::Died.exit_code())
+}
+
+fn run_once(cache: &Cache, place: &Place, size: &Size, job: &Job) -> Result<Outcome, Error> {
     let lock = cache.lock(place.suite)?;
-    let kernel = Kernel::cached_or_fetched(&cache, &lock, place.suite, place.mirrors().as_ref())?;
-    let initramfs = Initramfs::base(&cache, &lock, &kernel)?;
+    let kernel = Kernel::cached_or_fetched(cache, &lock, place.suite, place.mirrors().as_ref())?;
+    let initramfs = Initramfs::base(cache, &lock, &kernel)?;
     let machine = Machine { cpus: size.smp, memory: size.memory, timeout: Duration::from_secs(size.timeout) };
-    let outcome = boot(&cache, lock, &machine, &kernel, &initramfs, job, &mut io::stdout())?;
+    let outcome = boot(cache, lock, &machine, &kernel, &initramfs, job, &mut io::stdout())?;
     if let Some(tail) = &outcome.console_tail {
         eprintln!("vm: {}: the end of {}:\n{tail}", kernel.suite, outcome.console.display());
     }
@@ -182,5 +203,5 @@ fn run_job(place: &Place, size: &Size, job: &Job) -> Result<u8, Error> {
     if outcome.verdict == Verdict::TimedOut {
         eprintln!("vm: {}: raise the limit with --timeout (it was {} s)", kernel.suite, size.timeout);
     }
-    Ok(outcome.verdict.exit_code())
+    Ok(outcome)
 }

@@ -6,8 +6,15 @@ const FRAMES: usize = 12;
 /// The first fault on a console: what it was, where (RIP), and the calls that led there. `None` if there is none.
 #[must_use]
 pub(super) fn summary(console: &str) -> Option<String> {
-    const FAULTS: [&str; 6] =
-        ["BUG:", "kernel BUG at", "Oops:", "general protection fault", "invalid opcode", "Kernel panic"];
+    const FAULTS: [&str; 7] = [
+        "BUG:",
+        "int3: ",
+        "kernel BUG at",
+        "Oops:",
+        "general protection fault",
+        "invalid opcode",
+        "Kernel panic",
+    ];
     let mut lines = console.lines().map(without_time).skip_while(|line| {
         let is_fault = FAULTS.iter().any(|fault| line.contains(fault));
         !is_fault
@@ -53,6 +60,13 @@ mod tests {
             summary(console).unwrap(),
             "BUG: unable to handle page fault for address: ffffffffffffffd8; at 0010:first+0x12/0x40; \
              called by second < third"
+        );
+        let breakpoint =
+            "[ 571.8] Oops: int3: 0000 [#1] SMP NOPTI\n[ 571.9] RIP: 0010:bpf_trampoline_1+0x11d/0x1bb\n";
+        assert!(
+            summary(breakpoint)
+                .unwrap()
+                .starts_with("Oops: int3: 0000 [#1] SMP NOPTI; at 0010:bpf_trampoline_1")
         );
         assert_eq!(summary("[ 1.0] all is well\n"), None);
         assert!(summary("[ 1.0] Kernel panic - not syncing: x").unwrap().ends_with("at unknown; called by "));

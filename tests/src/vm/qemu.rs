@@ -59,6 +59,18 @@ pub struct Outcome {
     pub console: PathBuf,
 }
 
+impl Outcome {
+    /// True if QEMU broke the guest: a processor that is emulated in a thread of its own may run an instruction that
+    /// another one has just replaced, the breakpoint that the kernel sets for a moment where it patches its code
+    /// (text_poke_bp(), arch/x86/kernel/alternative.c). Then nobody knows of it any more, and the kernel dies of "int3".
+    /// Seen with QEMU 7.2, and by others with 8.0: <https://bugzilla.redhat.com/show_bug.cgi?id=2216496>.
+    #[must_use]
+    pub fn is_emulators_fault(&self) -> bool {
+        let is_breakpoint = |oops: &String| oops.starts_with("Oops: int3:") || oops.starts_with("int3:");
+        self.verdict == Verdict::Died && self.oops.as_ref().is_some_and(is_breakpoint)
+    }
+}
+
 /// The files of one boot, removed with it.
 struct RunDir(PathBuf);
 
