@@ -137,7 +137,7 @@ pub struct Role {
 pub struct Depth {
     /// Where the return address lies; 0: not used.
     pub return_word: u8,
-    /// Where the answer lies.
+    /// Where the answer lies; 0: not known.
     pub value_word: u8,
     /// Which word leads to the hook state.
     pub state_word: u8,

@@ -62,7 +62,7 @@ pub extern "C" fn find_role(index: u32) -> u32 {
 pub unsafe fn value(scratch: *const Scratch) -> Option<(u8, u64)> {
     // SAFETY: the caller's.
     unsafe {
-        if read_volatile(&raw const (*scratch).site) != site::KNOWN {
+        if read_volatile(&raw const (*scratch).site) != site::KNOWN || (*scratch).depth.value_word == 0 {
             return None;
         }
         let word = read::<u64>((*scratch).context + (*scratch).depth.value_word as u64 * 8)?;

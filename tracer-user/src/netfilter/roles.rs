@@ -60,8 +60,8 @@ impl Truth {
 
 /// The roles that observations prove; each list of them was made at one depth. A call site is left out at a depth
 /// - if rules and policies drop there: then its address doesn't tell them apart;
-/// - if fewer than two different causes were seen there (three indices): a word that never changes would pass for the
-///   right one;
+/// - if fewer than two different causes were seen there: a word that never changes would pass for the right one. An index
+///   takes three; with fewer the hook state alone may be learned, from two hooks;
 /// - if no word was right every time.
 #[must_use]
 pub fn learn(depths: &[Vec<Observation>]) -> Vec<Role> {
@@ -118,7 +118,12 @@ fn learn_site(location: u64, seen: &[&Observation]) -> Option<(u8, Depth)> {
         .filter(|(at, it)| seen.iter().take(*at).all(|before| before.truth != it.truth));
     // An address is right by chance once in a blue moon; a small number often is.
     let enough = if kind == attribution_kind::HOOK { 3 } else { 2 };
-    if seen.iter().any(|other| other.truth.kind() != kind) || different.count() < enough {
+    if seen.iter().any(|other| other.truth.kind() != kind) {
+        return None;
+    }
+    let is_enough = different.count() >= enough;
+    let has_hooks = seen.iter().any(|it| it.hook != first.hook);
+    if !is_enough && (kind != attribution_kind::HOOK || !has_hooks) {
         return None;
     }
     let every = |word: usize, is_right: &dyn Fn(&Observation, u64) -> bool| {
@@ -128,14 +133,18 @@ fn learn_site(location: u64, seen: &[&Observation]) -> Option<(u8, Depth)> {
     // leftovers.
     let words = 0..first.window.len().min(NEAR_WORDS);
     let return_word = words.clone().rev().find(|word| every(*word, &|_, value| value == location))?;
-    let right = words.filter(|word| every(*word, &|it, value| it.truth.is(value)));
-    let (value_word, state) = if kind == attribution_kind::HOOK {
+    // Word 0 stands for none.
+    let right = words.filter(|word| *word != 0 && every(*word, &|it, value| it.truth.is(value)));
+    let caller = || learn_caller(seen, return_word).map(|word| (word, state_path::CALLER));
+    let (value_word, state) = if !is_enough {
+        (0, Some(learn_state(seen).or_else(caller)?))
+    } else if kind == attribution_kind::HOOK {
         let (word, state) = learn_hook(seen, right, return_word)?;
-        (word, state.or_else(|| learn_caller(seen, return_word).map(|word| (word, state_path::CALLER))))
+        (word, state.or_else(caller))
     } else {
         // Near it are the registers that the freeing function saved; farther away may be leftovers.
         let word = right.into_iter().min_by_key(|word| word.abs_diff(return_word))?;
-        (word, learn_caller(seen, return_word).map(|word| (word, state_path::CALLER)))
+        (word, caller())
     };
     let (state_word, state_path) = state.unwrap_or((0, state_path::NONE));
     let depth = Depth {
@@ -162,17 +171,28 @@ fn learn_hook(
     return_word: usize,
 ) -> Option<(usize, Option<State>)> {
     let indices: Vec<usize> = indices.collect();
-    let first = seen.first()?;
-    let is_state = |word: &usize| {
-        let leads = |it: &Observation| it.leads.get(*word) == Some(&lead(state_path::STATE, it.hook));
-        seen.iter().any(|it| it.hook != first.hook) && seen.iter().all(|it| leads(it))
-    };
-    let states = (0..first.leads.len()).filter(is_state);
-    let pairs = states.flat_map(|state| indices.iter().map(move |index| (*index, state)));
+    let pairs = states(seen).flat_map(|state| indices.iter().map(move |index| (*index, state)));
     let pair = pairs.min_by_key(|(index, state)| (index.abs_diff(*state), index.abs_diff(return_word)));
     match pair {
         Some((index, state)) => Some((index, Some((state, state_path::STATE)))),
         None => Some((indices.into_iter().min_by_key(|word| word.abs_diff(return_word))?, None)),
+    }
+}
+
+/// The words that point to the hook state every time; none if all were on one hook.
+fn states(seen: &[&Observation]) -> impl Iterator<Item = usize> {
+    let hooks = seen.first().filter(|first| seen.iter().any(|it| it.hook != first.hook));
+    let words = hooks.map_or(0, |first| first.leads.len());
+    let leads = |it: &Observation, word: usize| it.leads.get(word) == Some(&lead(state_path::STATE, it.hook));
+    (0..words).filter(move |word| seen.iter().all(|it| leads(it, *word)))
+}
+
+/// The word that points to the hook state, without an index beside it to tell it from leftovers: only if there is no other.
+fn learn_state(seen: &[&Observation]) -> Option<State> {
+    let mut words = states(seen);
+    match (words.next(), words.next()) {
+        (Some(word), None) => Some((word, state_path::STATE)),
+        _ => None,
     }
 }
 
@@ -273,6 +293,27 @@ mod tests {
     fn an_index_takes_three() {
         let seen = [0, 2, 1].map(|index| hook(7, &[1, index, 0, 7], index));
         assert_eq!(learn(&[seen.to_vec()]), [role(7, attribution_kind::HOOK, &[(3, 1)])]);
+    }
+
+    #[test]
+    fn the_hook_state_without_an_index() {
+        use state_path::{CALLER, NONE, STATE};
+        let none = (NONE, 0);
+        // The same index on two hooks.
+        let on = |hook: u8, leads: &[(u8, u8)]| Observation { truth: Truth::Hook(0), ..on(hook, leads) };
+        let learned = |seen: &[Observation]| learn(&[seen.to_vec()]).first().map(|role| role.depths[0]);
+        let depth = |state_word, state_path| Depth { return_word: 3, value_word: 0, state_word, state_path };
+        let one = [1, 3].map(|hook| on(hook, &[none, none, (STATE, hook)]));
+        assert_eq!(learned(&one), Some(depth(2, STATE)));
+        // Two words lead there: one is a leftover.
+        let two = [1, 3].map(|hook| on(hook, &[(STATE, hook), none, (STATE, hook)]));
+        assert_eq!(learned(&two), None);
+        let called = [1, 3].map(|hook| {
+            let window = vec![0, 0, 0, 7, u64::from(hook), 90 + u64::from(hook)];
+            Observation { caller: Some(90 + u64::from(hook)), window, ..on(hook, &[]) }
+        });
+        assert_eq!(learned(&called), Some(depth(5, CALLER)));
+        assert_eq!(learned(&[called[0].clone(), called[0].clone()]), None);
     }
 
     fn role(location: u64, kind: u8, depths: &[(u8, u8)]) -> Role {

@@ -265,7 +265,8 @@ impl Learned {
     /// True if drops of a kind (`attribution_kind`) can be told.
     #[must_use]
     pub fn has(&self, kind: u8) -> bool {
-        self.roles.iter().any(|role| role.location != 0 && role.kind == u32::from(kind))
+        let is_known = |role: &Role| role.depths.iter().any(|depth| depth.value_word != 0);
+        self.roles.iter().any(|role| role.location != 0 && role.kind == u32::from(kind) && is_known(role))
     }
 }
 
