@@ -74,7 +74,7 @@ enum Cmd {
 
 #[derive(Args)]
 struct Place {
-    /// The Debian suite whose kernel to boot: bullseye, bookworm, trixie or sid
+    /// The suite whose kernel to boot: Debian's bullseye, bookworm, trixie or sid, or Ubuntu's jammy
     #[arg(long)]
     suite: Suite,
     /// The folder that keeps kernels between runs
@@ -100,6 +100,9 @@ struct Size {
 
 impl Place {
     fn mirrors(&self) -> Option<Mirrors> {
+        if !self.suite.is_debian() {
+            return Some(Mirrors::of_ubuntu());
+        }
         self.mirror.as_deref().map_or_else(Mirrors::of_this_machine, |url| Some(Mirrors::at(url)))
     }
 }

@@ -12,21 +12,23 @@ use super::{
     error::IoContext,
 };
 
-/// The metapackage whose dependencies are the suite's current kernel.
-const METAPACKAGE: &str = "linux-image-cloud-amd64";
 /// The keys that sign Debian's archives.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// The key that signs Ubuntu's (2018, fingerprint F6EC B376 2474 EDA9 D21B 7022 8719 20D1 991B C93C), from its package
+/// ubuntu-keyring: Debian has none that has it.
+const UBUNTU_KEY: &[u8] = include_bytes!("ubuntu-archive-key.gpg");
 
 /// An apt that knows one suite only.
 #[derive(Debug)]
 pub(super) struct Apt {
     dir: PathBuf,
+    suite: Suite,
 }
 
 impl Apt {
     /// Writes the configuration below `dir`.
     pub(super) fn new(dir: &Path, suite: Suite, mirrors: &Mirrors) -> Result<Apt, Error> {
-        if !Path::new(KEYRING).exists() {
+        if suite.is_debian() && !Path::new(KEYRING).exists() {
             return Err(Error::MissingPrograms {
                 programs: KEYRING.to_owned(),
                 packages: "debian-archive-keyring".to_owned(),
@@ -36,12 +38,16 @@ impl Apt {
             let sub = dir.join(sub);
             fs::create_dir_all(&sub).context("create", &sub)?;
         }
-        let apt = Apt { dir: dir.to_owned() };
+        let apt = Apt { dir: dir.to_owned(), suite };
+        let keyring = if suite.is_debian() { PathBuf::from(KEYRING) } else { dir.join("ubuntu.gpg") };
+        if !suite.is_debian() {
+            fs::write(&keyring, UBUNTU_KEY).context("write", &keyring)?;
+        }
         let dump = output_of(Command::new("apt-config").arg("dump"))?;
         let transport = transport_settings(&String::from_utf8_lossy(&dump.stdout));
         for (name, text) in [
             ("apt.conf", configuration(&dir.display().to_string(), suite, &transport)),
-            ("sources.list", sources_list(suite, mirrors)),
+            ("sources.list", sources_list(suite, mirrors, &keyring.display().to_string())),
         ] {
             let path = dir.join(name);
             fs::write(&path, text).context("write", &path)?;
@@ -58,11 +64,12 @@ impl Apt {
 
     /// The names of the packages that the suite's current kernel consists of.
     pub(super) fn kernel_packages(&self) -> Result<Vec<String>, Error> {
+        let metapackage = self.suite.metapackage();
         let depends =
-            stdout_of(self.command("apt-cache").args(["depends", "--recurse", "--important", METAPACKAGE]))?;
+            stdout_of(self.command("apt-cache").args(["depends", "--recurse", "--important", metapackage]))?;
         let packages = kernel_packages(&depends);
         if packages.is_empty() {
-            return Err(Error::Unexpected(format!("{METAPACKAGE} depends on no kernel package")));
+            return Err(Error::Unexpected(format!("{metapackage} depends on no kernel package")));
         }
         Ok(packages)
     }
@@ -126,8 +133,8 @@ Acquire::https::Timeout "30";
     text
 }
 
-fn sources_list(suite: Suite, mirrors: &Mirrors) -> String {
-    let options = format!("[arch=amd64 signed-by={KEYRING}]");
+fn sources_list(suite: Suite, mirrors: &Mirrors, keyring: &str) -> String {
+    let options = format!("[arch=amd64 signed-by={keyring}]");
     let mut text = format!("deb {options} {} {suite} main\n", mirrors.main);
     if let Some(security) = mirrors.security.as_ref().filter(|_| suite.has_security()) {
         text.push_str(&format!("deb {options} {security} {suite}-security main\n"));
@@ -137,10 +144,10 @@ fn sources_list(suite: Suite, mirrors: &Mirrors) -> String {
 
 /// Picks the kernel's own packages from `apt-cache depends --recurse`, whose unindented lines are package
 /// names: one `linux-image-VERSION` up to trixie, then split into image, base (configuration, list of
-/// built-in modules), binary (the image itself) and modules.
+/// built-in modules), binary (the image itself) and modules. Ubuntu's modules are in two packages.
 fn kernel_packages(depends: &str) -> Vec<String> {
     let is_kernel = |name: &&str| {
-        ["linux-image-", "linux-base-", "linux-binary-", "linux-modules-"]
+        ["linux-image-", "linux-base-", "linux-binary-", "linux-modules-", "linux-modules-extra-"]
             .iter()
             .filter_map(|prefix| name.strip_prefix(prefix))
             .any(|version| version.starts_with(|first: char| first.is_ascii_digit()))
@@ -175,10 +182,20 @@ mod tests {
     #[test]
     fn every_source_is_signed_and_sid_has_no_security() {
         let mirrors = Mirrors::at("http://m.test/debian");
-        let bullseye = sources_list(Suite::Bullseye, &mirrors);
+        let bullseye = sources_list(Suite::Bullseye, &mirrors, KEYRING);
         assert!(bullseye.contains("http://m.test/debian-security bullseye-security main"));
         assert!(bullseye.lines().all(|line| line.contains("signed-by=")));
-        assert_eq!(sources_list(Suite::Sid, &mirrors).lines().count(), 1);
+        assert_eq!(sources_list(Suite::Sid, &mirrors, KEYRING).lines().count(), 1);
+    }
+
+    #[test]
+    fn ubuntus_kernel_has_its_modules_in_other_packages() {
+        let depends = "linux-image-generic\n  Depends: linux-firmware\nlinux-image-5.15.0-204-generic\n\
+                       linux-image-unsigned-5.15.0-204-generic\nlinux-modules-5.15.0-204-generic\n\
+                       linux-modules-extra-5.15.0-204-generic\nlinux-firmware\n";
+        let packages = ["linux-image-", "linux-modules-", "linux-modules-extra-"]
+            .map(|part| format!("{part}5.15.0-204-generic"));
+        assert_eq!(kernel_packages(depends), packages);
     }
 
     #[test]

@@ -43,6 +43,13 @@ impl Mirrors {
         choose(&sources)
     }
 
+    /// Ubuntu's own archive: a Debian machine's sources name no mirror of it.
+    #[must_use]
+    pub fn of_ubuntu() -> Mirrors {
+        let main = "http://archive.ubuntu.com/ubuntu".to_owned();
+        Mirrors { security: Some(main.clone()), main }
+    }
+
     /// The mirror at `main`, such as `http://HOST/debian`, and the security archive that by convention lies
     /// beside it.
     pub fn at(main: &str) -> Mirrors {
@@ -141,7 +148,7 @@ fn is_debian(source: &Source) -> bool {
 fn is_debian_suite(suite: &str) -> bool {
     const OTHERS: [&str; 7] = ["stable", "oldstable", "oldoldstable", "testing", "unstable", "forky", "duke"];
     let base = suite.split(['-', '/']).next().unwrap_or_default();
-    OTHERS.contains(&base) || Suite::ALL.iter().any(|known| known.name() == base)
+    OTHERS.contains(&base) || Suite::ALL.iter().any(|known| known.is_debian() && known.name() == base)
 }
 
 fn is_security(suite: &str) -> bool {

@@ -1,12 +1,14 @@
-//! The Debian suites whose kernels we test on.
+//! The suites of Debian and Ubuntu whose kernels we test on.
 
 use std::{fmt, str::FromStr};
 
-/// A Debian suite; each stands for the kernel that its `linux-image-cloud-amd64` depends on today.
+/// A suite; each stands for the kernel that its metapackage depends on today.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suite {
     /// Debian 11, kernel 5.10: no drop reasons, no module BTF.
     Bullseye,
+    /// Ubuntu 22.04, kernel 5.15: the last that frees nft's packets in nf_hook_slow, and has module BTF.
+    Jammy,
     /// Debian 12, kernel 6.1.
     Bookworm,
     /// Debian 13, kernel 6.12.
@@ -17,16 +19,27 @@ pub enum Suite {
 
 impl Suite {
     /// Every suite, oldest kernel first.
-    pub const ALL: [Suite; 4] = [Suite::Bullseye, Suite::Bookworm, Suite::Trixie, Suite::Sid];
+    pub const ALL: [Suite; 5] = [Suite::Bullseye, Suite::Jammy, Suite::Bookworm, Suite::Trixie, Suite::Sid];
 
     /// The suite's name in the archive.
     pub fn name(self) -> &'static str {
         match self {
             Suite::Bullseye => "bullseye",
+            Suite::Jammy => "jammy",
             Suite::Bookworm => "bookworm",
             Suite::Trixie => "trixie",
             Suite::Sid => "sid",
         }
+    }
+
+    /// Whether it is one of Debian's.
+    pub fn is_debian(self) -> bool {
+        self != Suite::Jammy
+    }
+
+    /// The metapackage whose dependencies are the suite's current kernel.
+    pub(super) fn metapackage(self) -> &'static str {
+        if self.is_debian() { "linux-image-cloud-amd64" } else { "linux-image-generic" }
     }
 
     /// Whether the security archive has a `SUITE-security`; sid has none.
