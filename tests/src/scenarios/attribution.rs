@@ -421,7 +421,7 @@ fn ebtables_legacy(family: Family) -> Result<()> {
         expect
             .field("/drop/netfilter/hook", "FORWARD")
             .field("/drop/netfilter/family", "bridge")
-            .field_among("/drop/netfilter/function", &["ebt_do_table", "ebt_in_hook"])
+            .field_among("/drop/netfilter/function", &["ebt_do_table", "ebt_in_hook", "ebt_filter_hook"])
             .field("/drop/netfilter/backend", "legacy")
             .field("/drop/netfilter/confidence", "ambiguous")
     } else {

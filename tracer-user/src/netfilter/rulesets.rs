@@ -36,24 +36,30 @@ const EVALUATION_BURST: Duration = Duration::from_millis(200);
 
 /// Hook functions of the tables of arptables-legacy and ebtables-legacy, whose counters are not compared
 /// (net/ipv4/netfilter/arptable_filter.c, net/bridge/netfilter/ebtable_*.c).
-const OTHER_TABLES: [&str; 7] = [
+const OTHER_TABLES: [&str; 9] = [
     "arpt_do_table",
     "arptable_filter_hook",
     "ebt_do_table",
     "ebt_in_hook",
     "ebt_out_hook",
+    "ebt_filter_hook",
+    "ebt_nat_hook",
     "ebt_nat_in",
     "ebt_nat_out",
 ];
 
-/// Hook functions of nft's base chains: what they are given is the struct nft_chain (net/netfilter/nft_chain_filter.c).
-const NFT_FUNCTIONS: [&str; 6] = [
+/// Hook functions of nft's base chains: what they are given is the struct nft_chain (net/netfilter/nft_chain_filter.c,
+/// net/netfilter/nft_chain_route.c; the latter drop, too, what they can't route again).
+const NFT_FUNCTIONS: [&str; 9] = [
     "nft_do_chain_ipv4",
     "nft_do_chain_ipv6",
     "nft_do_chain_inet",
     "nft_do_chain_arp",
     "nft_do_chain_bridge",
     "nft_do_chain_netdev",
+    "nf_route_table_hook4",
+    "nf_route_table_hook6",
+    "nf_route_table_inet",
 ];
 
 /// Which function of netfilter freed a packet.
