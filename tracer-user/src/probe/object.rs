@@ -78,7 +78,10 @@ mod tests {
             return;
         }
         let contents = contents(object).unwrap();
-        assert_eq!(contents.programs, ["raw_tp", "tp_btf/kfree_skb"]);
+        let probes = ["fentry/nf_hook_slow", "fexit/nf_hook_slow"];
+        let on_expressions = ["kprobe", "kprobe/nft_immediate_eval", "kprobe/nft_target_eval_xt"];
+        let always = ["raw_tp", "tp_btf/kfree_skb"];
+        assert_eq!(contents.programs, [&probes[..], &on_expressions, &always].concat());
         assert_eq!(contents.licence, "Dual MIT/GPL");
         assert_eq!(contents.unbounded_calls, Vec::<String>::new());
     }
