@@ -167,19 +167,19 @@ const BOOTS: u32 = 3;
 
 fn run_job(place: &Place, size: &Size, job: &Job) -> Result<u8, Error> {
     let cache = Cache::open(&place.cache)?;
-    for attempt in 1.. {
+    let mut attempt = 1;
+    loop {
         let outcome = run_once(&cache, place, size, job)?;
         if attempt == BOOTS || !outcome.is_emulators_fault() {
             return Ok(outcome.verdict.exit_code());
         }
+        attempt += 1;
         eprintln!(
             "vm: {}: THE EMULATOR BROKE THE GUEST (its kernel met a breakpoint of its own that was gone already); boot \
-             {} of {BOOTS} follows",
-            place.suite,
-            attempt + 1
+             {attempt} of {BOOTS} follows",
+            place.suite
         );
     }
-    Ok(Verdict::Died.exit_code())
 }
 
 fn run_once(cache: &Cache, place: &Place, size: &Size, job: &Job) -> Result<Outcome, Error> {

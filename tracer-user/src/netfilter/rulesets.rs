@@ -284,10 +284,7 @@ impl Rulesets {
     fn nft_queues(&mut self, memory: &mut impl KernelMemory, id: NetnsId) -> Option<Vec<queue::Rule>> {
         let layout = self.layout?;
         let netns = self.netns_mut(id);
-        let in_force = layout.sequence(memory, id.address)?;
-        if netns.generations.back().is_none_or(|newest| newest.sequence != in_force) {
-            netns.read(memory, &layout);
-        }
+        netns.refresh(memory, &layout);
         let ruleset =
             netns.generations.back().filter(|newest| newest.is_current(memory, &layout, id.address))?;
         let found = match netns.queues.take() {
@@ -431,10 +428,7 @@ impl Rulesets {
         let Some((netns, layout)) = self.netns_of(evidence).zip(self.layout) else { return unknown };
         let has_probes = self.has_probes;
         let netns = self.netns_mut(netns);
-        let in_force = layout.sequence(memory, netns.id.address);
-        if netns.generations.back().is_none_or(|newest| Some(newest.sequence) != in_force) {
-            netns.read(memory, &layout);
-        }
+        netns.refresh(memory, &layout);
         let Some(ruleset) = netns.generations.back() else { return unknown };
         let Some(chain) = ruleset.base_chain_at(base) else { return unknown };
         if has_probes && chain.base.is_some_and(|base| base.drops) {
@@ -697,6 +691,14 @@ fn identity((ruleset, found): (&Ruleset, Found)) -> Option<(u64, u64, u64)> {
 }
 
 impl Netns {
+    /// Reads the rule set in force, unless it is the newest that is known.
+    fn refresh(&mut self, memory: &mut impl KernelMemory, layout: &NftLayout) {
+        let in_force = layout.sequence(memory, self.id.address);
+        if self.generations.back().is_none_or(|newest| Some(newest.sequence) != in_force) {
+            self.read(memory, layout);
+        }
+    }
+
     fn read(&mut self, memory: &mut impl KernelMemory, layout: &NftLayout) {
         /// A rule set that changes while it is read is read again, so often.
         const TRIES: u32 = 3;

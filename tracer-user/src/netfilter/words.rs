@@ -70,7 +70,7 @@ impl Words {
         answer.owner = answer.table.is_some().then(|| owner(&subject).to_owned());
     }
 
-    /// The listings of legacy tables, as of a rule set: see [`Words::add`]. `None` if not all can be had.
+    /// The listings of iptables' tables, as of a rule set: see [`Words::add`]. `None` if not all can be had.
     pub(super) fn tables(
         &mut self,
         netns: NetnsId,
