@@ -204,7 +204,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub strict: bool,
     /// Whether to run on packets that are not dropped, too, which some kernels take to name an nft rule: always costs
-    /// every packet that comes to a netfilter hook some hundred nanoseconds
+    /// every packet that comes to a netfilter hook
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub probes: ProbesWhen,
 }

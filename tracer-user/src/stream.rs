@@ -228,7 +228,7 @@ impl Stream {
         };
         let stack = "registers saved on the kernel's stack, learned and proven in the self-test";
         let nft = "nf_tables is not loaded, or this kernel doesn't free its packets in nft_do_chain: rules of iptables-nft \
-                   are inferred, and `--probes always` makes all rules exact";
+                   are inferred, and `--probes always` makes rules exact, but for verdict maps";
         let nft_rules = match learned(attribution_kind::NFT_RULE, stack, nft) {
             Mechanism::Off(_) if self.tracer.probes().has_rules() => {
                 Mechanism::Exact("probes on the expressions that drop")
