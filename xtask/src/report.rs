@@ -1,6 +1,9 @@
 //! What the parts of a test run came to: counts read from their output, verdicts, the table at the end.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt::{self, Write as _},
+    time::Duration,
+};
 
 /// The kernels that must have run the tests for a run with virtual machines to be complete.
 const KERNELS_WANTED: usize = 3;
@@ -27,13 +30,22 @@ impl fmt::Display for Counts {
     }
 }
 
-/// The `test result:` lines of one part's output, added up.
+/// What a failed part said of its failures is shown again below the table, as much of it as this.
+const SAID_LINES: usize = 60;
+const SAID_LINE: usize = 300;
+
+/// What one part's output came to: its `test result:` lines, added up, and what must not be overlooked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     counts: Counts,
     lines: u64,
     /// What a guest's kernel died of.
     oops: Option<String>,
+    /// Runs of tests that were repeated.
+    repeated: u64,
+    /// What was printed between `failures:` and the result, first lines only.
+    said: Vec<String>,
+    in_failures: bool,
 }
 
 impl Tally {
@@ -42,6 +54,16 @@ impl Tally {
         if let Some(counts) = parse_result(line) {
             self.counts.add(counts);
             self.lines += 1;
+            self.in_failures = false;
+        } else if line.trim_end() == "failures:" {
+            self.in_failures = true;
+        } else if self.in_failures {
+            let line = line.trim_end();
+            if !line.is_empty() && self.said.len() < SAID_LINES {
+                self.said.push(line.chars().take(SAID_LINE).collect());
+            }
+        } else if line.starts_with("AGAIN ") {
+            self.repeated += 1;
         } else if let Some(oops) = line.trim_end().strip_prefix("guest's kernel: ") {
             self.oops = Some(oops.to_owned());
         }
@@ -75,6 +97,8 @@ pub(crate) struct Part {
     /// Whether its kernel booted and the tests there ran to their end.
     finished: bool,
     remark: String,
+    /// What it said of its failures.
+    said: Vec<String>,
     took: Duration,
 }
 
@@ -89,7 +113,8 @@ impl Part {
             (Place::Vm, Some(77)) => {
                 counts.skipped += 1;
                 let remark = "SKIPPED: its kernel could not be fetched".to_owned();
-                return Self { name: name.to_owned(), place, counts, finished: false, remark, took };
+                let said = Vec::new();
+                return Self { name: name.to_owned(), place, counts, finished: false, remark, said, took };
             }
             (_, Some(0)) if tally.lines == 0 => Some("no test result was printed".to_owned()),
             (_, Some(0)) => None,
@@ -103,26 +128,30 @@ impl Part {
             (_, None) => Some("killed by a signal".to_owned()),
         };
         counts.failed += u64::from(broken.is_some());
-        let remark = match &broken {
+        let mut remark = match &broken {
             Some(why) => format!("FAILED: {why}"),
             None if counts.failed > 0 => "FAILED".to_owned(),
             None => "ok".to_owned(),
         };
-        Self { name: name.to_owned(), place, counts, finished: broken.is_none(), remark, took }
+        if tally.repeated > 0 {
+            write!(remark, "; {} REPEATED, see AGAIN above", tally.repeated).ok();
+        }
+        let said = tally.said.clone();
+        Self { name: name.to_owned(), place, counts, finished: broken.is_none(), remark, said, took }
     }
 
     /// A part that could not be started.
     pub(crate) fn broken(name: &str, place: Place, why: &str, took: Duration) -> Self {
         let counts = Counts { failed: 1, ..Counts::default() };
         let remark = format!("FAILED: {why}");
-        Self { name: name.to_owned(), place, counts, finished: false, remark, took }
+        Self { name: name.to_owned(), place, counts, finished: false, remark, said: Vec::new(), took }
     }
 
     /// A part that was left out.
     pub(crate) fn skipped(name: &str, place: Place, why: &str) -> Self {
         let counts = Counts { skipped: 1, ..Counts::default() };
-        let remark = format!("SKIPPED: {why}");
-        Self { name: name.to_owned(), place, counts, finished: false, remark, took: Duration::ZERO }
+        let (remark, said) = (format!("SKIPPED: {why}"), Vec::new());
+        Self { name: name.to_owned(), place, counts, finished: false, remark, said, took: Duration::ZERO }
     }
 }
 
@@ -161,8 +190,12 @@ impl Report {
 }
 
 impl fmt::Display for Report {
-    /// The table, what makes the run incomplete, and as the last line the counts.
+    /// What failed, the table, what makes the run incomplete, and as the last line the counts.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for part in self.parts.iter().filter(|part| !part.said.is_empty()) {
+            writeln!(out, "failed in {}:", part.name)?;
+            part.said.iter().try_for_each(|line| writeln!(out, "  {line}"))?;
+        }
         let width = self.parts.iter().map(|part| part.name.chars().count()).max().unwrap_or(0).max(4);
         writeln!(out, "{:width$}  passed  failed  skipped    time  verdict", "part")?;
         for part in &self.parts {
@@ -199,6 +232,29 @@ mod tests {
         let mut tally = Tally::default();
         lines.iter().for_each(|line| tally.watch(line));
         tally
+    }
+
+    #[test]
+    fn what_failed_and_what_was_repeated_is_said_again() {
+        let tally = tally(&[
+            "AGAIN a::b: missed",
+            "failures:",
+            "",
+            "---- a::c ----",
+            &"x".repeat(400),
+            "failures:",
+            "    a::c",
+            BAD,
+            "after",
+        ]);
+        let report = Report {
+            parts: vec![Part::ended("vm", Place::Vm, Some(101), &tally, SECOND)],
+            without_vms: true,
+        };
+        let text = report.to_string();
+        let wanted = format!("failed in vm:\n  ---- a::c ----\n  {}\n      a::c\npart", "x".repeat(300));
+        assert!(text.starts_with(&wanted), "{text}");
+        assert!(text.contains("  FAILED; 1 REPEATED, see AGAIN above\n"), "{text}");
     }
 
     fn vm(code: i32, lines: &[&str]) -> Part {

@@ -2,6 +2,7 @@
 
 use super::record::{Record, Tally};
 use anyhow::{Context, Result, bail, ensure};
+use std::cell::Cell;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -172,7 +173,8 @@ impl Droptrace {
             let ended = Arc::strong_count(&self.shared) == 1;
             if left.is_zero() || ended {
                 let why = if ended { "droptrace ended" } else { "too long" };
-                bail!("{why}: waited until {what}; stderr:\n{}", output.stderr);
+                let missed = output.tally.missed();
+                bail!("{why}: waited until {what}; {missed} missed; stderr:\n{}", output.stderr);
             }
             let pause = left.min(Duration::from_millis(50));
             output =
@@ -226,7 +228,19 @@ impl Drop for Droptrace {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let missed = self.shared.lock().tally.missed();
+        MISSED.set(MISSED.get() + missed);
     }
+}
+
+thread_local! {
+    static MISSED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The drops that droptraces of this thread, ended by now, said they had missed.
+#[must_use]
+pub fn missed_here() -> u64 {
+    MISSED.get()
 }
 
 fn read_lines(
