@@ -323,7 +323,7 @@ impl Stream {
             let mut event = explain(&raw, &self.kernel, &|time| clock.to_realtime(time), &self.node);
             event.count = 1;
             event.segments = own;
-            event.drop.netfilter = netfilter.map(Box::new);
+            event.drop.take_netfilter(netfilter);
             let Reason { class, cause, netfilter, .. } = &event.drop;
             let netfilter = netfilter.as_ref().map(|answer| Box::new(answer.of_others()));
             let told = Told { class: *class, cause: cause.clone(), netfilter };
@@ -416,7 +416,7 @@ impl Stream {
             event.drop.cause.clone_from(&told.cause);
             event.drop.netfilter.clone_from(&told.netfilter);
         } else {
-            event.drop.netfilter = self.netfilter(&Evidence::of_key(key), key.location, None).map(Box::new);
+            event.drop.take_netfilter(self.netfilter(&Evidence::of_key(key), key.location, None));
         }
         event
     }

@@ -479,7 +479,8 @@ fn conntrack_full(family: Family) -> Result<()> {
     let expect = Expect::at_least(1, &node.routed.router)
         .destination("udp", to)
         .reason(&["NETFILTER_DROP"])
-        .at(&["nf_hook_slow"]);
+        .at(&["nf_hook_slow"])
+        .field("/drop/class", "resource");
     let functions = ["nf_conntrack_in", "ipv4_conntrack_in", "ipv6_conntrack_in"];
     let said = ("conntrack-table-full", "inferred");
     verify(stream, &[hook_function(expect, Hook::Prerouting, family, &functions, said)], &[])

@@ -47,6 +47,7 @@ fn queued(routed: &Routed, family: Family) -> (Expect, Vec<u8>) {
     let expect = Expect::drops(1, &routed.router)
         .flow("udp", from, to)
         .at(&["nf_queue"])
+        .field("/drop/class", "error")
         .field("/drop/netfilter/verdict", "queue");
     (expect, packet::udp(from, to, b"to whom it may concern"))
 }

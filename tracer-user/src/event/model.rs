@@ -228,6 +228,14 @@ pub struct Reason {
     pub cause: Option<Cause>,
 }
 
+impl Reason {
+    /// Takes what of netfilter dropped the packet, and the class that follows from it.
+    pub fn take_netfilter(&mut self, answer: Option<Netfilter>) {
+        self.class = answer.as_ref().and_then(Netfilter::class).unwrap_or(self.class);
+        self.netfilter = answer.map(Box::new);
+    }
+}
+
 /// What kind of drop.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,6 +1,8 @@
 //! The answer: what of netfilter dropped a packet, as it stands in the JSON contract.
 
 use super::program::Program;
+use super::{conntrack, queue};
+use crate::event::model::Class;
 use serde::{Deserialize, Serialize};
 
 /// What of netfilter dropped a packet. What is not known is null.
@@ -47,6 +49,19 @@ pub struct Netfilter {
 }
 
 impl Netfilter {
+    /// The class of such a drop, where the answer knows better than the drop reason: not all that netfilter drops was
+    /// decided by somebody.
+    #[must_use]
+    pub fn class(&self) -> Option<Class> {
+        match self.verdict.as_deref()? {
+            conntrack::TABLE_FULL => Some(Class::Resource),
+            conntrack::CLASH | conntrack::NAT_CLASH | conntrack::NAT_FAILED | queue::QUEUE => {
+                Some(Class::Error)
+            }
+            _ => None,
+        }
+    }
+
     /// What the answer for one packet says of others that the same function dropped. What its verdict rests on was that
     /// packet's.
     #[must_use]
@@ -255,6 +270,16 @@ mod tests {
         assert_eq!(hook_name(Family::Arp, 1), Some("OUTPUT"));
         assert_eq!(hook_name(Family::Netdev, 1), Some("EGRESS"));
         assert_eq!(hook_name(Family::Netdev, 2), None);
+    }
+
+    #[test]
+    fn what_nobody_decided_is_no_policy() {
+        let class = |verdict: Option<&str>| {
+            Netfilter { verdict: verdict.map(str::to_owned), ..Netfilter::default() }.class()
+        };
+        assert_eq!(class(Some("conntrack-table-full")), Some(Class::Resource));
+        assert_eq!(class(Some("nat-port-clash")), Some(Class::Error));
+        assert_eq!([class(Some("drop")), class(Some("policy")), class(None)], [None; 3]);
     }
 
     #[test]
