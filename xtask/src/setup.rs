@@ -149,6 +149,11 @@ pub(crate) fn ensure(workspace: &Workspace, need: Need) -> Result<EbpfTools> {
         install(workspace, &missing)?;
         (missing, found) = inspect(workspace, need)?;
     }
+    if missing.ebpf.is_some() {
+        // A compiler can be asked for its LLVM only now that it is there: it takes a newer one to link for it.
+        install(workspace, &missing)?;
+        (missing, found) = inspect(workspace, need)?;
+    }
     if !missing.tools.is_empty() {
         // The tests themselves tell what they had to skip.
         let names: Vec<_> = missing.tools.iter().map(|tool| tool.name).collect();
