@@ -16,6 +16,12 @@ pub(crate) fn update() -> Result<()> {
     process::output(apt_get().args(["-qq", "update"])).map(|_quiet| ())
 }
 
+/// The packages that the machine's sources, as last read, name with this prefix; not all need be there to install.
+pub(crate) fn named(prefix: &str) -> Result<Vec<String>> {
+    let names = process::output(Command::new("apt-cache").args(["pkgnames", prefix]).env("LC_ALL", "C"))?;
+    Ok(names.lines().map(str::to_owned).collect())
+}
+
 /// Those of `names` that the machine's sources, as last read, have.
 pub(crate) fn available(names: &BTreeSet<String>) -> Result<BTreeSet<String>> {
     if names.is_empty() {

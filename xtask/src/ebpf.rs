@@ -19,10 +19,13 @@ pub(crate) fn build(workspace: &Workspace, tools: &EbpfTools) -> Result<PathBuf>
     let mut cargo = workspace.foreign_cargo(&toolchain.cargo(), &toolchain.rustc());
     cargo
         .args(["build", "--package", PACKAGE, "--bin", PACKAGE, "--release", "--target", TARGET])
+        // The workspace's Rust is the user half's; toolchain.rs knows the oldest for this one.
+        .arg("--ignore-rust-version")
         .env("CARGO_TARGET_DIR", &target)
         .env("CARGO_ENCODED_RUSTFLAGS", flags(env::consts::ARCH, &tools.linker.to_string_lossy(), in_ci));
     if toolchain.build_std {
-        cargo.args(["-Z", "build-std=core"]);
+        // Only a nightly offers this unasked.
+        cargo.args(["-Z", "build-std=core"]).env("RUSTC_BOOTSTRAP", "1");
     } else {
         // aya-ebpf turns on one language feature that is not stable yet.
         cargo.env("RUSTC_BOOTSTRAP", "aya_ebpf");

@@ -9,11 +9,12 @@ use anyhow::{Context as _, Result};
 
 use crate::{process, workspace::Workspace};
 
-/// The version that is built.
+/// The newest version of `bpf-linker`.
 pub(crate) const VERSION: &str = "0.13.0";
 
-/// The LLVM versions that [`VERSION`] can be built against, in the order in which they are tried.
-const SUPPORTED_LLVM: [u32; 3] = [22, 23, 21];
+/// The LLVM versions that it can be built against, in the order in which they are tried, and its newest version that
+/// can. Ubuntu 24.04's newest LLVM is 20.
+const SUPPORTED_LLVM: [(u32, &str); 4] = [(22, VERSION), (23, VERSION), (21, VERSION), (20, "0.10.3")];
 
 /// How to come by a linker that understands what a compiler with a certain LLVM writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,8 +32,10 @@ impl Linker {
     pub(crate) fn find(workspace: &Workspace, compiler_llvm: u32) -> Self {
         let ours = binary(workspace);
         let built = fs::read_to_string(stamp(workspace)).ok().filter(|_| ours.exists());
-        let installed: Vec<u32> = SUPPORTED_LLVM.into_iter().filter(|llvm| is_installed(*llvm)).collect();
-        choose(compiler_llvm, built.as_deref(), &ours, &installed, process::find_program("bpf-linker"))
+        let installed: Vec<u32> = supported().filter(|llvm| is_installed(*llvm)).collect();
+        // Ours is in PATH, too, but not for every compiler.
+        let in_path = process::programs("bpf-linker").find(|file| *file != ours);
+        choose(compiler_llvm, built.as_deref(), &ours, &installed, in_path)
     }
 }
 
@@ -52,11 +55,20 @@ fn choose(
     }
     match in_path {
         Some(path) => Linker::Ready(path),
-        None => Linker::NeedsLlvm(SUPPORTED_LLVM.into_iter().filter(new_enough).collect()),
+        None => Linker::NeedsLlvm(supported().filter(new_enough).collect()),
     }
 }
 
-/// The Debian packages that building against an LLVM takes.
+fn supported() -> impl Iterator<Item = u32> {
+    SUPPORTED_LLVM.into_iter().map(|(llvm, _)| llvm)
+}
+
+/// The version to build against an LLVM.
+fn version(llvm: u32) -> Option<&'static str> {
+    SUPPORTED_LLVM.into_iter().find_map(|(supported, version)| (supported == llvm).then_some(version))
+}
+
+/// The packages that building against an LLVM takes.
 pub(crate) fn packages(llvm: u32) -> Vec<String> {
     let mut packages = vec![format!("llvm-{llvm}-dev"), format!("libpolly-{llvm}-dev")];
     packages.extend(["libzstd-dev", "zlib1g-dev", "libxml2-dev"].map(str::to_owned));
@@ -65,14 +77,15 @@ pub(crate) fn packages(llvm: u32) -> Vec<String> {
 
 /// Builds the linker into the target folder: about a minute on two cores.
 pub(crate) fn build(workspace: &Workspace, llvm: u32) -> Result<PathBuf> {
+    let version = version(llvm).with_context(|| format!("no bpf-linker can be built against LLVM {llvm}"))?;
     process::note(&format!(
-        "building bpf-linker {VERSION} against LLVM {llvm}, once; this takes a minute or two"
+        "building bpf-linker {version} against LLVM {llvm}, once; this takes a minute or two"
     ));
     let tools = workspace.target.join("tools");
     let prefix = prefix(llvm);
     let mut cargo = workspace.cargo("install");
     cargo
-        .args(["bpf-linker", "--version", VERSION, "--locked", "--force", "--quiet"])
+        .args(["bpf-linker", "--version", version, "--locked", "--force", "--quiet"])
         .args(["--no-default-features", "--features", &format!("llvm-{llvm}"), "--root"])
         .arg(&tools)
         .env("CARGO_TARGET_DIR", tools.join("build"))
@@ -82,7 +95,7 @@ pub(crate) fn build(workspace: &Workspace, llvm: u32) -> Result<PathBuf> {
     process::output(&mut cargo).context("bpf-linker cannot be built")?;
     let _tidied = fs::remove_dir_all(tools.join("build"));
     let stamp = stamp(workspace);
-    fs::write(&stamp, format!("{VERSION} llvm-{llvm}\n"))
+    fs::write(&stamp, format!("{version} llvm-{llvm}\n"))
         .with_context(|| format!("cannot write {}", stamp.display()))?;
     Ok(binary(workspace))
 }
@@ -96,8 +109,11 @@ fn stamp(workspace: &Workspace) -> PathBuf {
     workspace.target.join("tools/bpf-linker.stamp")
 }
 
+/// The LLVM of a binary that is of the version that would be built now.
 fn parse_stamp(stamp: &str) -> Option<u32> {
-    stamp.trim().strip_prefix(VERSION)?.strip_prefix(" llvm-")?.parse().ok()
+    let (built, llvm) = stamp.trim().split_once(" llvm-")?;
+    let llvm = llvm.parse().ok()?;
+    (version(llvm) == Some(built)).then_some(llvm)
 }
 
 fn prefix(llvm: u32) -> PathBuf {
@@ -123,6 +139,9 @@ mod tests {
         assert_eq!(choice(23, Some("0.13.0 llvm-22\n"), &[22, 23]), Linker::Build(23));
         assert_eq!(choice(22, Some("0.12.0 llvm-22\n"), &[22]), Linker::Build(22));
         assert_eq!(choice(22, None, &[21]), Linker::NeedsLlvm(vec![22, 23]));
+        assert_eq!(choice(20, Some("0.10.3 llvm-20\n"), &[]), Linker::Ready(ours.into()));
+        assert_eq!(choice(22, Some("0.10.3 llvm-20\n"), &[20]), Linker::NeedsLlvm(vec![22, 23]));
+        assert_eq!(choice(20, Some("0.13.0 llvm-20\n"), &[20]), Linker::Build(20));
     }
 
     #[test]

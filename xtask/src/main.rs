@@ -17,6 +17,7 @@ mod test;
 mod toolchain;
 mod tools;
 mod unpacked;
+mod ways;
 mod workspace;
 
 use std::{ffi::OsString, process::ExitCode};

@@ -140,11 +140,18 @@ impl Lines {
 
 /// Where a program is: in `PATH`, or in the system folders that a user's `PATH` often leaves out.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    programs(name).next()
+}
+
+/// Every program of that name that there is, the one that would be started first.
+pub(crate) fn programs(name: &str) -> impl Iterator<Item = PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
+    let folders: Vec<PathBuf> = env::split_paths(&path).collect();
+    folders
+        .into_iter()
         .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
-        .map(|folder| folder.join(name))
-        .find(|file| is_executable(file))
+        .map(move |folder| folder.join(name))
+        .filter(|file| is_executable(file))
 }
 
 fn is_executable(file: &Path) -> bool {

@@ -3,7 +3,7 @@
 //! Everything is first looked for where it would be, so that a machine that has it all loses no time. What is
 //! missing is installed by root on a machine with apt, in one go; anybody else is told what to type.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
@@ -14,6 +14,7 @@ use crate::{
     toolchain::Toolchain,
     tools::{self, Tool},
     unpacked,
+    ways::{self, Packages},
     workspace::Workspace,
 };
 
@@ -37,18 +38,20 @@ pub(crate) struct EbpfTools {
     pub(crate) linker: PathBuf,
 }
 
-/// Sets of packages that have a compiler with `core` for BPF: Debian's backported one, and its newest.
-const TOOLCHAINS: [[&str; 3]; 2] =
-    [["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"], ["rustc", "cargo", "libstd-rust-dev-bpf"]];
-
 /// What is not there.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Missing {
-    /// No toolchain that can build for BPF.
-    toolchain: bool,
-    /// No bpf-linker and no LLVM to build it with; one of these would do.
-    llvm: Vec<u32>,
+    ebpf: Option<NoEbpf>,
     tools: Vec<Tool>,
+}
+
+/// Why the eBPF half cannot be built.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct NoEbpf {
+    /// The LLVMs of the compilers that could build it, if they had a linker.
+    compilers: Vec<u32>,
+    /// Whether there is no linker, either.
+    no_linker: bool,
 }
 
 impl Missing {
@@ -56,45 +59,52 @@ impl Missing {
         *self == Self::default()
     }
 
-    /// Every package that might help.
-    fn candidates(&self) -> BTreeSet<String> {
-        let toolchains = TOOLCHAINS.iter().flatten().filter(|_| self.toolchain).copied();
-        let tools = self.tools.iter().flat_map(|tool| tool.packages).copied();
-        let llvm = self.llvm.iter().flat_map(|llvm| linker::packages(*llvm));
-        toolchains.chain(tools).map(str::to_owned).chain(llvm).collect()
-    }
-
-    /// What to install, given what can be, and what would still be missing then.
-    fn plan(&self, available: &BTreeSet<String>) -> Plan {
-        let have = |name: &str| available.contains(name);
+    /// What to install, given what can be, and what would still be missing then. Of `ways`, one is enough.
+    fn plan(&self, ways: &[Packages], available: &Packages) -> Plan {
         let mut plan = Plan::default();
-        if self.toolchain {
-            match TOOLCHAINS.iter().find(|set| set.iter().all(|name| have(name))) {
-                Some(set) => plan.packages.extend(set.map(str::to_owned)),
-                None => plan.no_toolchain = true,
-            }
-        }
-        if !self.llvm.is_empty() {
-            let sets = self.llvm.iter().map(|llvm| linker::packages(*llvm));
-            match sets.into_iter().find(|set| set.iter().all(|name| have(name))) {
-                Some(set) => plan.packages.extend(set),
-                None => plan.no_linker = true,
+        if let Some(missing) = &self.ebpf {
+            match ways.iter().find(|way| way.is_subset(available)) {
+                Some(way) => plan.packages.extend(way.iter().cloned()),
+                None => {
+                    plan.no_toolchain = missing.compilers.is_empty();
+                    plan.no_linker = missing.no_linker;
+                }
             }
         }
         for tool in &self.tools {
-            match tool.packages.iter().find(|name| have(name)) {
+            match tool.packages.iter().find(|name| available.contains(**name)) {
                 Some(name) => plan.packages.extend([(*name).to_owned()]),
                 None => plan.no_tools.push(tool.name),
             }
         }
         plan
     }
+
+    /// The same, asking apt what can be installed.
+    fn plan_with_apt(&self, workspace: &Workspace) -> Result<Plan> {
+        if !apt::is_here() {
+            return Ok(self.plan(&[], &Packages::new()));
+        }
+        let ways = match &self.ebpf {
+            Some(missing) => {
+                let rusts: Vec<u32> = apt::named(ways::SOURCE_PREFIX)?
+                    .iter()
+                    .filter_map(|package| ways::source_version(package))
+                    .collect();
+                ways::ways(&missing.compilers, &rusts, |llvm| Linker::find(workspace, llvm))
+            }
+            None => Vec::new(),
+        };
+        let tools = self.tools.iter().flat_map(|tool| tool.packages).map(|name| (*name).to_owned());
+        let candidates = ways.iter().flatten().cloned().chain(tools).collect();
+        Ok(self.plan(&ways, &apt::available(&candidates)?))
+    }
 }
 
 /// What can be done about what is [`Missing`].
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Plan {
-    packages: BTreeSet<String>,
+    packages: Packages,
     no_toolchain: bool,
     no_linker: bool,
     no_tools: Vec<&'static str>,
@@ -139,26 +149,44 @@ pub(crate) fn ensure(workspace: &Workspace, need: Need) -> Result<EbpfTools> {
         install(workspace, &missing)?;
         (missing, found) = inspect(workspace, need)?;
     }
+    if missing.ebpf.is_some() {
+        // A compiler can be asked for its LLVM only now that it is there: it takes a newer one to link for it.
+        install(workspace, &missing)?;
+        (missing, found) = inspect(workspace, need)?;
+    }
     if !missing.tools.is_empty() {
         // The tests themselves tell what they had to skip.
         let names: Vec<_> = missing.tools.iter().map(|tool| tool.name).collect();
         process::note(&format!("no package has {}; what needs it will be skipped", names.join(", ")));
     }
     match found {
-        (Some(toolchain), Linker::Ready(linker)) => Ok(EbpfTools { toolchain, linker }),
-        (Some(toolchain), Linker::Build(llvm)) => {
+        Some((toolchain, Linker::Ready(linker))) => Ok(EbpfTools { toolchain, linker }),
+        Some((toolchain, Linker::Build(llvm))) => {
             Ok(EbpfTools { toolchain, linker: linker::build(workspace, llvm)? })
         }
         // Only a compiler newer than the LLVM that was installed along with it ends here.
-        _ => bail!("{}", missing.plan(&apt_available(&missing)?).instructions()),
+        _ => bail!("{}", missing.plan_with_apt(workspace)?.instructions()),
     }
 }
 
-fn inspect(workspace: &Workspace, need: Need) -> Result<(Missing, (Option<Toolchain>, Linker))> {
-    let toolchain = Toolchain::find();
-    // Without a compiler any LLVM will do for now: the one in the sources fits the compiler next to it.
-    let llvm = toolchain.as_ref().map_or(Ok(0), Toolchain::llvm)?;
-    let linker = Linker::find(workspace, llvm);
+/// What is missing, and the compiler to use with its linker.
+fn inspect(workspace: &Workspace, need: Need) -> Result<(Missing, Option<(Toolchain, Linker)>)> {
+    let mut compilers = Vec::new();
+    let mut found = None;
+    for toolchain in Toolchain::all() {
+        let llvm = toolchain.llvm()?;
+        match Linker::find(workspace, llvm) {
+            Linker::NeedsLlvm(_) => compilers.push(llvm),
+            linker => {
+                found = Some((toolchain, linker));
+                break;
+            }
+        }
+    }
+    let ebpf = found.is_none().then(|| NoEbpf {
+        no_linker: !compilers.is_empty() || matches!(Linker::find(workspace, 0), Linker::NeedsLlvm(_)),
+        compilers,
+    });
     let mut wanted = Vec::new();
     if need != Need::Build {
         wanted.extend(tools::NAMESPACE_TOOLS);
@@ -169,21 +197,16 @@ fn inspect(workspace: &Workspace, need: Need) -> Result<(Missing, (Option<Toolch
     if need == Need::Everything {
         wanted.extend(tools::VM_TOOLS);
     }
-    let missing = Missing {
-        toolchain: toolchain.is_none(),
-        llvm: if let Linker::NeedsLlvm(llvm) = &linker { llvm.clone() } else { Vec::new() },
-        tools: tools::missing(&wanted),
-    };
-    Ok((missing, (toolchain, linker)))
+    Ok((Missing { ebpf, tools: tools::missing(&wanted) }, found))
 }
 
 /// Installs what can be; a tool for the tests that no package has is not worth failing for.
 fn install(workspace: &Workspace, missing: &Missing) -> Result<()> {
     if !process::is_root() || !apt::is_here() {
-        bail!("{}", missing.plan(&apt_available(missing)?).instructions());
+        bail!("{}", missing.plan_with_apt(workspace)?.instructions());
     }
     apt::update()?;
-    let plan = missing.plan(&apt::available(&missing.candidates())?);
+    let plan = missing.plan_with_apt(workspace)?;
     if plan.no_toolchain || plan.no_linker {
         bail!("{}", plan.instructions());
     }
@@ -215,38 +238,34 @@ fn install(workspace: &Workspace, missing: &Missing) -> Result<()> {
     Ok(())
 }
 
-fn apt_available(missing: &Missing) -> Result<BTreeSet<String>> {
-    if apt::is_here() { apt::available(&missing.candidates()) } else { Ok(BTreeSet::new()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn names(list: &[&str]) -> BTreeSet<String> {
+    fn names(list: &[&str]) -> Packages {
         list.iter().map(|name| (*name).to_owned()).collect()
     }
 
     fn everything_missing() -> Missing {
-        Missing { toolchain: true, llvm: vec![22, 23, 21], tools: vec![tools::NAMESPACE_TOOLS[8]] }
+        Missing {
+            ebpf: Some(NoEbpf { compilers: Vec::new(), no_linker: true }),
+            tools: vec![tools::NAMESPACE_TOOLS[8]],
+        }
     }
 
     #[test]
-    fn debian_gets_its_own_compiler_and_an_llvm_in_one_go() {
-        let mut available = names(&TOOLCHAINS[0]);
-        available.extend(linker::packages(22));
-        available.extend(linker::packages(21));
-        available.extend(names(&["rustc", "cargo", "bpftool"]));
-        let plan = everything_missing().plan(&available);
-        let mut expected = names(&TOOLCHAINS[0]);
-        expected.extend(linker::packages(22));
-        expected.extend(names(&["bpftool"]));
-        assert_eq!(plan, Plan { packages: expected, ..Plan::default() });
+    fn the_first_way_whose_packages_can_all_be_had_is_installed_in_one_go() {
+        let ways =
+            [names(&["rustc-web", "llvm-22-dev"]), names(&["rustc", "llvm-22-dev"]), names(&["rustc"])];
+        let available = names(&["rustc", "llvm-22-dev", "bpftool"]);
+        let plan = everything_missing().plan(&ways, &available);
+        assert_eq!(plan, Plan { packages: available, ..Plan::default() });
     }
 
     #[test]
     fn a_machine_without_these_packages_is_told_what_to_type() {
-        let plan = everything_missing().plan(&names(&["rustc", "cargo", "linux-tools-common"]));
+        let ways = [names(&["rustc-web", "llvm-22-dev"])];
+        let plan = everything_missing().plan(&ways, &names(&["rustc-web", "linux-tools-common"]));
         assert!(plan.no_toolchain && plan.no_linker);
         let text = plan.instructions();
         for part in [
@@ -259,9 +278,16 @@ mod tests {
     }
 
     #[test]
+    fn a_compiler_without_a_linker_needs_only_that() {
+        let ebpf = Some(NoEbpf { compilers: vec![23], no_linker: true });
+        let plan = Missing { ebpf, tools: Vec::new() }.plan(&[], &Packages::new());
+        assert_eq!(plan, Plan { no_linker: true, ..Plan::default() });
+    }
+
+    #[test]
     fn only_what_is_missing_is_installed() {
         let missing = Missing { tools: vec![tools::NAMESPACE_TOOLS[0]], ..Missing::default() };
-        assert_eq!(missing.plan(&names(&["iproute2"])).packages, names(&["iproute2"]));
-        assert_eq!(missing.plan(&names(&[])).no_tools, ["ip"]);
+        assert_eq!(missing.plan(&[], &names(&["iproute2"])).packages, names(&["iproute2"]));
+        assert_eq!(missing.plan(&[], &names(&[])).no_tools, ["ip"]);
     }
 }

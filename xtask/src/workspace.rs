@@ -47,6 +47,9 @@ impl Workspace {
         cargo.arg(subcommand).current_dir(&self.root);
         // One target folder for all, and no other target than this machine: the paths of what is built are known.
         cargo.env("CARGO_TARGET_DIR", &self.target).env_remove("CARGO_BUILD_TARGET");
+        if let (Some(rustc), None) = (env::var_os("RUSTC"), env::var_os("RUSTDOC")) {
+            cargo.envs(rustdoc_beside(Path::new(&rustc), Path::exists).map(|rustdoc| ("RUSTDOC", rustdoc)));
+        }
         self.clean_library_path(&mut cargo);
         cargo
     }
@@ -74,6 +77,13 @@ impl Workspace {
             None => command.env_remove(NAME),
         };
     }
+}
+
+/// The rustdoc that belongs to a compiler named in `RUSTC`, as Ubuntu's `cargo-1.97` does; that leaves cargo to look for
+/// a rustdoc in `PATH`, where there is none, or that of another Rust.
+fn rustdoc_beside(rustc: &Path, exists: impl Fn(&Path) -> bool) -> Option<PathBuf> {
+    let rustdoc = rustc.parent().filter(|folder| folder.is_absolute())?.join("rustdoc");
+    exists(&rustdoc).then_some(rustdoc)
 }
 
 /// Whether an environment variable still says something true to the cargo of another toolchain: where its home
@@ -129,6 +139,17 @@ mod tests {
         {
             assert!(keep_for_foreign_cargo(OsStr::new(name)), "{name}");
         }
+    }
+
+    #[test]
+    fn a_compiler_in_a_folder_of_its_own_brings_its_rustdoc() {
+        let rustdoc = |rustc: &str, there: bool| rustdoc_beside(Path::new(rustc), |_| there);
+        assert_eq!(
+            rustdoc("/usr/lib/rust-1.97/bin/rustc", true),
+            Some("/usr/lib/rust-1.97/bin/rustdoc".into())
+        );
+        assert_eq!(rustdoc("/opt/wrapper/rustc", false), None);
+        assert_eq!(rustdoc("rustc", true), None, "one in PATH");
     }
 
     #[test]
