@@ -11,3 +11,4 @@ pub mod output;
 pub mod probe;
 pub mod start;
 pub mod stream;
+pub mod tc;

@@ -19,12 +19,13 @@ use crate::probe::{
     selftest::{self, Layouts, Learned, Proof, SelfTestError},
     tracer::{Losses, RING_BYTES, Reading, Tracer, TracerError},
 };
+use crate::tc::{self, model::Bpf, programs::Programs};
 use std::{
     collections::{HashMap, VecDeque},
     io, thread,
     time::Duration,
 };
-use tracer_common::{Event, Layout, attribution_kind};
+use tracer_common::{Event, FlowKey, Layout, TC_FILTERS, TcFilter, attribution_kind};
 
 /// Records taken from the ring before it is somebody else's turn: as many as can be in it at one moment.
 const BATCH: usize = RING_BYTES / size_of::<Event>() + 1;
@@ -49,6 +50,8 @@ pub struct Stream {
     /// The self-test's network namespace, whose drops are nobody's business.
     lab: Option<Lab>,
     rulesets: Rulesets,
+    /// What is known of programs at tc hooks.
+    programs: Programs,
     /// What the self-test said; `None` if it had nothing to learn from.
     learned: Option<Result<Learned, String>>,
     lost: Losses,
@@ -64,6 +67,7 @@ struct Told {
     class: Class,
     cause: Option<Cause>,
     netfilter: Option<Box<Netfilter>>,
+    bpf: Option<Box<Bpf>>,
 }
 
 /// The generation of slots that was in use before.
@@ -93,6 +97,7 @@ impl Stream {
             early: VecDeque::new(),
             lab: None,
             rulesets: Rulesets::default(),
+            programs: Programs::default(),
             learned: None,
             lost: Losses::default(),
             last_tick,
@@ -324,9 +329,11 @@ impl Stream {
             event.count = 1;
             event.segments = own;
             event.drop.take_netfilter(netfilter);
-            let Reason { class, cause, netfilter, .. } = &event.drop;
+            event.drop.bpf = self.at_tc(&raw.key, Some(&raw.filters), event.network.interface.as_deref());
+            let Reason { class, cause, netfilter, bpf, .. } = &event.drop;
             let netfilter = netfilter.as_ref().map(|answer| Box::new(answer.of_others()));
-            let told = Told { class: *class, cause: cause.clone(), netfilter };
+            let bpf = bpf.as_ref().map(|answer| Box::new(answer.of_others()));
+            let told = Told { class: *class, cause: cause.clone(), netfilter, bpf };
             self.told.insert(raw.slot, told);
             each(Record::Drop(Box::new(event)));
         }
@@ -415,10 +422,23 @@ impl Stream {
             event.drop.class = told.class;
             event.drop.cause.clone_from(&told.cause);
             event.drop.netfilter.clone_from(&told.netfilter);
+            event.drop.bpf.clone_from(&told.bpf);
         } else {
+            event.drop.bpf = self.at_tc(key, None, None);
             event.drop.take_netfilter(self.netfilter(&Evidence::of_key(key), key.location, None));
         }
         event
+    }
+
+    /// What at a tc hook dropped a packet; `None` if it was not dropped at one.
+    fn at_tc(
+        &mut self,
+        key: &FlowKey,
+        filters: Option<&[TcFilter; TC_FILTERS]>,
+        interface: Option<&str>,
+    ) -> Option<Box<Bpf>> {
+        let answer = tc::attribute::answer(key.attribution, filters, interface, |id| self.programs.get(id));
+        answer.map(Box::new)
     }
 
     /// What of netfilter dropped a packet; `None` if netfilter did not.

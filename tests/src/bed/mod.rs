@@ -9,6 +9,7 @@ pub mod flood;
 pub mod generate;
 pub mod kernel;
 pub mod listing;
+pub mod mount;
 pub mod namespace;
 pub mod objects;
 pub mod packet;
@@ -18,6 +19,7 @@ pub mod record;
 pub mod ruleset;
 pub mod send;
 mod socket;
+pub mod tc;
 pub mod topology;
 
 use anyhow::{Result, ensure};

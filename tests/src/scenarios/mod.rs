@@ -21,6 +21,7 @@ mod rules;
 mod socket;
 mod startup;
 mod storm;
+mod tc;
 mod tunnel;
 
 use crate::bed::droptrace;
@@ -64,6 +65,7 @@ pub fn all() -> Vec<Trial> {
         no_drop::trials(),
         routing::trials(),
         socket::trials(),
+        tc::trials(),
         tunnel::trials(),
         startup::trials(),
         clock::trials(),

@@ -2,6 +2,7 @@
 //! published JSON schema, so field names here are a contract.
 
 use crate::netfilter::model::Netfilter;
+use crate::tc::model::Bpf;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -223,7 +224,7 @@ pub struct Reason {
     /// Which Cilium policy.
     pub cilium: Option<serde_json::Value>,
     /// Which program.
-    pub bpf: Option<serde_json::Value>,
+    pub bpf: Option<Box<Bpf>>,
     /// Why, and what to do.
     pub cause: Option<Cause>,
 }

@@ -12,6 +12,7 @@ mod tests {
     };
     use crate::netfilter::model::{Backend, Family, Method, Netfilter, RuleRef};
     use crate::netfilter::program::Program;
+    use crate::tc::model::{Bpf, Filter};
     use serde_json::{Map, Value, json};
     use std::collections::BTreeSet;
 
@@ -96,6 +97,16 @@ mod tests {
         };
         let end = Endpoint { address: "10.0.0.1".parse().ok(), port: Some(80), k8s: Some(k8s) };
         let tuple = || Original { source: end.clone(), destination: end.clone() };
+        let filter = Filter {
+            attached: Some("clsact".into()),
+            classifier: Some("bpf".into()),
+            priority: Some(49152),
+            handle: Some("0x1".into()),
+            program: Some("bouncer".into()),
+            id: Some(7),
+            tag: Some("a0b1".into()),
+            pinned: Some("/sys/fs/bpf/bouncer".into()),
+        };
         let text = || Some("text".to_owned());
         Drop {
             count: 3,
@@ -162,7 +173,12 @@ mod tests {
                     ..Netfilter::default()
                 })),
                 cilium: Some(json!({})),
-                bpf: Some(json!({})),
+                bpf: Some(Box::new(Bpf {
+                    hook: "EGRESS".into(),
+                    filter: filter.clone(),
+                    candidates: vec![filter],
+                    ..Bpf::default()
+                })),
                 cause: Some(Cause {
                     id: "ip-forward-off".into(),
                     severity: "error".into(),
@@ -209,6 +225,8 @@ mod tests {
             ("netfilter", "/drop/netfilter"),
             ("rule", "/drop/netfilter/candidates/0"),
             ("program", "/drop/netfilter/program"),
+            ("bpf", "/drop/bpf"),
+            ("filter", "/drop/bpf/candidates/0"),
             ("cause", "/drop/cause"),
         ];
         for (name, pointer) in places {
