@@ -6,6 +6,7 @@ use crate::bed::kernel;
 use crate::bed::mount::with_bpffs;
 use crate::bed::namespace::Namespace;
 use crate::bed::packet;
+use crate::bed::send;
 use crate::bed::tc::{Does, Hook, Program};
 use crate::bed::topology::{Family, Pair};
 use anyhow::{Result, ensure};
@@ -67,10 +68,10 @@ impl Bed {
     }
 
     fn send(&self) -> Result<()> {
-        let packets = vec![packet::udp(self.from, self.to, b"unwanted"); 3];
         match self.hook {
-            Hook::Ingress => self.pair.client.inject(&packets),
-            Hook::Egress => self.pair.server.inject(&packets),
+            Hook::Ingress => self.pair.client.inject(&vec![packet::udp(self.from, self.to, b"unwanted"); 3]),
+            // A packet socket's sender would see the drop as an error.
+            Hook::Egress => self.netns().enter(|| send::udp(self.from, self.to, b"unwanted", 3)),
         }
     }
 
