@@ -71,7 +71,7 @@ impl Bed {
         match self.hook {
             Hook::Ingress => self.pair.client.inject(&vec![packet::udp(self.from, self.to, b"unwanted"); 3]),
             // A packet socket's sender would see the drop as an error.
-            Hook::Egress => self.netns().enter(|| send::udp(self.from, self.to, b"unwanted", 3)),
+            Hook::Egress => self.netns().enter(|| send::udp(self.from, self.to, b"unwanted", 3)).map(drop),
         }
     }
 
