@@ -1,0 +1,7 @@
+//! What Cilium says of the packets that it drops, read from outside Cilium: nothing is attached to its programs, and
+//! nothing is written to its maps.
+
+pub mod block;
+pub mod codes;
+pub mod identity;
+pub mod programs;
