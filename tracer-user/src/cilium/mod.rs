@@ -4,4 +4,6 @@
 pub mod block;
 pub mod codes;
 pub mod identity;
+pub mod maps;
+pub mod policy;
 pub mod programs;
