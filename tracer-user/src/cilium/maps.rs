@@ -62,15 +62,17 @@ pub enum Unread {
         looked: Vec<PathBuf>,
     },
     /// Others, but not this one.
-    #[error("Cilium has no map {}: {why}", path.display())]
+    #[error("Cilium has no map {} in {}: {why}", names.join(" or "), directory.display())]
     Missing {
         /// Where it should be.
-        path: PathBuf,
+        directory: PathBuf,
+        /// What it may be called.
+        names: Vec<String>,
         /// What that may mean.
         why: &'static str,
     },
     /// The kernel refuses it.
-    #[error("cannot read Cilium's map {}: {source}; run droptrace as root or with CAP_BPF", path.display())]
+    #[error("cannot read Cilium's map {}: {source}{}", path.display(), remedy(source))]
     Refused {
         /// Where it is pinned.
         path: PathBuf,
@@ -80,6 +82,14 @@ pub enum Unread {
     /// It can be read, but not understood.
     #[error(transparent)]
     Layout(#[from] UnknownLayout),
+}
+
+/// What helps against an error of the kernel's.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; run droptrace as root or with CAP_BPF",
+        _ => "; look at it with `bpftool map show pinned`",
+    }
 }
 
 /// A map that is of none of the layouts known here.

@@ -5,5 +5,6 @@ pub mod block;
 pub mod codes;
 pub mod identity;
 pub mod maps;
+pub mod pins;
 pub mod policy;
 pub mod programs;
