@@ -3,8 +3,11 @@
 
 pub mod block;
 pub mod codes;
+pub mod completeness;
+pub mod explain;
 pub mod identity;
 pub mod maps;
+pub mod model;
 pub mod pins;
 pub mod policy;
 pub mod programs;

@@ -1,6 +1,7 @@
 //! The explained event: what every sink (line, JSON, recording, histogram) gets. Its serialised form is the
 //! published JSON schema, so field names here are a contract.
 
+use crate::cilium::model::Cilium;
 use crate::netfilter::model::Netfilter;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -220,8 +221,8 @@ pub struct Reason {
     pub class: Class,
     /// Which rule.
     pub netfilter: Option<Box<Netfilter>>,
-    /// Which Cilium policy.
-    pub cilium: Option<serde_json::Value>,
+    /// What of Cilium.
+    pub cilium: Option<Box<Cilium>>,
     /// Which program.
     pub bpf: Option<serde_json::Value>,
     /// Why, and what to do.
