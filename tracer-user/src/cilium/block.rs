@@ -160,13 +160,12 @@ mod tests {
     fn rule(w: [u32; 5], place: Place) -> bool {
         let file = w[4] / 256 % 256;
         let new = w[4] % 256 == 2
-            && (file >= 1 && file <= 7 || file >= 101 && file <= 130)
+            && ((1..8).contains(&file) || (101..131).contains(&file))
             && w[4] / 65536 != 0
-            && w[2] % 256 >= 130
-            && w[2] % 256 <= 210
+            && (130..211).contains(&(w[2] % 256))
             && w[2] / 65536 == 0;
         let negative = i64::from(w[2]) - (1 << 32);
-        let old = negative >= -210 && negative <= -130 && w[4] == 2;
+        let old = (-210..-129).contains(&negative) && w[4] == 2;
         place.is_of_a_program && place.has_ciliums && (new || old)
     }
 

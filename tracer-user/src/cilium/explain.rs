@@ -8,6 +8,7 @@ use super::model::{Cilium, Entry, VerdictBy};
 use super::policy::{self, Question, Verdict};
 use crate::event::packet::transport_name;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// How many of the nearest entries are told.
 const NEAREST: usize = 5;
@@ -34,7 +35,7 @@ pub fn explain(
     block: &Block,
     packet: &Packet,
     program: Option<&str>,
-    maps: &impl Maps,
+    maps: &mut impl Maps,
     identities: &impl Identities,
 ) -> Cilium {
     let code = codes::find(block.code);
@@ -55,7 +56,7 @@ pub fn explain(
     };
     let endpoints = maps.endpoints().unwrap_or_else(|error| {
         answer.unread.push(error.to_string());
-        Vec::new()
+        Arc::default()
     });
     let side = side(block, packet, &endpoints);
     answer.endpoint = side.map(|(endpoint, _)| endpoint);
@@ -131,7 +132,7 @@ fn resolve(
     answer: &mut Cilium,
     peer: &Peer,
     direction: Direction,
-    maps: &impl Maps,
+    maps: &mut impl Maps,
     identities: &impl Identities,
 ) -> Option<u32> {
     let address = peer.address?;
@@ -287,7 +288,7 @@ mod tests {
     use std::path::PathBuf;
 
     /// What the maps say; `None` if they can't be read.
-    #[derive(Default)]
+    #[derive(Clone, Default)]
     struct Fake {
         endpoints: Option<Vec<LocalEndpoint>>,
         entries: Option<Vec<PolicyEntry>>,
@@ -300,17 +301,17 @@ mod tests {
     }
 
     impl Maps for Fake {
-        fn endpoints(&self) -> Result<Vec<LocalEndpoint>, Unread> {
-            self.endpoints.clone().ok_or_else(|| unread("endpoints"))
+        fn endpoints(&mut self) -> Result<Arc<[LocalEndpoint]>, Unread> {
+            self.endpoints.clone().map(Arc::from).ok_or_else(|| unread("endpoints"))
         }
 
-        fn policy(&self, endpoint: u32) -> Result<PolicyMap, Unread> {
+        fn policy(&mut self, endpoint: u32) -> Result<Arc<PolicyMap>, Unread> {
             assert_eq!(endpoint, 2636);
             let entries = self.entries.clone().ok_or_else(|| unread("policy"))?;
-            Ok(PolicyMap { layout: PolicyLayout::V18, entries, is_complete: !self.is_partial })
+            Ok(Arc::new(PolicyMap { layout: PolicyLayout::V18, entries, is_complete: !self.is_partial }))
         }
 
-        fn resolve(&self, _: IpAddr) -> Result<Option<Resolved>, Unread> {
+        fn resolve(&mut self, _: IpAddr) -> Result<Option<Resolved>, Unread> {
             self.resolved.ok_or_else(|| unread("ipcache"))
         }
     }
@@ -379,13 +380,13 @@ mod tests {
     }
 
     fn of(block: &Block, packet: &Packet, maps: &Fake) -> Cilium {
-        explain(block, packet, None, maps, &Nobody)
+        explain(block, packet, None, &mut maps.clone(), &Nobody)
     }
 
     #[test]
     fn a_pod_of_a_node_without_cilium() {
-        let maps = maps(&[entry(4711, Some(8080)), entry(1, None)]);
-        let answer = explain(&BLOCK, &to_pod(), Some("cil_from_netdev"), &maps, &Labels);
+        let mut maps = maps(&[entry(4711, Some(8080)), entry(1, None)]);
+        let answer = explain(&BLOCK, &to_pod(), Some("cil_from_netdev"), &mut maps, &Labels);
         let world = Identity { id: 2, labels: Some(vec!["reserved:world".to_owned()]) };
         assert_eq!(
             (answer.code, answer.name.as_deref(), &*answer.message),

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use thiserror::Error;
 
 /// Which way a packet went, seen from the endpoint.
@@ -33,23 +34,23 @@ pub trait Maps {
     ///
     /// # Errors
     /// When the map can't be read.
-    fn endpoints(&self) -> Result<Vec<LocalEndpoint>, Unread>;
+    fn endpoints(&mut self) -> Result<Arc<[LocalEndpoint]>, Unread>;
 
     /// An endpoint's policy.
     ///
     /// # Errors
     /// When the map can't be read.
-    fn policy(&self, endpoint: u32) -> Result<PolicyMap, Unread>;
+    fn policy(&mut self, endpoint: u32) -> Result<Arc<PolicyMap>, Unread>;
 
     /// What an address is resolved to (cilium_ipcache); `None` if nothing covers it.
     ///
     /// # Errors
     /// When the map can't be read.
-    fn resolve(&self, address: IpAddr) -> Result<Option<Resolved>, Unread>;
+    fn resolve(&mut self, address: IpAddr) -> Result<Option<Resolved>, Unread>;
 }
 
 /// Why a map was not read.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error)]
 pub enum Unread {
     /// No map of Cilium's anywhere.
     #[error(
@@ -77,7 +78,7 @@ pub enum Unread {
         /// Where it is pinned.
         path: PathBuf,
         /// The kernel's words.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
     /// It can be read, but not understood.
     #[error(transparent)]

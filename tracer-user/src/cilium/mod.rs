@@ -2,6 +2,7 @@
 //! nothing is written to its maps.
 
 pub mod block;
+pub mod cache;
 pub mod codes;
 pub mod completeness;
 pub mod explain;

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Where the BPF file system with Cilium's maps may be mounted.
@@ -43,7 +44,7 @@ impl Pins {
                 Ok(true) => return Ok(Self { directory }),
                 Ok(false) => looked.push(directory),
                 Err(source) if is_absent(&source) => looked.push(directory),
-                Err(source) => return Err(Unread::Refused { path: directory, source }),
+                Err(source) => return Err(Unread::Refused { path: directory, source: Arc::new(source) }),
             }
         }
         Err(Unread::Absent { looked })
@@ -79,19 +80,19 @@ impl Pins {
     }
 
     fn refused(&self, pin: &str, source: io::Error) -> Unread {
-        Unread::Refused { path: self.directory.join(pin), source }
+        Unread::Refused { path: self.directory.join(pin), source: Arc::new(source) }
     }
 }
 
 impl Maps for Pins {
-    fn endpoints(&self) -> Result<Vec<LocalEndpoint>, Unread> {
+    fn endpoints(&mut self) -> Result<Arc<[LocalEndpoint]>, Unread> {
         let (pin, map) = self.open(&["cilium_lxc"], "its agent has not made one yet")?;
         LocalEndpoint::check(&pin, map.shape)?;
         let entries = map.entries().map_err(|source| self.refused(&pin, source))?.read;
         Ok(entries.iter().filter_map(|(key, value)| LocalEndpoint::entry(key, value)).collect())
     }
 
-    fn policy(&self, endpoint: u32) -> Result<PolicyMap, Unread> {
+    fn policy(&mut self, endpoint: u32) -> Result<Arc<PolicyMap>, Unread> {
         let names = POLICY_PINS.map(|prefix| format!("{prefix}{endpoint:05}"));
         let names = names.each_ref().map(String::as_str);
         let (pin, map) = self.open(&names, "the pod is gone since, or its policy is being made")?;
@@ -100,10 +101,10 @@ impl Maps for Pins {
         let understood: Vec<_> =
             entries.read.iter().filter_map(|(key, value)| layout.entry(key, value)).collect();
         let is_complete = entries.is_whole && understood.len() == entries.read.len();
-        Ok(PolicyMap { layout, entries: understood, is_complete })
+        Ok(Arc::new(PolicyMap { layout, entries: understood, is_complete }))
     }
 
-    fn resolve(&self, address: IpAddr) -> Result<Option<Resolved>, Unread> {
+    fn resolve(&mut self, address: IpAddr) -> Result<Option<Resolved>, Unread> {
         let names = ["cilium_ipcache_v2", "cilium_ipcache"];
         let (pin, map) = self.open(&names, "its agent has not made one yet")?;
         let layout = IpcacheLayout::of(&pin, map.shape)?;
@@ -356,7 +357,7 @@ mod tests {
         std::fs::create_dir_all(root.path().join(GLOBALS)).unwrap();
         assert!(matches!(Pins::find(&[root.path()]), Err(Unread::Absent { .. })));
         std::fs::write(root.path().join(GLOBALS).join("cilium_lxc"), "no map").unwrap();
-        let pins = Pins::find(&[Path::new("/nowhere"), root.path()]).unwrap();
+        let mut pins = Pins::find(&[Path::new("/nowhere"), root.path()]).unwrap();
         // A file that is no pin.
         assert!(matches!(pins.endpoints(), Err(Unread::Refused { .. })));
     }
@@ -382,7 +383,7 @@ mod tests {
                 LPM_TRIE,
                 &[(new_key, vec![0; 8]), (policy_key(7, 9, 0, 0), vec![0; 8])],
             );
-            let pins = Pins::find(&[root]).unwrap();
+            let mut pins = Pins::find(&[root]).unwrap();
             let layouts = [
                 (12, PolicyLayout::V12),
                 (14, PolicyLayout::V14),
@@ -451,8 +452,8 @@ mod tests {
                 assert!(root.join(GLOBALS).join(name).exists());
                 Pins::find(&[root]).unwrap()
             };
-            let check = |pins: &Pins| {
-                let is = |address| pins.resolve(of(address)).unwrap().map(|it| (it.identity, it.bits));
+            let check = |pins: &mut Pins| {
+                let mut is = |address| pins.resolve(of(address)).unwrap().map(|it| (it.identity, it.bits));
                 assert_eq!(is("10.244.3.7"), Some((2, 0)));
                 assert_eq!(is("10.11.9.9"), Some((1 << 24 | 1, 16)));
                 assert_eq!(is("10.11.2.9"), Some((4711, 32)));
@@ -460,11 +461,11 @@ mod tests {
                 assert_eq!(is("fd00::8"), None);
             };
             pin(root, "cilium_ipcache", LPM_TRIE, &entries(12));
-            check(&pins("cilium_ipcache"));
+            check(&mut pins("cilium_ipcache"));
             std::fs::remove_file(root.join(GLOBALS).join("cilium_ipcache")).unwrap();
             pin(root, "cilium_ipcache_v2", LPM_TRIE, &entries(24));
-            let pins = pins("cilium_ipcache_v2");
-            check(&pins);
+            let mut pins = pins("cilium_ipcache_v2");
+            check(&mut pins);
 
             let mut key = vec![0; 20];
             key[..4].copy_from_slice(&[10, 11, 1, 5]);

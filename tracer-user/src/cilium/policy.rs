@@ -118,8 +118,12 @@ pub fn nearest<'m>(map: &'m PolicyMap, question: &Question, most: usize) -> Vec<
     };
     let allows = |entry: &&PolicyEntry| !entry.is_deny && entry.direction == question.direction;
     let mut entries: Vec<_> = map.entries.iter().filter(allows).collect();
+    // A map may have tens of thousands: only those that are told are sorted.
+    if entries.len() > most {
+        entries.select_nth_unstable_by_key(most, |entry| distance(entry));
+        entries.truncate(most);
+    }
     entries.sort_by_cached_key(|entry| distance(entry));
-    entries.truncate(most);
     entries
 }
 

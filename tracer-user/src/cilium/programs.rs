@@ -20,8 +20,7 @@ const KEPT: usize = 15;
 /// True for a name of Cilium's programs: whole, as in the program's BTF, or as the kernel cut it.
 #[must_use]
 pub fn is_ciliums(name: &str) -> bool {
-    let is_old = |old: &&str| name == *old || old.get(..KEPT) == Some(name);
-    name.starts_with(PREFIX) || OLD.iter().any(|old| is_old(&old))
+    name.starts_with(PREFIX) || OLD.iter().any(|old| name == *old || old.get(..KEPT) == Some(name))
 }
 
 #[cfg(test)]
