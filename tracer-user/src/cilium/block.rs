@@ -94,6 +94,7 @@ pub fn recognise(words: [u32; 5], place: Place) -> Option<Block> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::random::Random;
     use super::*;
 
     const HERE: Place = Place { is_of_a_program: true, has_ciliums: true };
@@ -218,18 +219,5 @@ mod tests {
         assert!(!is_of_a_program(Some("NO_SOCKET"), Some("netkit_xmit+0x1")));
         assert!(!is_of_a_program(None, Some("nf_hook_slow+0x7d")));
         assert!(!is_of_a_program(None, None));
-    }
-
-    /// Xorshift (Marsaglia, 2003): the same numbers each time.
-    #[derive(Clone)]
-    struct Random(u64);
-
-    impl Random {
-        fn word(&mut self) -> u32 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            (self.0 >> 32) as u32
-        }
     }
 }

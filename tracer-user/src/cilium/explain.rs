@@ -153,9 +153,9 @@ fn resolve(
             None => "is resolved by nothing".to_owned(),
         };
         answer.notes.push(format!(
-            "{address} has no entry of its own in Cilium's ipcache: it {by}, so it counts as {was}, which no pod or \
-             namespace selector matches, whatever the labels of its pod are; a pod has an entry if its node runs Cilium \
-             and it was started under it, and ipBlock or fromCIDR rules match an address without one"
+            "{address} has no entry of its own in Cilium's ipcache: it {by}, so it counts as {was}; if it is a pod's \
+             address, no Cilium manages that pod, for example because its node runs none, and then no pod or namespace \
+             selector matches it, whatever its labels are: only ipBlock, CIDR and world rules do"
         ));
     } else if let Some(now) = found.filter(|now| peer.identity != 0 && now.identity != peer.identity) {
         let now = Identity::named(now.identity, identities);
@@ -241,12 +241,12 @@ fn judge(
                 format!("no entry of endpoint {endpoint} allows any {direction}: it is denied by default")
             } else {
                 let peer = Identity::named(peer.identity, identities);
-                let (who, to) = match direction {
-                    Direction::Ingress => (format!("{peer} to"), ""),
-                    Direction::Egress => ("its pod to".to_owned(), &*format!(" of {peer}")),
+                let whence = match direction {
+                    Direction::Ingress => "from",
+                    Direction::Egress => "to",
                 };
                 format!(
-                    "no {direction} entry of endpoint {endpoint} allows {who} {what}{to}: it is denied by default"
+                    "no {direction} entry of endpoint {endpoint} allows {what} {whence} {peer}: it is denied by default"
                 )
             })
         }
@@ -409,11 +409,11 @@ mod tests {
         assert_eq!(answer.notes.len(), 2);
         assert!(answer.notes[0].starts_with(
             "10.244.3.7 has no entry of its own in Cilium's ipcache: it is resolved by 0.0.0.0/0 alone, so it counts \
-             as identity 2 (reserved:world), which no pod or namespace selector matches"
+             as identity 2 (reserved:world); if it is a pod's address, no Cilium manages that pod"
         ));
         assert_eq!(
             answer.notes[1],
-            "no ingress entry of endpoint 2636 allows identity 2 (reserved:world) to 9999/TCP: it is denied by default"
+            "no ingress entry of endpoint 2636 allows 9999/TCP from identity 2 (reserved:world): it is denied by default"
         );
         assert!(answer.unread.is_empty());
     }
@@ -480,13 +480,12 @@ mod tests {
         assert_eq!((answer.source_prefix, answer.destination_prefix.as_deref()), (None, Some("0.0.0.0/0")));
         assert_eq!(
             answer.notes[1],
-            "no egress entry of endpoint 2636 allows its pod to 9999/TCP of identity 2 (reserved:world): it is denied by \
-             default"
+            "no egress entry of endpoint 2636 allows 9999/TCP to identity 2 (reserved:world): it is denied by default"
         );
         // Cilium did not say who the peer is: the ipcache does.
         let unsaid = of(&Block { destination_identity: 0, ..leaving }, &out, &maps(&[allows]));
         assert_eq!((unsaid.destination_identity, unsaid.notes.len()), (None, 1));
-        assert!(unsaid.notes[0].ends_with("of identity 2 (reserved:world): it is denied by default"));
+        assert!(unsaid.notes[0].ends_with("to identity 2 (reserved:world): it is denied by default"));
     }
 
     #[test]

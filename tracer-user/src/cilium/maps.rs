@@ -463,6 +463,7 @@ fn u32_at(from: &[u8], at: usize) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::random::Random;
     use super::*;
 
     fn shape(kind: u32, key: u32, value: u32) -> Shape {
@@ -594,6 +595,40 @@ mod tests {
         assert_eq!(LocalEndpoint::entry(&[1; 20], &[0; 35]), None);
         assert_eq!(IpcacheLayout::V2.value(&[0; 12]), None);
         assert_eq!(metric(&[], &[0; 16]), None);
+    }
+
+    #[test]
+    fn whatever_the_bytes_are_an_entry_makes_sense() {
+        let mut random = Random(3);
+        let layouts =
+            [PolicyLayout::V12, PolicyLayout::V14, PolicyLayout::V17, PolicyLayout::V18, PolicyLayout::V19];
+        let mut understood = 0;
+        for _ in 0..20_000 {
+            let length = random.word() as usize % 40;
+            let mut key = random.bytes(length);
+            let value = random.bytes(48);
+            if let [first, rest @ ..] = &mut key[..] {
+                // Often a prefix that may be one.
+                *first %= 80;
+                rest.iter_mut().take(3).for_each(|byte| *byte = 0);
+            }
+            for layout in layouts {
+                let Some(entry) = layout.entry(&key, &value) else { continue };
+                understood += 1;
+                assert!(entry.ports.is_none() || entry.protocol.is_some() || layout == PolicyLayout::V12);
+                let is_range = |ports: Ports| {
+                    let size = u32::from(ports.last()) - u32::from(ports.first) + 1;
+                    size.is_power_of_two() && u32::from(ports.first) % size == 0 && ports.contain(ports.first)
+                };
+                assert!(entry.ports.is_none_or(is_range), "{entry:?}");
+            }
+            let _ = LocalEndpoint::entry(&key, &value);
+            let _ = metric(&key, &value);
+            for layout in [IpcacheLayout::V1, IpcacheLayout::V2] {
+                let _ = layout.value(&value[..length]);
+            }
+        }
+        assert!(understood > 20_000);
     }
 
     #[test]

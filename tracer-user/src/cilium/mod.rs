@@ -12,3 +12,5 @@ pub mod model;
 pub mod pins;
 pub mod policy;
 pub mod programs;
+#[cfg(test)]
+mod random;
