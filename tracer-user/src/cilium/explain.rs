@@ -3,7 +3,7 @@
 use super::block::Block;
 use super::codes;
 use super::identity::{Identities, Identity, is_world};
-use super::maps::{Direction, LocalEndpoint, Maps, PolicyEntry, PolicyMap, Ports, network};
+use super::maps::{Direction, LocalEndpoint, Maps, PolicyEntry, PolicyMap, Ports, Unread, network};
 use super::model::{Cilium, Entry, VerdictBy};
 use super::policy::{self, Question, Verdict};
 use crate::event::packet::transport_name;
@@ -55,7 +55,7 @@ pub fn explain(
         ..Cilium::default()
     };
     let endpoints = maps.endpoints().unwrap_or_else(|error| {
-        answer.unread.push(error.to_string());
+        not_read(&mut answer, &error);
         Arc::default()
     });
     let side = side(block, packet, &endpoints);
@@ -63,14 +63,14 @@ pub fn explain(
     answer.direction = side.map(|(_, direction)| direction);
     if let Some((endpoint, direction)) = side.filter(|_| VerdictBy::of(block.code) != VerdictBy::Other) {
         let mut peer = Peer::of(block, packet, direction);
-        let now = resolve(&mut answer, &peer, direction, maps, identities);
+        peer.now = resolve(&mut answer, &peer, direction, maps, identities);
         if peer.identity == 0 {
             // Cilium did not say.
-            peer.identity = now.unwrap_or(0);
+            peer.identity = peer.now.unwrap_or(0);
         }
         match maps.policy(endpoint) {
             Ok(map) => judge(&mut answer, &map, &peer, packet, (endpoint, direction), identities),
-            Err(error) => answer.unread.push(error.to_string()),
+            Err(error) => not_read(&mut answer, &error),
         }
     }
     answer
@@ -83,12 +83,20 @@ pub fn without_block(program: &str) -> Cilium {
         message: format!("dropped by Cilium's program {program}, which left no metadata"),
         program: Some(program.to_owned()),
         notes: vec![
-            "Cilium writes why it drops only with drop notifications, which are off (the agent's option \
-             --bpf-events-drop-enabled), and never for drops of its bandwidth manager (EDT horizon); `cilium-dbg bpf \
-             metrics list` counts all by reason"
+            "either Cilium's drop notifications are off (the agent's option --bpf-events-drop-enabled), or its \
+             bandwidth manager dropped it, which leaves none (EDT horizon); `cilium-dbg bpf metrics list` counts drops \
+             by reason"
                 .to_owned(),
         ],
         ..Cilium::default()
+    }
+}
+
+/// Says what could not be read: once, if it is all for the same reason.
+fn not_read(answer: &mut Cilium, error: &Unread) {
+    let error = error.to_string();
+    if !answer.unread.contains(&error) {
+        answer.unread.push(error);
     }
 }
 
@@ -114,15 +122,20 @@ fn side(block: &Block, packet: &Packet, endpoints: &[LocalEndpoint]) -> Option<(
 
 /// The other side.
 struct Peer {
+    /// Who it was for the packet; 0 if that is not known.
     identity: u32,
     address: Option<IpAddr>,
+    /// Who it is in the ipcache now.
+    now: Option<u32>,
 }
 
 impl Peer {
     fn of(block: &Block, packet: &Packet, direction: Direction) -> Self {
         match direction {
-            Direction::Ingress => Self { identity: block.source_identity, address: packet.source },
-            Direction::Egress => Self { identity: block.destination_identity, address: packet.destination },
+            Direction::Ingress => Self { identity: block.source_identity, address: packet.source, now: None },
+            Direction::Egress => {
+                Self { identity: block.destination_identity, address: packet.destination, now: None }
+            }
         }
     }
 }
@@ -139,7 +152,7 @@ fn resolve(
     let found = match maps.resolve(address) {
         Ok(found) => found,
         Err(error) => {
-            answer.unread.push(error.to_string());
+            not_read(answer, &error);
             return None;
         }
     };
@@ -202,6 +215,12 @@ fn judge(
     if !map.is_complete {
         return;
     }
+    if peer.identity == 0 {
+        answer
+            .notes
+            .push("who the other side is to Cilium is not known, so no policy entry is blamed".to_owned());
+        return;
+    }
     let what = spelled(protocol, port);
     let note = match policy::look_up(map, &question) {
         Verdict::Allowed(_) => {
@@ -252,6 +271,13 @@ fn judge(
         }
     };
     answer.notes.extend(note);
+    let anew = peer.now.filter(|now| *now != peer.identity);
+    if let Some(now) = anew
+        && let Verdict::Allowed(_) = policy::look_up(map, &Question { peer: now, ..question })
+    {
+        let now = Identity::named(now, identities);
+        answer.notes.push(format!("as {now}, which it is now, the policy map allows it"));
+    }
 }
 
 /// An entry in the contract's words.
@@ -283,7 +309,7 @@ fn spelled(protocol: u8, port: u16) -> String {
 mod tests {
     use super::super::block::Source;
     use super::super::identity::Nobody;
-    use super::super::maps::{PolicyLayout, Resolved, Unread};
+    use super::super::maps::{PolicyLayout, Resolved};
     use super::*;
     use std::path::PathBuf;
 
@@ -437,6 +463,13 @@ mod tests {
         let (prefix, note) = with(4712, own(4712));
         assert_eq!(prefix.as_deref(), Some("10.244.3.7/32"));
         assert!(note.starts_with("no ingress entry"), "{note}");
+        // With its new identity it would pass.
+        let learned = Fake { resolved: Some(own(4711)), ..maps(&[entry(4711, None)]) };
+        let notes = of(&BLOCK, &to_pod(), &learned).notes;
+        assert_eq!(
+            (notes.len(), &*notes[2]),
+            (3, "as identity 4711, which it is now, the policy map allows it")
+        );
         let (_, note) = with(2, own(4712));
         let expected = "10.244.3.7 was identity 2 (reserved:world) for this packet, but is identity 4712 in this node's ipcache now";
         assert!(note.starts_with(expected), "{note}");
@@ -485,6 +518,13 @@ mod tests {
         // Cilium did not say who the peer is: the ipcache does.
         let unsaid = of(&Block { destination_identity: 0, ..leaving }, &out, &maps(&[allows]));
         assert_eq!((unsaid.destination_identity, unsaid.notes.len()), (None, 1));
+        let nobody = Fake { resolved: Some(None), ..maps(&[allows]) };
+        let unknown = of(&Block { destination_identity: 0, ..leaving }, &out, &nobody);
+        assert_eq!((unknown.allowed_now, unknown.nearest.len()), (None, 1));
+        assert_eq!(
+            unknown.notes,
+            ["who the other side is to Cilium is not known, so no policy entry is blamed"]
+        );
         assert!(unsaid.notes[0].ends_with("to identity 2 (reserved:world): it is denied by default"));
     }
 
@@ -521,6 +561,15 @@ mod tests {
         assert_eq!((nothing.endpoint, nothing.direction), (Some(2636), Some(Direction::Ingress)));
         assert_eq!((nothing.allowed_now, nothing.source_prefix, nothing.nearest.len()), (None, None, 0));
         assert_eq!((nothing.unread.len(), nothing.notes.len()), (3, 0));
+
+        // No map was found at all: said once.
+        let mut none: Result<Fake, _> = Err(unread("/sys/fs/bpf/tc/globals"));
+        let answer = explain(&BLOCK, &to_pod(), None, &mut none, &Nobody);
+        let said =
+            "no maps of Cilium's are pinned under /sys/fs/bpf/tc/globals: the BPF file system is not mounted";
+        assert!(answer.unread.len() == 1 && answer.unread[0].starts_with(said), "{:?}", answer.unread);
+        let mut found: Result<_, Unread> = Ok(maps(&[]));
+        assert!(explain(&BLOCK, &to_pod(), None, &mut found, &Nobody).unread.is_empty());
 
         let partial = of(&BLOCK, &to_pod(), &Fake { is_partial: true, ..maps(&[entry(0, None)]) });
         assert_eq!((partial.allowed_now, partial.nearest.len(), partial.unread.len()), (None, 1, 1));

@@ -49,6 +49,21 @@ pub trait Maps {
     fn resolve(&mut self, address: IpAddr) -> Result<Option<Resolved>, Unread>;
 }
 
+/// Maps that may not have been found.
+impl<M: Maps> Maps for Result<M, Unread> {
+    fn endpoints(&mut self) -> Result<Arc<[LocalEndpoint]>, Unread> {
+        self.as_mut().map_err(|error| error.clone())?.endpoints()
+    }
+
+    fn policy(&mut self, endpoint: u32) -> Result<Arc<PolicyMap>, Unread> {
+        self.as_mut().map_err(|error| error.clone())?.policy(endpoint)
+    }
+
+    fn resolve(&mut self, address: IpAddr) -> Result<Option<Resolved>, Unread> {
+        self.as_mut().map_err(|error| error.clone())?.resolve(address)
+    }
+}
+
 /// Why a map was not read.
 #[derive(Clone, Debug, Error)]
 pub enum Unread {
