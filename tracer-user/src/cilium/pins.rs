@@ -6,6 +6,7 @@ use super::maps::{
     Shape, Unread, check_metrics, metric,
 };
 use aya_obj::generated::{BPF_F_RDONLY, bpf_attr, bpf_cmd, bpf_map_info};
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 use std::net::IpAddr;
@@ -57,8 +58,12 @@ impl Pins {
     pub fn metrics(&self) -> Result<Metrics, Unread> {
         let (pin, map) = self.open(&["cilium_metrics"], "this Cilium counts nothing")?;
         check_metrics(&pin, map.shape)?;
+        let entries = map.entries().map_err(|source| self.refused(&pin, source))?;
+        if !entries.is_whole {
+            return Err(self.refused(&pin, io::Error::other("it is too large")));
+        }
         let mut metrics = Metrics::new();
-        for (key, value) in map.entries().map_err(|source| self.refused(&pin, source))?.read {
+        for (key, value) in entries.read {
             if let Some((reason, packets)) = metric(&key, &value) {
                 *metrics.entry(reason).or_default() += packets;
             }
@@ -150,7 +155,7 @@ struct Map {
 /// Entries of a map.
 struct Entries {
     /// Keys and values.
-    read: Vec<(Vec<u8>, Vec<u8>)>,
+    read: BTreeMap<Vec<u8>, Vec<u8>>,
     /// False if there are more.
     is_whole: bool,
 }
@@ -180,20 +185,24 @@ impl Map {
     /// Its entries, within bounds. What is changed meanwhile may be missing.
     fn entries(&self) -> io::Result<Entries> {
         let end = Instant::now() + TIME;
-        let mut read = Vec::new();
+        let mut read = BTreeMap::new();
         let mut last = None;
         // After a key that was deleted meanwhile the kernel starts anew: then keys come twice.
-        let mut seen = std::collections::HashSet::new();
-        while let Some(key) = self.next(last.as_deref())? {
-            if seen.len() >= ENTRIES || Instant::now() > end || !seen.insert(key.clone()) {
-                return Ok(Entries { read, is_whole: false });
+        for _ in 0..2 * ENTRIES {
+            let Some(key) = self.next(last.as_deref())? else {
+                return Ok(Entries { read, is_whole: true });
+            };
+            if read.len() >= ENTRIES || Instant::now() > end {
+                break;
             }
-            if let Some(value) = self.look_up(&key)? {
-                read.push((key.clone(), value));
+            if !read.contains_key(&key)
+                && let Some(value) = self.look_up(&key)?
+            {
+                read.insert(key.clone(), value);
             }
             last = Some(key);
         }
-        Ok(Entries { read, is_whole: true })
+        Ok(Entries { read, is_whole: false })
     }
 
     /// The value of a key (BPF_MAP_LOOKUP_ELEM).
