@@ -1,6 +1,7 @@
 //! The explained event: what every sink (line, JSON, recording, histogram) gets. Its serialised form is the
 //! published JSON schema, so field names here are a contract.
 
+use crate::cilium::model::Cilium;
 use crate::netfilter::model::Netfilter;
 use crate::tc::model::Bpf;
 use serde::{Deserialize, Serialize};
@@ -221,8 +222,8 @@ pub struct Reason {
     pub class: Class,
     /// Which rule.
     pub netfilter: Option<Box<Netfilter>>,
-    /// Which Cilium policy.
-    pub cilium: Option<serde_json::Value>,
+    /// What of Cilium.
+    pub cilium: Option<Box<Cilium>>,
     /// Which program.
     pub bpf: Option<Box<Bpf>>,
     /// Why, and what to do.

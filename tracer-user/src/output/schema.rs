@@ -6,6 +6,9 @@ pub const SCHEMA: &str = include_str!("schema.json");
 #[cfg(test)]
 mod tests {
     use super::SCHEMA;
+    use crate::cilium::identity::Identity;
+    use crate::cilium::maps::Direction;
+    use crate::cilium::model::{Cilium, Entry, Policy, VerdictBy};
     use crate::event::model::{
         Cause, Conntrack, Drop, Endpoint, Inner, K8s, Lost, LostPlace, Network, Original, Packet, Reason,
         Record, Timestamp,
@@ -172,7 +175,7 @@ mod tests {
                     }],
                     ..Netfilter::default()
                 })),
-                cilium: Some(json!({})),
+                cilium: Some(Box::new(full_cilium())),
                 bpf: Some(Box::new(Bpf {
                     hook: "EGRESS".into(),
                     filter: filter.clone(),
@@ -193,6 +196,31 @@ mod tests {
         }
     }
 
+    fn full_cilium() -> Cilium {
+        let identity = || Some(Identity { id: 2, labels: Some(vec!["reserved:world".into()]) });
+        let entry = Entry {
+            identity: identity(),
+            port: Some(1),
+            port_last: Some(3),
+            auth: Some(1),
+            ..Entry::default()
+        };
+        Cilium {
+            code: Some(189),
+            extended_error: Some(-1),
+            verdict_by: Some(VerdictBy::Auth),
+            direction: Some(Direction::Ingress),
+            source_identity: identity(),
+            policies: Some(vec![Policy { name: "allow".into(), ..Policy::default() }]),
+            entry: Some(entry.clone()),
+            nearest: vec![entry],
+            allowed_now: Some(true),
+            line: Some(7),
+            notes: vec!["note".into()],
+            ..Cilium::default()
+        }
+    }
+
     fn json_of(drop: Drop) -> Value {
         serde_json::to_value(Record::Drop(Box::new(drop))).unwrap()
     }
@@ -201,6 +229,9 @@ mod tests {
     fn every_record_is_valid() {
         is_valid(&json_of(full_drop())).unwrap();
         is_valid(&json_of(Drop::default())).unwrap();
+        let mut little = full_drop();
+        little.drop.cilium = Some(Box::default());
+        is_valid(&json_of(little)).unwrap();
         for place in [LostPlace::Ring, LostPlace::Flow, LostPlace::Overflow, LostPlace::Recursion] {
             let lost = Record::Lost(Lost { time: Timestamp(0), count: 1, place });
             is_valid(&serde_json::to_value(lost).unwrap()).unwrap();
@@ -227,6 +258,10 @@ mod tests {
             ("program", "/drop/netfilter/program"),
             ("bpf", "/drop/bpf"),
             ("filter", "/drop/bpf/candidates/0"),
+            ("cilium", "/drop/cilium"),
+            ("identity", "/drop/cilium/source_identity"),
+            ("policy", "/drop/cilium/policies/0"),
+            ("entry", "/drop/cilium/nearest/0"),
             ("cause", "/drop/cause"),
         ];
         for (name, pointer) in places {
