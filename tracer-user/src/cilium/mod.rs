@@ -9,6 +9,7 @@ pub mod explain;
 pub mod identity;
 pub mod maps;
 pub mod model;
+pub mod node;
 pub mod pins;
 pub mod policy;
 pub mod programs;

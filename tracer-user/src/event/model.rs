@@ -231,6 +231,15 @@ pub struct Reason {
 }
 
 impl Reason {
+    /// Takes what was on the tc hook that dropped the packet, and the class that follows from what Cilium said. Where that
+    /// names the program already, it is not named twice.
+    pub fn take_program(&mut self, bpf: Option<Box<Bpf>>, destination: Option<IpAddr>) {
+        match &self.cilium {
+            Some(cilium) => self.class = cilium.class(destination).unwrap_or(self.class),
+            None => self.bpf = bpf,
+        }
+    }
+
     /// Takes what of netfilter dropped the packet, and the class that follows from it.
     pub fn take_netfilter(&mut self, answer: Option<Netfilter>) {
         self.class = answer.as_ref().and_then(Netfilter::class).unwrap_or(self.class);

@@ -82,6 +82,7 @@ impl Kernel {
                 pktinfo: pktinfo(&vmlinux),
                 probes: probe_offsets(&vmlinux, None),
                 net_list: vmlinux.offset_of("net", "list"),
+                control_block: vmlinux.offset_of("qdisc_skb_cb", "data"),
                 array_pptrs: vmlinux.offset_of("bpf_array", "pptrs"),
                 ..KernelLayout::default()
             },

@@ -156,6 +156,8 @@ pub struct KernelLayout {
     pub nf_queue: TextRange,
     /// net.list (include/net/net_namespace.h): the list of all network namespaces.
     pub net_list: Option<u32>,
+    /// qdisc_skb_cb.data (include/net/sch_generic.h): what tc programs see as their control block.
+    pub control_block: Option<u32>,
     /// bpf_array.pptrs (include/linux/bpf.h): where a per-CPU map's values are.
     pub array_pptrs: Option<u32>,
 }
