@@ -1,6 +1,7 @@
 //! The test bed: network namespaces and what connects them, senders, and the runner of the binary under test.
 
 pub mod backend;
+pub mod cilium;
 pub mod clock;
 pub mod command;
 pub mod droptrace;

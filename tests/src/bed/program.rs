@@ -9,6 +9,8 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// Commands of bpf(2).
+pub(super) const MAP_CREATE: c_long = 0;
+pub(super) const MAP_UPDATE: c_long = 2;
 const PROG_LOAD: c_long = 5;
 pub(super) const OBJ_PIN: c_long = 6;
 const OBJ_GET_INFO_BY_FD: c_long = 15;

@@ -3,6 +3,7 @@
 mod answer;
 mod attribution;
 mod bed;
+mod cilium;
 mod cli;
 mod clock;
 mod counters;
@@ -52,6 +53,7 @@ fn skip(reason: impl Into<String>) -> anyhow::Error {
 pub fn all() -> Vec<Trial> {
     [
         bed::trials(),
+        cilium::trials(),
         cli::trials(),
         device::trials(),
         doctor::trials(),

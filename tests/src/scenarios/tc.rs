@@ -32,15 +32,15 @@ pub(super) fn trials() -> Vec<Trial> {
 }
 
 /// Two namespaces; the server's device has the hook, with what comes in or what leaves.
-struct Bed {
-    pair: Pair,
-    from: SocketAddr,
-    to: SocketAddr,
+pub(super) struct Bed {
+    pub(super) pair: Pair,
+    pub(super) from: SocketAddr,
+    pub(super) to: SocketAddr,
     hook: Hook,
 }
 
 impl Bed {
-    fn new(family: Family, hook: Hook) -> Result<Self> {
+    pub(super) fn new(family: Family, hook: Hook) -> Result<Self> {
         let pair = Pair::new()?;
         let (from, to) = match hook {
             Hook::Ingress => (pair.client.port(family, 40_000), pair.server.port(family, 4242)),
@@ -53,21 +53,21 @@ impl Bed {
         &self.pair.server.netns
     }
 
-    fn attach(&self, program: &Program) -> Result<OwnedFd> {
+    pub(super) fn attach(&self, program: &Program) -> Result<OwnedFd> {
         if kernel::version() < (6, 6) {
             return Err(skip("this kernel has no tcx (from 6.6)"));
         }
         program.attach(self.netns(), "s0", self.hook)
     }
 
-    fn add_filter(&self, program: &Program, priority: u16) -> Result<()> {
+    pub(super) fn add_filter(&self, program: &Program, priority: u16) -> Result<()> {
         if priority == 1 {
             self.netns().run("tc qdisc add dev s0 clsact")?;
         }
         program.add_filter(self.netns(), "s0", self.hook, priority)
     }
 
-    fn send(&self) -> Result<()> {
+    pub(super) fn send(&self) -> Result<()> {
         match self.hook {
             Hook::Ingress => self.pair.client.inject(&vec![packet::udp(self.from, self.to, b"unwanted"); 3]),
             // A packet socket's sender would see the drop as an error.
@@ -75,8 +75,8 @@ impl Bed {
         }
     }
 
-    /// The three packets, and who is said to have dropped them.
-    fn expect(&self, confidence: &str) -> Expect {
+    /// The three packets.
+    pub(super) fn drops(&self) -> Expect {
         let (reason, functions): (&[&str], &[&str]) = match self.hook {
             Hook::Ingress => (
                 &["TC_INGRESS"],
@@ -91,8 +91,14 @@ impl Bed {
             .reason(reason)
             .at(functions)
             .interface("s0")
-            .field("/drop/class", "policy")
             .field("/drop/netfilter", Value::Null)
+    }
+
+    /// And the hook.
+    fn expect(&self, confidence: &str) -> Expect {
+        self.drops()
+            .field("/drop/class", "policy")
+            .field("/drop/cilium", Value::Null)
             .field("/drop/bpf/hook", self.hook.name().to_uppercase())
             .field("/drop/bpf/interface", "s0")
             .field("/drop/bpf/more", false)

@@ -112,12 +112,18 @@ fn side(block: &Block, packet: &Packet, endpoints: &[LocalEndpoint]) -> Option<(
         return Some((block.endpoint, if leaves { Direction::Egress } else { Direction::Ingress }));
     }
     // A pod's own interface; the identity proves that it is not another's of the same number.
-    let interface = packet.interface.filter(|index| *index != 0)?;
     let is_pods = |it: &&LocalEndpoint| {
         let is_same = it.identity.is_none_or(|identity| identity == block.source_identity);
-        !it.is_host && it.interface == interface && it.id != 0 && is_same
+        !it.is_host && Some(it.interface) == packet.interface && it.interface != 0 && it.id != 0 && is_same
     };
-    endpoints.iter().find(is_pods).map(|it| (u32::from(it.id), Direction::Egress))
+    // A policy that names no endpoint is that of the pod that sent the packet, whose address and identity it has.
+    let is_policys = VerdictBy::of(block.code) != VerdictBy::Other;
+    let is_senders = |it: &&LocalEndpoint| {
+        let is_same = it.identity == Some(block.source_identity) && Some(it.address) == packet.source;
+        is_policys && !it.is_host && it.id != 0 && is_same
+    };
+    let found = endpoints.iter().find(is_pods).or_else(|| endpoints.iter().find(is_senders));
+    found.map(|it| (u32::from(it.id), Direction::Egress))
 }
 
 /// The other side.
@@ -490,9 +496,14 @@ mod tests {
         };
         let egress = (Some(2636), Some(Direction::Egress));
         assert_eq!(is(&leaving, &out), egress);
-        // Another interface, none, or another pod's identity.
-        assert_eq!(is(&leaving, &Packet { interface: Some(13), ..out }), (None, None));
-        assert_eq!(is(&leaving, &Packet { interface: None, ..out }), (None, None));
+        // Another interface, or none: a policy's verdict is the sender's.
+        assert_eq!(is(&leaving, &Packet { interface: Some(13), ..out }), egress);
+        assert_eq!(is(&leaving, &Packet { interface: None, ..out }), egress);
+        let elsewhere = Packet { interface: None, source: address("10.11.1.6"), ..out };
+        assert_eq!(is(&leaving, &elsewhere), (None, None));
+        let error = Block { code: 169, ..leaving };
+        assert_eq!(is(&error, &Packet { interface: None, ..out }), (None, None));
+        // Another pod's identity.
         assert_eq!(is(&Block { source_identity: 7, ..leaving }, &out), (None, None));
         // The endpoint that it leaves.
         assert_eq!(is(&Block { endpoint: 2636, ..leaving }, &out), egress);

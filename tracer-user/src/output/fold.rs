@@ -59,6 +59,7 @@ struct Key {
     location: Option<String>,
     rule: Option<Box<Netfilter>>,
     filter: Option<Filter>,
+    cilium: Option<u8>,
     cause: Option<String>,
 }
 
@@ -76,6 +77,7 @@ impl Key {
             reason: why.reason.clone(),
             location: why.location.clone(),
             rule: why.netfilter.clone(),
+            cilium: why.cilium.as_ref().and_then(|cilium| cilium.code),
             filter: why.bpf.as_ref().map(|bpf| bpf.filter.clone()),
             cause: why.cause.as_ref().map(|cause| cause.id.clone()),
         }

@@ -2,6 +2,7 @@
 //! that comes from outside is escaped here.
 
 use super::escape::escape;
+use crate::cilium::{identity::Identity, maps::Direction, model::Cilium};
 use crate::event::model::{Drop, Endpoint, K8s, Original, Packet};
 use crate::netfilter::model::{Backend, Confidence, Family, Netfilter};
 use crate::tc::model::{Bpf, Filter};
@@ -184,7 +185,7 @@ fn icmpv6(kind: u8, code: Option<u8>) -> &'static str {
 }
 
 /// Where it was dropped: the rule, `filter:FORWARD:rule:7 (FORWARD, legacy)`, else the program or filter at a tc hook,
-/// `tc:INGRESS:bouncer:id:7 (eth0, tcx)`, else why, netfilter's function and hook,
+/// `tc:INGRESS:bouncer:id:7 (eth0, tcx)` or `cilium:133:POLICY Policy denied (endpoint 2636 ingress, identity 2 -> 12345)`, else why, netfilter's function and hook,
 /// `conntrack-table-full ipv4_conntrack_in (PREROUTING)`, else reason and location, else what of them is known.
 pub(super) fn place(drop: &Drop) -> String {
     let why = &drop.drop;
@@ -205,6 +206,9 @@ pub(super) fn place(drop: &Drop) -> String {
         let program = netfilter.program.as_ref().map(|it| format!(" {} id {}", escape(&it.name), it.id));
         let program = program.unwrap_or_default();
         return format!("{} {}{program} ({})", escape(what), escape(function), escape(hook));
+    }
+    if let Some(cilium) = &why.cilium {
+        return said_by_cilium(cilium);
     }
     if let Some(bpf) = &why.bpf
         && let Some(filter) = filter(bpf)
@@ -239,6 +243,40 @@ pub(super) fn filter(bpf: &Bpf) -> Option<String> {
         _ => return None,
     };
     Some(format!("tc:{}:{what}", escape(&bpf.hook)))
+}
+
+/// `cilium:133:POLICY Policy denied (endpoint 2636 ingress, identity 2 -> 12345)`, with the identities' reserved names.
+fn said_by_cilium(cilium: &Cilium) -> String {
+    let identity = |identity: &Identity| {
+        let reserved = identity.labels.iter().flatten().find(|label| label.starts_with("reserved:"));
+        reserved.map_or_else(|| identity.id.to_string(), |label| format!("{} {}", identity.id, escape(label)))
+    };
+    let endpoint = cilium.endpoint.map(|id| match cilium.direction {
+        Some(Direction::Ingress) => format!("endpoint {id} ingress"),
+        Some(Direction::Egress) => format!("endpoint {id} egress"),
+        None => format!("endpoint {id}"),
+    });
+    let known = |it: &Option<Identity>| it.as_ref().map_or_else(|| "?".to_owned(), identity);
+    let ends = [&cilium.source_identity, &cilium.destination_identity];
+    let identities = ends
+        .iter()
+        .any(|it| it.is_some())
+        .then(|| format!("identity {} -> {}", known(ends[0]), known(ends[1])));
+    let about: Vec<_> = [endpoint, identities].into_iter().flatten().collect();
+    let about = if about.is_empty() { String::new() } else { format!(" ({})", about.join(", ")) };
+    let message = escape(&cilium.message);
+    match (cilium_code(cilium), message.is_empty()) {
+        (Some(code), true) => format!("{code}{about}"),
+        (Some(code), false) => format!("{code} {message}{about}"),
+        (None, _) => format!("cilium {message}{about}"),
+    }
+}
+
+/// `cilium:133:POLICY`; `None` without a code.
+pub(super) fn cilium_code(cilium: &Cilium) -> Option<String> {
+    let code = cilium.code?;
+    let name = cilium.name.as_ref().map(|name| format!(":{}", escape(name))).unwrap_or_default();
+    Some(format!("cilium:{code}{name}"))
 }
 
 /// Why a hook function dropped it, which says more than the kernel's reason.
@@ -325,6 +363,15 @@ pub(super) fn wide(drop: &Drop) -> Vec<String> {
             .collect();
         add("mark-set-by", (!set_by.is_empty()).then(|| set_by.join(", ")));
         add("confidence", unsure(netfilter.confidence));
+    }
+    if let Some(cilium) = &drop.drop.cilium {
+        let text = |value: &str| Some(escape(value).into_owned());
+        add("program", cilium.program.as_deref().and_then(text));
+        let line = cilium.line.map(|line| format!(":{line}")).unwrap_or_default();
+        add("source", cilium.file.as_ref().map(|file| format!("{}{line}", escape(file))));
+        for note in cilium.notes.iter().chain(&cilium.unread) {
+            add("note", text(note));
+        }
     }
     if let Some(bpf) = &drop.drop.bpf {
         let text = |value: &Option<String>| value.as_ref().map(|text| escape(text).into_owned());
