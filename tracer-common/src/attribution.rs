@@ -23,6 +23,9 @@ pub mod attribution_kind {
     pub const LEGACY_UNDECIDED: u8 = 4;
     /// The hook function that `attribution[1]` tells the index of.
     pub const HOOK: u8 = 5;
+    /// Ids of the first two BPF programs on the tc hook where the packet was dropped, the first one in the low 32 bits; 0
+    /// where there is none. The low 32 bits of `attribution[1]` are a [`tc_word`](crate::tc_word).
+    pub const TC: u8 = 6;
 }
 
 /// Why counters don't tell which legacy rule dropped a packet.

@@ -1,7 +1,7 @@
 //! Memory that both halves see while the programs run: the control page (written by the user half) and the
 //! per-CPU state (written by the programs).
 
-use crate::{ABSENT, ConntrackOffsets, Role, SequenceOffsets};
+use crate::{ABSENT, ConntrackOffsets, Role, SequenceOffsets, TcLayout};
 use core::mem::size_of;
 
 /// Kernel text of one function: `start <= address < end`.
@@ -61,6 +61,8 @@ pub struct Control {
     pub conntrack: ConntrackOffsets,
     /// Layout of nft's expressions, likewise.
     pub probes: ProbeOffsets,
+    /// What is on tc hooks.
+    pub tc: TcLayout,
 }
 
 /// Where the probes on nft's expressions look, in bytes; [`ABSENT`](crate::ABSENT) until nf_tables is there.
@@ -161,6 +163,14 @@ pub struct CpuState {
 const _: () = assert!(size_of::<TextRange>() == 16);
 const _: () = assert!(size_of::<Site>() == 16);
 const _: () = assert!(
-    size_of::<Control>() == 8 + 32 + 24 + 16 + 24 * Role::COUNT + 16 + size_of::<ConntrackOffsets>() + 24
+    size_of::<Control>()
+        == 8 + 32
+            + 24
+            + 16
+            + 24 * Role::COUNT
+            + 16
+            + size_of::<ConntrackOffsets>()
+            + 24
+            + size_of::<TcLayout>()
 );
 const _: () = assert!(size_of::<CpuState>() == 128);

@@ -1,6 +1,6 @@
 //! The full event: everything about one dropped packet that cannot be read later, because the packet is gone.
 
-use crate::{ABSENT, FlowKey};
+use crate::{ABSENT, FlowKey, TC_FILTERS, TcFilter};
 use core::mem::size_of;
 
 /// Return addresses of the kernel stack kept in an event.
@@ -148,6 +148,9 @@ pub struct Event {
     pub conntrack: Conntrack,
     /// qdisc and tc leave their words here: `skb->cb`.
     pub control_block: [u8; 48],
+    /// What was on the tc hook, in order, if the key says that the packet was dropped at one: as many as its count says, or
+    /// all of these.
+    pub filters: [TcFilter; TC_FILTERS],
     /// Explicit padding.
     pub padding: u32,
     /// Return addresses, innermost first. The tracer's own frames come first.
@@ -187,7 +190,8 @@ impl Conntrack {
 const _: () = assert!(size_of::<Device>() == 24);
 const _: () = assert!(size_of::<Conntrack>() == 96);
 const _: () = assert!(
-    size_of::<Event>() == 48 + 72 + 28 + 8 + 4 + 4 + 72 + 96 + 48 + 4 + 192 + 8 * EXPRESSION_WORDS + 192
+    size_of::<Event>()
+        == 48 + 72 + 28 + 8 + 4 + 4 + 72 + 96 + 48 + 28 * TC_FILTERS + 4 + 192 + 8 * EXPRESSION_WORDS + 192
 );
 const _: () = assert!(size_of::<OwnEvent>() == size_of::<Event>() + 8 * WINDOW_WORDS + NEAR_WORDS);
 const _: () = assert!(ABSENT == u32::MAX);

@@ -13,6 +13,7 @@ mod filter;
 pub mod legacy;
 mod offsets;
 mod slot;
+mod tc;
 
 pub use attribution::{
     Depth, MEMORY_BYTES, Memory, Role, SequenceOffsets, attribution_kind, attribution_word, hook_of,
@@ -26,6 +27,7 @@ pub use event::{
 pub use filter::{FilterSpec, PrefixKey, dimension, filter_bit};
 pub use offsets::{ABSENT, ConntrackOffsets, Offsets};
 pub use slot::{FlowKey, Layout, Slot, flow_flag, slot_state};
+pub use tc::{TC_FILTERS, TcFilter, TcLayout, tc_word};
 
 /// Marks a type as plain data for aya's maps and globals.
 #[cfg(feature = "user")]

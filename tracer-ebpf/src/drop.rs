@@ -4,7 +4,7 @@ use crate::{
     counts, emit, filter, legacy,
     maps::{CONTROL, CPUS, SCRATCH, Scratch, has, offset, skb_field},
     memory::{copy, read},
-    netns, nft, packet, probes, roles, stack,
+    netns, nft, packet, probes, roles, stack, tc,
 };
 use aya_ebpf::{EbpfContext, helpers::bpf_get_smp_processor_id, programs::BtfTracePointContext};
 use aya_log_ebpf::{debug, warn};
@@ -105,6 +105,8 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
             if is_noted {
                 probes::attribute_note(index);
             }
+        } else if !matches!(tc::hook(control, scratch).0, tc::Hook::None) {
+            tc::attribute_tc(index);
         }
         if filter::is_active() && filter::passes_filter(index) == 0 && !is_own(control, scratch) {
             (*state).filtered += 1;

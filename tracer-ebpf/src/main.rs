@@ -6,6 +6,7 @@
 //! netns    which network namespace it was in
 //! legacy   which iptables-legacy rule dropped it
 //! nft      which nft rule or policy dropped it
+//! tc       what was on the tc hook where it was dropped
 //! probes   what programs on the way noted, where the user asks for them
 //! roles    what the self-test learned about call sites
 //! stack    saved registers on the kernel stack: netfilter's hook state
@@ -34,6 +35,7 @@ mod packet;
 mod probes;
 mod roles;
 mod stack;
+mod tc;
 
 use aya_ebpf::{
     EbpfContext,

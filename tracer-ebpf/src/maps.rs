@@ -126,6 +126,14 @@ pub struct Scratch {
     pub counters: crate::legacy::Counters,
     /// Address of the nft expression that probes saw dropping the packet; 0 without.
     pub expression: u64,
+    /// A tc hook's filters: how many were found.
+    pub filters: u32,
+    /// Likewise: 1 if there are more, or some could not be read.
+    pub incomplete: u32,
+    /// Likewise: address of the classifier that is looked at (struct tcf_proto); 0: none is left.
+    pub filter: u64,
+    /// Likewise: address of its next program's list_head.
+    pub node: u64,
     /// What this drop is counted under.
     pub key: FlowKey,
     /// Copy of the hook state.

@@ -1,6 +1,7 @@
 //! droptrace's user half. Data flows one way: kernel (`probe`) → `event` → attribution → identity → cause →
 //! `output`. The parts that decide are pure functions over plain data; only the edges touch the OS.
 
+pub mod cilium;
 pub mod cli;
 pub mod doctor;
 pub mod event;
@@ -11,3 +12,4 @@ pub mod output;
 pub mod probe;
 pub mod start;
 pub mod stream;
+pub mod tc;

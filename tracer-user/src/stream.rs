@@ -1,5 +1,6 @@
 //! From the running kernel half to records: events and counts merged, named and dated, with what was lost.
 
+use crate::cilium::{self, model::Cilium};
 use crate::event::{
     decode,
     decode::Raw,
@@ -19,12 +20,13 @@ use crate::probe::{
     selftest::{self, Layouts, Learned, Proof, SelfTestError},
     tracer::{Losses, RING_BYTES, Reading, Tracer, TracerError},
 };
+use crate::tc::{self, model::Bpf, programs::Programs};
 use std::{
     collections::{HashMap, VecDeque},
     io, thread,
     time::Duration,
 };
-use tracer_common::{Event, Layout, attribution_kind};
+use tracer_common::{Event, FlowKey, Layout, TC_FILTERS, TcFilter, attribution_kind, flow_flag};
 
 /// Records taken from the ring before it is somebody else's turn: as many as can be in it at one moment.
 const BATCH: usize = RING_BYTES / size_of::<Event>() + 1;
@@ -49,6 +51,10 @@ pub struct Stream {
     /// The self-test's network namespace, whose drops are nobody's business.
     lab: Option<Lab>,
     rulesets: Rulesets,
+    /// What is known of programs at tc hooks.
+    programs: Programs,
+    /// The node's Cilium, if it has one.
+    cilium: cilium::node::Node,
     /// What the self-test said; `None` if it had nothing to learn from.
     learned: Option<Result<Learned, String>>,
     lost: Losses,
@@ -64,6 +70,8 @@ struct Told {
     class: Class,
     cause: Option<Cause>,
     netfilter: Option<Box<Netfilter>>,
+    bpf: Option<Box<Bpf>>,
+    cilium: Option<Box<Cilium>>,
 }
 
 /// The generation of slots that was in use before.
@@ -83,6 +91,7 @@ impl Stream {
     pub fn new(tracer: Tracer, kernel: Kernel, clock: Clock, node: String) -> io::Result<Self> {
         let merge = Merge::new(tracer.layout().total());
         let last_tick = monotonic_now()?;
+        let control_block = kernel.layout().control_block;
         Ok(Self {
             tracer,
             kernel,
@@ -93,6 +102,8 @@ impl Stream {
             early: VecDeque::new(),
             lab: None,
             rulesets: Rulesets::default(),
+            programs: Programs::default(),
+            cilium: cilium::node::Node::new(control_block),
             learned: None,
             lost: Losses::default(),
             last_tick,
@@ -324,9 +335,14 @@ impl Stream {
             event.count = 1;
             event.segments = own;
             event.drop.take_netfilter(netfilter);
-            let Reason { class, cause, netfilter, .. } = &event.drop;
+            let bpf = self.at_tc(&raw.key, Some(&raw.filters), event.network.interface.as_deref());
+            event.drop.cilium =
+                bpf.as_ref().and_then(|bpf| self.cilium.explain(&raw, &event, bpf)).map(Box::new);
+            event.drop.take_program(bpf, event.destination.address);
+            let Reason { class, cause, netfilter, bpf, cilium, .. } = &event.drop;
             let netfilter = netfilter.as_ref().map(|answer| Box::new(answer.of_others()));
-            let told = Told { class: *class, cause: cause.clone(), netfilter };
+            let bpf = bpf.as_ref().map(|answer| Box::new(answer.of_others()));
+            let told = Told { class: *class, cause: cause.clone(), netfilter, bpf, cilium: cilium.clone() };
             self.told.insert(raw.slot, told);
             each(Record::Drop(Box::new(event)));
         }
@@ -411,14 +427,30 @@ impl Stream {
     fn counted(&mut self, reading: &Reading, from: Timestamp, to: Timestamp) -> Drop {
         let Reading { slot, key, count, segments } = reading;
         let mut event = explain_counts(key, *count, *segments, &self.kernel, from, to, &self.node);
-        if let Some(told) = self.told.get(slot) {
+        // What Cilium said is of one flow, so it is not said where several are counted together.
+        let is_of_all = |told: &&Told| told.cilium.is_none() || key.flags & flow_flag::COARSE == 0;
+        if let Some(told) = self.told.get(slot).filter(is_of_all) {
             event.drop.class = told.class;
             event.drop.cause.clone_from(&told.cause);
             event.drop.netfilter.clone_from(&told.netfilter);
+            event.drop.bpf.clone_from(&told.bpf);
+            event.drop.cilium.clone_from(&told.cilium);
         } else {
+            event.drop.bpf = self.at_tc(key, None, None);
             event.drop.take_netfilter(self.netfilter(&Evidence::of_key(key), key.location, None));
         }
         event
+    }
+
+    /// What at a tc hook dropped a packet; `None` if it was not dropped at one.
+    fn at_tc(
+        &mut self,
+        key: &FlowKey,
+        filters: Option<&[TcFilter; TC_FILTERS]>,
+        interface: Option<&str>,
+    ) -> Option<Box<Bpf>> {
+        let answer = tc::attribute::answer(key.attribution, filters, interface, |id| self.programs.get(id));
+        answer.map(Box::new)
     }
 
     /// What of netfilter dropped a packet; `None` if netfilter did not.

@@ -1,6 +1,7 @@
 //! The test bed: network namespaces and what connects them, senders, and the runner of the binary under test.
 
 pub mod backend;
+pub mod cilium;
 pub mod clock;
 pub mod command;
 pub mod droptrace;
@@ -9,6 +10,7 @@ pub mod flood;
 pub mod generate;
 pub mod kernel;
 pub mod listing;
+pub mod mount;
 pub mod namespace;
 pub mod objects;
 pub mod packet;
@@ -18,6 +20,7 @@ pub mod record;
 pub mod ruleset;
 pub mod send;
 mod socket;
+pub mod tc;
 pub mod topology;
 
 use anyhow::{Result, ensure};

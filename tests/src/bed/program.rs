@@ -9,9 +9,12 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// Commands of bpf(2).
+pub(super) const MAP_CREATE: c_long = 0;
+pub(super) const MAP_UPDATE: c_long = 2;
 const PROG_LOAD: c_long = 5;
+pub(super) const OBJ_PIN: c_long = 6;
 const OBJ_GET_INFO_BY_FD: c_long = 15;
-const LINK_CREATE: c_long = 28;
+pub(super) const LINK_CREATE: c_long = 28;
 /// BPF_PROG_TYPE_NETFILTER
 const TYPE_NETFILTER: u32 = 32;
 /// BPF_NETFILTER, the attach type.
@@ -73,9 +76,13 @@ pub fn attach(
     hook: u32,
     priority: i32,
 ) -> Result<Attached> {
-    let program = load(name, drops).context("load a BPF program")?;
+    let verdict = u64::from(!drops);
+    // `r0 = NF_DROP or NF_ACCEPT; exit`: BPF_ALU64 | BPF_MOV | BPF_K, BPF_JMP | BPF_EXIT (struct bpf_insn).
+    let instructions = [0xb7 | verdict << 32, 0x95_u64];
+    let program =
+        load(TYPE_NETFILTER, ATTACH_NETFILTER, name, &instructions).context("load a BPF program")?;
     let descriptor = u32::try_from(program.as_raw_fd())?;
-    let id = id_of(descriptor).context("ask for a BPF program's id")?;
+    let id = id_of(&program).context("ask for a BPF program's id")?;
     let create = Create {
         program: descriptor,
         target: 0,
@@ -92,18 +99,15 @@ pub fn attach(
     Ok(Attached { id, _fds: [link.context("attach a BPF program")?, program] })
 }
 
-/// `r0 = NF_DROP or NF_ACCEPT; exit`
-fn load(name: &str, drops: bool) -> io::Result<OwnedFd> {
-    let verdict = u64::from(!drops);
-    // BPF_ALU64 | BPF_MOV | BPF_K, BPF_JMP | BPF_EXIT: struct bpf_insn.
-    let instructions = [0xb7 | verdict << 32, 0x95_u64];
+/// Loads a program of some type.
+pub(super) fn load(kind: u32, attach_type: u32, name: &str, instructions: &[u64]) -> io::Result<OwnedFd> {
     let mut padded = [0; 16];
     for (to, from) in padded[..15].iter_mut().zip(name.bytes()) {
         *to = from;
     }
     let load = Load {
-        kind: TYPE_NETFILTER,
-        instructions: 2,
+        kind,
+        instructions: instructions.len() as u32,
         instructions_at: instructions.as_ptr() as u64,
         license_at: c"GPL".as_ptr() as u64,
         log: [0; 4],
@@ -111,15 +115,17 @@ fn load(name: &str, drops: bool) -> io::Result<OwnedFd> {
         flags: 0,
         name: padded,
         interface: 0,
-        attach_type: ATTACH_NETFILTER,
+        attach_type,
     };
     // SAFETY: the command reads such a structure and what it points to; it returns a new descriptor.
     unsafe { Ok(OwnedFd::from_raw_fd(bpf(PROG_LOAD, &load)?)) }
 }
 
-fn id_of(program: u32) -> io::Result<u32> {
+/// A program's id.
+pub(super) fn id_of(program: &OwnedFd) -> io::Result<u32> {
     // Type and id come first in struct bpf_prog_info.
     let mut info = [0_u32; 2];
+    let program = u32::try_from(program.as_raw_fd()).map_err(io::Error::other)?;
     let ask = Info { program, length: size_of_val(&info) as u32, info_at: info.as_mut_ptr() as u64 };
     // SAFETY: the command reads such a structure and writes as much as it says.
     unsafe { bpf(OBJ_GET_INFO_BY_FD, &ask)? };
@@ -130,7 +136,7 @@ fn id_of(program: u32) -> io::Result<u32> {
 ///
 /// # Safety
 /// `attributes` must be what the command reads.
-unsafe fn bpf<T>(command: c_long, attributes: &T) -> io::Result<RawFd> {
+pub(super) unsafe fn bpf<T>(command: c_long, attributes: &T) -> io::Result<RawFd> {
     let attributes = std::ptr::from_ref(attributes);
     // SAFETY: the caller's.
     match unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) } {

@@ -3,6 +3,7 @@
 mod answer;
 mod attribution;
 mod bed;
+mod cilium;
 mod cli;
 mod clock;
 mod counters;
@@ -21,6 +22,7 @@ mod rules;
 mod socket;
 mod startup;
 mod storm;
+mod tc;
 mod tunnel;
 
 use crate::bed::droptrace;
@@ -51,6 +53,7 @@ fn skip(reason: impl Into<String>) -> anyhow::Error {
 pub fn all() -> Vec<Trial> {
     [
         bed::trials(),
+        cilium::trials(),
         cli::trials(),
         device::trials(),
         doctor::trials(),
@@ -64,6 +67,7 @@ pub fn all() -> Vec<Trial> {
         no_drop::trials(),
         routing::trials(),
         socket::trials(),
+        tc::trials(),
         tunnel::trials(),
         startup::trials(),
         clock::trials(),

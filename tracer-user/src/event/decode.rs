@@ -7,7 +7,7 @@ use bytes::Buf;
 use std::mem::{offset_of, size_of};
 use tracer_common::{
     Conntrack, Device, EXPRESSION_WORDS, Event, FlowKey, HEADER_BYTES, NEAR_WORDS, NetnsSource, OwnEvent,
-    STACK_FRAMES, TUPLE_BYTES, WINDOW_WORDS, event_flag,
+    STACK_FRAMES, TC_FILTERS, TUPLE_BYTES, TcFilter, WINDOW_WORDS, event_flag,
 };
 
 /// Why bytes are no event.
@@ -90,6 +90,8 @@ pub struct Raw {
     pub conntrack: Option<Conntrack>,
     /// skb->cb.
     pub control_block: [u8; 48],
+    /// What was on the tc hook, if the key says that it was dropped at one.
+    pub filters: [TcFilter; TC_FILTERS],
     /// Return addresses, innermost first, the tracer's own frames included. At most [`STACK_FRAMES`].
     pub stack: Vec<u64>,
     /// The start of the nft expression that dropped the packet.
@@ -149,6 +151,7 @@ pub fn decode(bytes: &[u8]) -> Result<Raw, DecodeError> {
     let output = read_device(&mut rest);
     let conntrack = read_conntrack(&mut rest);
     let control_block = array(&mut rest);
+    let filters = std::array::from_fn(|_| read_filter(&mut rest));
     // The words that follow are aligned to 8 bytes.
     let mut rest = &bytes[offset_of!(Event, stack)..];
     let stack = words(&mut rest, STACK_FRAMES, stack_length);
@@ -191,6 +194,7 @@ pub fn decode(bytes: &[u8]) -> Result<Raw, DecodeError> {
         }),
         conntrack: has(event_flag::CONNTRACK).then_some(conntrack),
         control_block,
+        filters,
         stack: if has(event_flag::STACK) { stack } else { Vec::new() },
         expression: has(event_flag::EXPRESSION).then_some(expression),
         headers,
@@ -230,6 +234,15 @@ fn read_flow_key(rest: &mut &[u8]) -> FlowKey {
 
 fn read_device(rest: &mut &[u8]) -> Device {
     Device { name: array(rest), ifindex: rest.get_u32_ne(), netns: rest.get_u32_ne() }
+}
+
+fn read_filter(rest: &mut &[u8]) -> TcFilter {
+    TcFilter {
+        program: rest.get_u32_ne(),
+        priority: rest.get_u32_ne(),
+        handle: rest.get_u32_ne(),
+        kind: array(rest),
+    }
 }
 
 /// All zero stands for no device.
@@ -340,6 +353,7 @@ pub(crate) mod tests {
             .put(CONNTRACK + offset_of!(Conntrack, info), &[2])
             .put(CONNTRACK + offset_of!(Conntrack, tcp_state), &[3])
             .put(offset_of!(Event, control_block), &[38; 48])
+            .put(offset_of!(Event, filters) + size_of::<TcFilter>(), &[43; size_of::<TcFilter>()])
             .put(offset_of!(Event, stack) + 8, &39u64.to_ne_bytes())
             .put(offset_of!(Event, headers), &[40, 41, 42, 43]);
         let raw = decode(&wire.0).unwrap();
@@ -372,6 +386,9 @@ pub(crate) mod tests {
         assert_eq!((entry.original, entry.reply), ([33; TUPLE_BYTES], [34; TUPLE_BYTES]));
         assert_eq!((entry.status, entry.mark, entry.zone, entry.info, entry.tcp_state), (35, 36, 37, 2, 3));
         assert_eq!(raw.control_block, [38; 48]);
+        let number = u32::from_ne_bytes([43; 4]);
+        let filter = TcFilter { program: number, priority: number, handle: number, kind: [43; 16] };
+        assert_eq!(raw.filters[..2], [TcFilter::default(), filter]);
         assert_eq!(raw.stack, [0, 39]);
         assert_eq!(raw.headers, [40, 41, 42]);
         assert_eq!(raw.lesson, None);

@@ -1,7 +1,9 @@
 //! The explained event: what every sink (line, JSON, recording, histogram) gets. Its serialised form is the
 //! published JSON schema, so field names here are a contract.
 
+use crate::cilium::model::Cilium;
 use crate::netfilter::model::Netfilter;
+use crate::tc::model::Bpf;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -220,15 +222,24 @@ pub struct Reason {
     pub class: Class,
     /// Which rule.
     pub netfilter: Option<Box<Netfilter>>,
-    /// Which Cilium policy.
-    pub cilium: Option<serde_json::Value>,
+    /// What of Cilium.
+    pub cilium: Option<Box<Cilium>>,
     /// Which program.
-    pub bpf: Option<serde_json::Value>,
+    pub bpf: Option<Box<Bpf>>,
     /// Why, and what to do.
     pub cause: Option<Cause>,
 }
 
 impl Reason {
+    /// Takes what was on the tc hook that dropped the packet, and the class that follows from what Cilium said. Where that
+    /// names the program already, it is not named twice.
+    pub fn take_program(&mut self, bpf: Option<Box<Bpf>>, destination: Option<IpAddr>) {
+        match &self.cilium {
+            Some(cilium) => self.class = cilium.class(destination).unwrap_or(self.class),
+            None => self.bpf = bpf,
+        }
+    }
+
     /// Takes what of netfilter dropped the packet, and the class that follows from it.
     pub fn take_netfilter(&mut self, answer: Option<Netfilter>) {
         self.class = answer.as_ref().and_then(Netfilter::class).unwrap_or(self.class);

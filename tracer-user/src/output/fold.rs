@@ -6,6 +6,7 @@ use super::group::Group;
 use super::words;
 use crate::event::model::{Drop, Endpoint, Network};
 use crate::netfilter::model::Netfilter;
+use crate::tc::model::Filter;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -57,6 +58,8 @@ struct Key {
     reason: Option<String>,
     location: Option<String>,
     rule: Option<Box<Netfilter>>,
+    filter: Option<Filter>,
+    cilium: Option<u8>,
     cause: Option<String>,
 }
 
@@ -74,6 +77,8 @@ impl Key {
             reason: why.reason.clone(),
             location: why.location.clone(),
             rule: why.netfilter.clone(),
+            cilium: why.cilium.as_ref().and_then(|cilium| cilium.code),
+            filter: why.bpf.as_ref().map(|bpf| bpf.filter.clone()),
             cause: why.cause.as_ref().map(|cause| cause.id.clone()),
         }
     }

@@ -13,7 +13,9 @@ pub(super) fn line(drop: &Drop) -> String {
     let rule = why.netfilter.as_deref().and_then(words::rule);
     let verdict = why.netfilter.as_deref().and_then(words::verdict).map(|text| escape(text).into_owned());
     let reason = why.reason.as_ref().or(why.location.as_ref()).map(|text| escape(text).replace(' ', ""));
-    let place = rule.or(verdict).or(reason).unwrap_or_else(|| "UNKNOWN".to_owned());
+    let filter = why.bpf.as_deref().and_then(words::filter);
+    let cilium = why.cilium.as_deref().and_then(words::cilium_code);
+    let place = rule.or(verdict).or(cilium).or(filter).or(reason).unwrap_or_else(|| "UNKNOWN".to_owned());
     let (network, packet) = (&drop.network, &drop.packet);
     let (input, output) = match (&network.interface_in, &network.interface_out) {
         (None, None) => (&network.interface, &None),

@@ -6,12 +6,16 @@ pub const SCHEMA: &str = include_str!("schema.json");
 #[cfg(test)]
 mod tests {
     use super::SCHEMA;
+    use crate::cilium::identity::Identity;
+    use crate::cilium::maps::Direction;
+    use crate::cilium::model::{Cilium, Entry, Policy, VerdictBy};
     use crate::event::model::{
         Cause, Conntrack, Drop, Endpoint, Inner, K8s, Lost, LostPlace, Network, Original, Packet, Reason,
         Record, Timestamp,
     };
     use crate::netfilter::model::{Backend, Family, Method, Netfilter, RuleRef};
     use crate::netfilter::program::Program;
+    use crate::tc::model::{Bpf, Filter};
     use serde_json::{Map, Value, json};
     use std::collections::BTreeSet;
 
@@ -96,6 +100,16 @@ mod tests {
         };
         let end = Endpoint { address: "10.0.0.1".parse().ok(), port: Some(80), k8s: Some(k8s) };
         let tuple = || Original { source: end.clone(), destination: end.clone() };
+        let filter = Filter {
+            attached: Some("clsact".into()),
+            classifier: Some("bpf".into()),
+            priority: Some(49152),
+            handle: Some("0x1".into()),
+            program: Some("bouncer".into()),
+            id: Some(7),
+            tag: Some("a0b1".into()),
+            pinned: Some("/sys/fs/bpf/bouncer".into()),
+        };
         let text = || Some("text".to_owned());
         Drop {
             count: 3,
@@ -161,8 +175,13 @@ mod tests {
                     }],
                     ..Netfilter::default()
                 })),
-                cilium: Some(json!({})),
-                bpf: Some(json!({})),
+                cilium: Some(Box::new(full_cilium())),
+                bpf: Some(Box::new(Bpf {
+                    hook: "EGRESS".into(),
+                    filter: filter.clone(),
+                    candidates: vec![filter],
+                    ..Bpf::default()
+                })),
                 cause: Some(Cause {
                     id: "ip-forward-off".into(),
                     severity: "error".into(),
@@ -177,6 +196,31 @@ mod tests {
         }
     }
 
+    fn full_cilium() -> Cilium {
+        let identity = || Some(Identity { id: 2, labels: Some(vec!["reserved:world".into()]) });
+        let entry = Entry {
+            identity: identity(),
+            port: Some(1),
+            port_last: Some(3),
+            auth: Some(1),
+            ..Entry::default()
+        };
+        Cilium {
+            code: Some(189),
+            extended_error: Some(-1),
+            verdict_by: Some(VerdictBy::Auth),
+            direction: Some(Direction::Ingress),
+            source_identity: identity(),
+            policies: Some(vec![Policy { name: "allow".into(), ..Policy::default() }]),
+            entry: Some(entry.clone()),
+            nearest: vec![entry],
+            allowed_now: Some(true),
+            line: Some(7),
+            notes: vec!["note".into()],
+            ..Cilium::default()
+        }
+    }
+
     fn json_of(drop: Drop) -> Value {
         serde_json::to_value(Record::Drop(Box::new(drop))).unwrap()
     }
@@ -185,6 +229,9 @@ mod tests {
     fn every_record_is_valid() {
         is_valid(&json_of(full_drop())).unwrap();
         is_valid(&json_of(Drop::default())).unwrap();
+        let mut little = full_drop();
+        little.drop.cilium = Some(Box::default());
+        is_valid(&json_of(little)).unwrap();
         for place in [LostPlace::Ring, LostPlace::Flow, LostPlace::Overflow, LostPlace::Recursion] {
             let lost = Record::Lost(Lost { time: Timestamp(0), count: 1, place });
             is_valid(&serde_json::to_value(lost).unwrap()).unwrap();
@@ -209,6 +256,12 @@ mod tests {
             ("netfilter", "/drop/netfilter"),
             ("rule", "/drop/netfilter/candidates/0"),
             ("program", "/drop/netfilter/program"),
+            ("bpf", "/drop/bpf"),
+            ("filter", "/drop/bpf/candidates/0"),
+            ("cilium", "/drop/cilium"),
+            ("identity", "/drop/cilium/source_identity"),
+            ("policy", "/drop/cilium/policies/0"),
+            ("entry", "/drop/cilium/nearest/0"),
             ("cause", "/drop/cause"),
         ];
         for (name, pointer) in places {

@@ -2,8 +2,10 @@
 //! that comes from outside is escaped here.
 
 use super::escape::escape;
+use crate::cilium::{identity::Identity, maps::Direction, model::Cilium};
 use crate::event::model::{Drop, Endpoint, K8s, Original, Packet};
 use crate::netfilter::model::{Backend, Confidence, Family, Netfilter};
+use crate::tc::model::{Bpf, Filter};
 use std::net::IpAddr;
 
 /// A number with commas between thousands.
@@ -182,7 +184,8 @@ fn icmpv6(kind: u8, code: Option<u8>) -> &'static str {
     }
 }
 
-/// Where it was dropped: the rule, `filter:FORWARD:rule:7 (FORWARD, legacy)`, else why, netfilter's function and hook,
+/// Where it was dropped: the rule, `filter:FORWARD:rule:7 (FORWARD, legacy)`, else the program or filter at a tc hook,
+/// `tc:INGRESS:bouncer:id:7 (eth0, tcx)` or `cilium:133:POLICY Policy denied (endpoint 2636 ingress, identity 2 -> 12345)`, else why, netfilter's function and hook,
 /// `conntrack-table-full ipv4_conntrack_in (PREROUTING)`, else reason and location, else what of them is known.
 pub(super) fn place(drop: &Drop) -> String {
     let why = &drop.drop;
@@ -204,6 +207,16 @@ pub(super) fn place(drop: &Drop) -> String {
         let program = program.unwrap_or_default();
         return format!("{} {}{program} ({})", escape(what), escape(function), escape(hook));
     }
+    if let Some(cilium) = &why.cilium {
+        return said_by_cilium(cilium);
+    }
+    if let Some(bpf) = &why.bpf
+        && let Some(filter) = filter(bpf)
+    {
+        let about: Vec<_> =
+            [&bpf.interface, &bpf.filter.attached].into_iter().flatten().map(|it| escape(it)).collect();
+        return if about.is_empty() { filter } else { format!("{filter} ({})", about.join(", ")) };
+    }
     let known: Vec<_> = [&why.reason, &why.location].into_iter().flatten().map(|text| escape(text)).collect();
     if known.is_empty() { "unknown reason".to_owned() } else { known.join(" ") }
 }
@@ -219,6 +232,51 @@ pub(super) fn rule(netfilter: &Netfilter) -> Option<String> {
         (None, None) if netfilter.verdict.as_deref() == Some("policy") => format!("{table}:{chain}:policy"),
         (None, None) => format!("{table}:{chain}"),
     })
+}
+
+/// `tc:INGRESS:bouncer:id:7`, or `tc:EGRESS:u32:pref:49152` for a filter without a program; `None` if it is not known which.
+pub(super) fn filter(bpf: &Bpf) -> Option<String> {
+    let Filter { program, id, classifier, priority, .. } = &bpf.filter;
+    let what = match (id, classifier, priority) {
+        (Some(id), ..) => format!("{}:id:{id}", escape(program.as_deref().unwrap_or("?"))),
+        (None, Some(classifier), Some(priority)) => format!("{}:pref:{priority}", escape(classifier)),
+        _ => return None,
+    };
+    Some(format!("tc:{}:{what}", escape(&bpf.hook)))
+}
+
+/// `cilium:133:POLICY Policy denied (endpoint 2636 ingress, identity 2 -> 12345)`, with the identities' reserved names.
+fn said_by_cilium(cilium: &Cilium) -> String {
+    let identity = |identity: &Identity| {
+        let reserved = identity.labels.iter().flatten().find(|label| label.starts_with("reserved:"));
+        reserved.map_or_else(|| identity.id.to_string(), |label| format!("{} {}", identity.id, escape(label)))
+    };
+    let endpoint = cilium.endpoint.map(|id| match cilium.direction {
+        Some(Direction::Ingress) => format!("endpoint {id} ingress"),
+        Some(Direction::Egress) => format!("endpoint {id} egress"),
+        None => format!("endpoint {id}"),
+    });
+    let known = |it: &Option<Identity>| it.as_ref().map_or_else(|| "?".to_owned(), identity);
+    let ends = [&cilium.source_identity, &cilium.destination_identity];
+    let identities = ends
+        .iter()
+        .any(|it| it.is_some())
+        .then(|| format!("identity {} -> {}", known(ends[0]), known(ends[1])));
+    let about: Vec<_> = [endpoint, identities].into_iter().flatten().collect();
+    let about = if about.is_empty() { String::new() } else { format!(" ({})", about.join(", ")) };
+    let message = escape(&cilium.message);
+    match (cilium_code(cilium), message.is_empty()) {
+        (Some(code), true) => format!("{code}{about}"),
+        (Some(code), false) => format!("{code} {message}{about}"),
+        (None, _) => format!("cilium {message}{about}"),
+    }
+}
+
+/// `cilium:133:POLICY`; `None` without a code.
+pub(super) fn cilium_code(cilium: &Cilium) -> Option<String> {
+    let code = cilium.code?;
+    let name = cilium.name.as_ref().map(|name| format!(":{}", escape(name))).unwrap_or_default();
+    Some(format!("cilium:{code}{name}"))
 }
 
 /// Why a hook function dropped it, which says more than the kernel's reason.
@@ -304,21 +362,38 @@ pub(super) fn wide(drop: &Drop) -> Vec<String> {
             })
             .collect();
         add("mark-set-by", (!set_by.is_empty()).then(|| set_by.join(", ")));
-        if netfilter.confidence != Confidence::Exact {
-            add(
-                "confidence",
-                Some(
-                    match netfilter.confidence {
-                        Confidence::Inferred => "inferred",
-                        _ => "ambiguous",
-                    }
-                    .to_owned(),
-                ),
-            );
+        add("confidence", unsure(netfilter.confidence));
+    }
+    if let Some(cilium) = &drop.drop.cilium {
+        let text = |value: &str| Some(escape(value).into_owned());
+        add("program", cilium.program.as_deref().and_then(text));
+        let line = cilium.line.map(|line| format!(":{line}")).unwrap_or_default();
+        add("source", cilium.file.as_ref().map(|file| format!("{}{line}", escape(file))));
+        for note in cilium.notes.iter().chain(&cilium.unread) {
+            add("note", text(note));
         }
+    }
+    if let Some(bpf) = &drop.drop.bpf {
+        let text = |value: &Option<String>| value.as_ref().map(|text| escape(text).into_owned());
+        add("handle", text(&bpf.filter.handle));
+        add("tag", text(&bpf.filter.tag));
+        add("pinned", text(&bpf.filter.pinned));
+        let one = |it: &Filter| filter(&Bpf { hook: bpf.hook.clone(), filter: it.clone(), ..Bpf::default() });
+        let candidates: Vec<_> = bpf.candidates.iter().filter_map(one).collect();
+        add("candidates", (!candidates.is_empty()).then(|| candidates.join(", ")));
+        add("confidence", unsure(bpf.confidence));
     }
     add("node", (!drop.node.is_empty()).then(|| escape(&drop.node).into_owned()));
     fields
+}
+
+/// How sure an answer is, where it isn't.
+fn unsure(confidence: Confidence) -> Option<String> {
+    match confidence {
+        Confidence::Exact => None,
+        Confidence::Inferred => Some("inferred".to_owned()),
+        Confidence::Ambiguous => Some("ambiguous".to_owned()),
+    }
 }
 
 fn class(drop: &Drop) -> &'static str {

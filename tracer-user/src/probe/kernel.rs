@@ -15,8 +15,9 @@ use crate::netfilter::{
     nft::NftLayout,
     program::ProgramLayout,
 };
+use crate::tc::layout;
 use std::{cell::RefCell, collections::BTreeSet, path::Path, sync::Arc, thread, time::Duration};
-use tracer_common::{ABSENT, ConntrackOffsets, ProbeOffsets, TextRange};
+use tracer_common::{ABSENT, ConntrackOffsets, ProbeOffsets, TcLayout, TextRange};
 
 /// Least time between two readings of /proc/kallsyms.
 const SYMBOLS_INTERVAL: Duration = Duration::from_secs(5);
@@ -25,7 +26,8 @@ const KALLSYMS: &str = "/proc/kallsyms";
 /// Where the BTF of the kernel and of its modules is.
 const BTF: &str = "/sys/kernel/btf";
 /// Modules whose types, drop reasons or functions are of use.
-const MODULES: [&str; 15] = [
+const MODULES: [&str; 16] = [
+    "cls_bpf",
     "nf_conntrack",
     "nf_tables",
     "x_tables",
@@ -80,6 +82,7 @@ impl Kernel {
                 pktinfo: pktinfo(&vmlinux),
                 probes: probe_offsets(&vmlinux, None),
                 net_list: vmlinux.offset_of("net", "list"),
+                control_block: vmlinux.offset_of("qdisc_skb_cb", "data"),
                 array_pptrs: vmlinux.offset_of("bpf_array", "pptrs"),
                 ..KernelLayout::default()
             },
@@ -93,6 +96,7 @@ impl Kernel {
             legacy: LegacyLayout::resolve(&vmlinux, None),
             read: BTreeSet::new(),
         };
+        kernel.layout.tc = kernel.tc(&vmlinux, None);
         kernel.read_modules(&vmlinux);
         let trouble = match symbols.join() {
             Ok(Ok(symbols)) => {
@@ -178,6 +182,7 @@ impl Kernel {
         before.conntrack != self.layout.conntrack
             || before.pktinfo != self.layout.pktinfo
             || before.nft_do_chain != self.layout.nft_do_chain
+            || before.tc != self.layout.tc
             || legacy != self.legacy
     }
 
@@ -203,6 +208,7 @@ impl Kernel {
                     self.nft = NftLayout::resolve(&btf, x_tables.as_ref());
                     self.layout.probes = probe_offsets(&btf, x_tables.as_ref());
                 }
+                "cls_bpf" => self.layout.tc = self.tc(vmlinux, Some(&btf)),
                 "x_tables" => self.legacy = LegacyLayout::resolve(vmlinux, Some(&btf)),
                 // Their functions tell tables from other hooks.
                 name if name.starts_with("ip") => {}
@@ -211,16 +217,34 @@ impl Kernel {
         }
     }
 
+    /// Where what is on tc hooks is. Functions are only known once the symbols are.
+    fn tc(&self, vmlinux: &Btf, cls_bpf: Option<&Btf>) -> TcLayout {
+        let number = |wanted: &str| {
+            let mut named =
+                self.reasons.iter().filter(|(_, name)| name.subsystem == "core" && name.name == wanted);
+            named.next().map(|(number, _)| number)
+        };
+        layout::resolve(vmlinux, cls_bpf, number)
+    }
+
     fn find_functions(&mut self) {
         let Some(symbols) = &self.symbols else { return };
         let symbols = symbols.borrow();
-        let range = |name| match symbols.symbols().range(name) {
+        let range = |name: &str| match symbols.symbols().range(name) {
             Some((start, end)) => TextRange { start, end },
             None => TextRange::default(),
         };
         self.layout.nf_hook_slow = range("nf_hook_slow");
         self.layout.nft_do_chain = range("nft_do_chain");
         self.layout.nf_queue = range("nf_queue");
+        if self.layout.tc.reason_ingress == ABSENT {
+            // The compiler may have made another version of a function, for the arguments that it really gets.
+            let part = |name: &str| ["", ".constprop.0", ".isra.0"].map(|end| range(&format!("{name}{end}")));
+            let first =
+                |ranges: [TextRange; 3]| ranges.into_iter().find(|range| range.end != 0).unwrap_or_default();
+            self.layout.tc.receive = first(part("__netif_receive_skb_core"));
+            self.layout.tc.transmit = first(part("__dev_queue_xmit"));
+        }
         if let Some(legacy) = &mut self.legacy {
             legacy.functions = legacy::TABLE_FUNCTIONS.map(|name| range(name).start);
         }

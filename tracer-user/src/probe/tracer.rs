@@ -19,6 +19,7 @@ use super::{
     object::{self, ObjectError},
 };
 use crate::filter::Compiled;
+use crate::tc::programs;
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, LpmTrie, MapData, MapError, RingBuf, lpm_trie},
@@ -33,7 +34,7 @@ use std::{
 };
 use tracer_common::{
     ABSENT, ConntrackOffsets, Control, CpuState, FlowKey, Layout, Memory, Offsets, ProbeOffsets, Role,
-    SequenceOffsets, Site, Slot, TextRange,
+    SequenceOffsets, Site, Slot, TcLayout, TextRange,
     legacy::{Baseline, LISTS},
     slot_state,
 };
@@ -145,6 +146,8 @@ pub struct KernelLayout {
     pub pktinfo: Option<(u32, u32)>,
     /// nft's expressions, if nf_tables is there already.
     pub probes: ProbeOffsets,
+    /// What is on tc hooks.
+    pub tc: TcLayout,
     /// Text of nf_hook_slow.
     pub nf_hook_slow: TextRange,
     /// Text of nft_do_chain; zero if nf_tables is not there.
@@ -153,6 +156,8 @@ pub struct KernelLayout {
     pub nf_queue: TextRange,
     /// net.list (include/net/net_namespace.h): the list of all network namespaces.
     pub net_list: Option<u32>,
+    /// qdisc_skb_cb.data (include/net/sch_generic.h): what tc programs see as their control block.
+    pub control_block: Option<u32>,
     /// bpf_array.pptrs (include/linux/bpf.h): where a per-CPU map's values are.
     pub array_pptrs: Option<u32>,
 }
@@ -289,6 +294,7 @@ impl Tracer {
             own_process,
             conntrack: kernel.conntrack,
             probes: kernel.probes,
+            tc: kernel.tc,
         };
         // SAFETY: the page is ours, and no program runs yet.
         unsafe { control.at(0).write_volatile(page) };
@@ -434,6 +440,7 @@ impl Tracer {
         unsafe {
             (&raw mut (*page).conntrack).write_volatile(kernel.conntrack);
             (&raw mut (*page).probes).write_volatile(kernel.probes);
+            (&raw mut (*page).tc).write_volatile(kernel.tc);
             (&raw mut (*page).pktinfo_skb).write_volatile(skb);
             (&raw mut (*page).pktinfo_state).write_volatile(state);
             (&raw mut (*page).nft_do_chain).write_volatile(kernel.nft_do_chain);
@@ -492,26 +499,8 @@ impl Tracer {
         else {
             return 0;
         };
-        prog_info(fd).map_or(0, |info| info.recursion_misses)
+        programs::info(fd).map_or(0, |info| info.recursion_misses)
     }
-}
-
-/// Asks the kernel about a program (BPF_OBJ_GET_INFO_BY_FD).
-fn prog_info(fd: i32) -> io::Result<aya_obj::generated::bpf_prog_info> {
-    use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_info};
-    // SAFETY: plain C structures of integers: zero is valid.
-    let (mut info, mut attr): (bpf_prog_info, bpf_attr) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
-    #[allow(clippy::cast_sign_loss, reason = "a descriptor that is open")]
-    {
-        attr.info.bpf_fd = fd as u32;
-    }
-    attr.info.info_len = u32::try_from(size_of_val(&info)).unwrap_or(u32::MAX);
-    attr.info.info = (&raw mut info) as u64;
-    // SAFETY: `attr` describes `info`, which has the length that it says.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &raw mut attr, size_of_val(&attr))
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(info) }
 }
 
 /// Slots for so many CPUs, in bounded memory.

@@ -1,7 +1,9 @@
 use super::*;
+use crate::cilium::{identity::Identity, maps::Direction, model::Cilium};
 use crate::event::model::{Conntrack, Endpoint, Inner, K8s, LostPlace, Network, Original, Packet, Reason};
 use crate::netfilter::model::{Backend, Family, Netfilter, RuleRef};
 use crate::netfilter::program::Program;
+use crate::tc::model::{Bpf, Filter};
 use serde_json::json;
 use std::net::SocketAddr;
 
@@ -232,6 +234,57 @@ fn rules_have_the_spelling_of_their_backend() {
     assert!(one(Format::Iptables, drop).starts_with("DROP: conntrack-table-full IN="));
     let unknown = Netfilter { hook: Some("FORWARD".into()), ..Netfilter::default() };
     assert_eq!(place(unknown), "NO_SOCKET tcp_v4_rcv+0x1f");
+}
+
+#[test]
+fn the_place_of_a_program() {
+    let place = |filter: Filter| {
+        let mut drop = no_socket(0, 1);
+        let (hook, interface) = ("INGRESS".into(), Some("eth0".into()));
+        drop.drop.bpf = Some(Box::new(Bpf { hook, interface, filter, ..Bpf::default() }));
+        words::place(&drop)
+    };
+    let program = Filter {
+        attached: Some("tcx".into()),
+        program: Some("a\x1b".into()),
+        id: Some(7),
+        ..Filter::default()
+    };
+    assert_eq!(place(program), "tc:INGRESS:a\\x1b:id:7 (eth0, tcx)");
+    let gone = Filter { id: Some(7), ..Filter::default() };
+    assert_eq!(place(gone), "tc:INGRESS:?:id:7 (eth0)");
+    let classic = Filter {
+        attached: Some("clsact".into()),
+        classifier: Some("u32".into()),
+        priority: Some(49152),
+        ..Filter::default()
+    };
+    assert_eq!(place(classic), "tc:INGRESS:u32:pref:49152 (eth0, clsact)");
+    assert_eq!(place(Filter::default()), "NO_SOCKET tcp_v4_rcv+0x1f");
+}
+
+#[test]
+fn the_place_of_ciliums_verdict() {
+    let identity =
+        |id, label: Option<&str>| Some(Identity { id, labels: label.map(|label| vec![label.to_owned()]) });
+    let denied = Cilium {
+        code: Some(133),
+        name: Some("POLICY".into()),
+        message: "Policy denied".into(),
+        endpoint: Some(2636),
+        direction: Some(Direction::Ingress),
+        source_identity: identity(2, Some("reserved:world")),
+        destination_identity: identity(12345, None),
+        ..Cilium::default()
+    };
+    let mut drop = no_socket(0, 1);
+    drop.drop.cilium = Some(Box::new(denied));
+    let wanted =
+        "cilium:133:POLICY Policy denied (endpoint 2636 ingress, identity 2 reserved:world -> 12345)";
+    assert_eq!(words::place(&drop), wanted);
+    assert!(one(Format::Iptables, drop.clone()).starts_with("DROP: cilium:133:POLICY IN="));
+    drop.drop.cilium = Some(Box::new(Cilium { message: "no\x1b metadata".into(), ..Cilium::default() }));
+    assert_eq!(words::place(&drop), "cilium no\\x1b metadata");
 }
 
 #[test]

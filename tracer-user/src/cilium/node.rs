@@ -1,0 +1,91 @@
+//! The Cilium of this node, asked about a drop at a tc hook.
+
+use super::block::{self, Place};
+use super::cache::Cached;
+use super::explain::{Packet, explain, without_block};
+use super::identity::Nobody;
+use super::maps::Unread;
+use super::model::Cilium;
+use super::pins::{Pins, ROOTS};
+use super::programs::is_ciliums;
+use crate::event::decode::Raw;
+use crate::event::model::Drop;
+use crate::tc::model::Bpf;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::{Duration, Instant};
+
+/// Least time between two looks for Cilium's maps where there were none: it may start later.
+const LOOKS: Duration = Duration::from_secs(10);
+/// IPPROTO_ICMP and IPPROTO_ICMPV6 (IANA protocol numbers): instead of ports they have a type.
+const ICMP: [u8; 2] = [1, 58];
+
+/// What is known of it.
+pub struct Node {
+    /// Offset of qdisc_skb_cb.data (include/net/sch_generic.h) in the control block; `None` if the kernel doesn't describe
+    /// it.
+    data: Option<usize>,
+    maps: Option<(Instant, Result<Cached<Pins>, Unread>)>,
+    /// Inode number of the netns of the host's first process, which Cilium's agent shares.
+    netns: Option<u32>,
+}
+
+impl Node {
+    /// Nothing is read before it is asked for.
+    #[must_use]
+    pub fn new(data: Option<u32>) -> Self {
+        let inode = std::fs::metadata("/proc/1/ns/net").ok().map(|file| file.ino());
+        Self {
+            data: data.and_then(|data| usize::try_from(data).ok()),
+            maps: None,
+            netns: inode.and_then(|inode| u32::try_from(inode).ok()),
+        }
+    }
+
+    /// What Cilium says of a drop; `None` if it was not Cilium's. `bpf` is what was on the hook.
+    pub fn explain(&mut self, raw: &Raw, event: &Drop, bpf: &Bpf) -> Option<Cilium> {
+        let why = &event.drop;
+        let mut names =
+            bpf.candidates.iter().chain([&bpf.filter]).filter_map(|filter| filter.program.as_deref());
+        let program = names.find(|name| is_ciliums(name))?;
+        let place = Place {
+            is_of_a_program: block::is_of_a_program(why.reason.as_deref(), why.location.as_deref()),
+            has_ciliums: true,
+        };
+        let Some(said) = self.words(raw).and_then(|words| block::recognise(words, place)) else {
+            // On kernels without reasons the same function frees packets for other reasons, too.
+            let is_certain = bpf.filter.program.is_some() && why.reason.is_some() && place.is_of_a_program;
+            return is_certain.then(|| without_block(program));
+        };
+        let packet = self.packet(raw, event);
+        Some(explain(&said, &packet, Some(program), self.maps(), &Nobody))
+    }
+
+    fn words(&self, raw: &Raw) -> Option<[u32; 5]> {
+        let start = self.data?;
+        let bytes = raw.control_block.get(start..start + 20)?;
+        Some(block::words(bytes.try_into().ok()?))
+    }
+
+    fn packet(&self, raw: &Raw, event: &Drop) -> Packet {
+        let protocol = raw.key.transport;
+        let has_ports = !ICMP.contains(&protocol);
+        let is_its = |netns: u32| Some(netns) == self.netns;
+        let device = raw.device.filter(|device| is_its(device.netns));
+        Packet {
+            source: event.source.address,
+            destination: event.destination.address,
+            protocol: Some(protocol).filter(|_| event.network.transport.is_some()),
+            port: event.destination.port.filter(|_| has_ports),
+            icmp_type: event.packet.icmp_type,
+            interface: device.map(|device| device.ifindex),
+        }
+    }
+
+    fn maps(&mut self) -> &mut Result<Cached<Pins>, Unread> {
+        let is_stale = |(looked, maps): &(Instant, Result<_, _>)| maps.is_err() && looked.elapsed() >= LOOKS;
+        if self.maps.as_ref().is_some_and(is_stale) {
+            self.maps = None;
+        }
+        &mut self.maps.get_or_insert_with(|| (Instant::now(), Pins::find(&ROOTS).map(Cached::new))).1
+    }
+}

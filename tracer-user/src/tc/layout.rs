@@ -1,0 +1,40 @@
+//! Where the running kernel keeps what is on tc hooks, from its BTF. What a field is for stands at
+//! [`tracer_common::TcLayout`].
+
+use crate::probe::btf::Btf;
+use tracer_common::{ABSENT, TcLayout, TextRange};
+
+/// From the BTF of vmlinux, and of cls_bpf where that is a module that is loaded; the number of a drop reason by its name.
+/// The functions are left out.
+#[must_use]
+pub fn resolve(vmlinux: &Btf, cls_bpf: Option<&Btf>, reason: impl Fn(&str) -> Option<u32>) -> TcLayout {
+    let at = |container, path| vmlinux.offset_of(container, path).unwrap_or(ABSENT);
+    let of_bpf = |container, path| cls_bpf.unwrap_or(vmlinux).offset_of(container, path).unwrap_or(ABSENT);
+    let before = vmlinux.offset_of("tcx_entry", "bundle").zip(vmlinux.offset_of("tcx_entry", "miniq"));
+    TcLayout {
+        receive: TextRange::default(),
+        transmit: TextRange::default(),
+        reason_ingress: reason("TC_INGRESS").unwrap_or(ABSENT),
+        reason_egress: reason("TC_EGRESS").unwrap_or(ABSENT),
+        entry_ingress: at("net_device", "tcx_ingress"),
+        entry_egress: at("net_device", "tcx_egress"),
+        entry_items: at("bpf_mprog_entry", "fp_items"),
+        entry_parent: at("bpf_mprog_entry", "parent"),
+        miniq_before_bundle: before.and_then(|(bundle, miniq)| bundle.checked_sub(miniq)).unwrap_or(ABSENT),
+        miniq_ingress: at("net_device", "miniq_ingress"),
+        miniq_egress: at("net_device", "miniq_egress"),
+        miniq_filters: at("mini_Qdisc", "filter_list"),
+        proto_next: at("tcf_proto", "next"),
+        proto_root: at("tcf_proto", "root"),
+        proto_ops: at("tcf_proto", "ops"),
+        proto_priority: at("tcf_proto", "prio"),
+        ops_kind: at("tcf_proto_ops", "kind"),
+        bpf_list: of_bpf("cls_bpf_head", "plist"),
+        bpf_link: of_bpf("cls_bpf_prog", "link"),
+        bpf_program: of_bpf("cls_bpf_prog", "filter"),
+        bpf_handle: of_bpf("cls_bpf_prog", "handle"),
+        program_aux: at("bpf_prog", "aux"),
+        aux_id: at("bpf_prog_aux", "id"),
+        reserved: 0,
+    }
+}
