@@ -10,9 +10,9 @@ mod attribution;
 mod control;
 mod event;
 mod filter;
-pub mod legacy;
 mod offsets;
 mod slot;
+pub mod watch;
 
 pub use attribution::{
     Depth, MEMORY_BYTES, Memory, Role, SequenceOffsets, attribution_kind, attribution_word, hook_of,
@@ -39,9 +39,9 @@ macro_rules! pod {
 
 #[cfg(feature = "user")]
 pod!(
-    legacy::List,
-    legacy::Chunk,
-    legacy::Baseline,
+    watch::List,
+    watch::Chunk,
+    watch::Baseline,
     Control,
     CpuState,
     Memory,

@@ -4,7 +4,7 @@
 //! drop     one dropped packet, start to end
 //! packet   addresses and ports from the packet's headers
 //! netns    which network namespace it was in
-//! legacy   which iptables-legacy rule dropped it
+//! watch    which rule dropped it, by the rules' counters
 //! nft      which nft rule or policy dropped it
 //! probes   what programs on the way noted, where the user asks for them
 //! roles    what the self-test learned about call sites
@@ -25,7 +25,6 @@ mod counts;
 mod drop;
 mod emit;
 mod filter;
-mod legacy;
 mod maps;
 mod memory;
 mod netns;
@@ -34,6 +33,7 @@ mod packet;
 mod probes;
 mod roles;
 mod stack;
+mod watch;
 
 use aya_ebpf::{
     EbpfContext,
