@@ -32,9 +32,9 @@ pub struct Counted {
     /// The base chains.
     pub bases: Vec<Base>,
     /// `gencursor` of that generation.
-    cursor: usize,
+    pub(super) cursor: usize,
     /// The policies of base chains, by their address.
-    policies: Vec<(u64, Policy)>,
+    pub(super) policies: Vec<(u64, Policy)>,
 }
 
 /// A rule or policy whose counter tells that it dropped a packet.
@@ -231,5 +231,142 @@ impl<'r> Walk<'r> {
             }
         }
         Rc::clone(known.insert(Rc::new(all)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::expressions::tests::{expression, verdict};
+    use super::super::memory::fake::Fake;
+    use super::super::nft::tests::{chain, described, header};
+    use super::super::nft::{Chain, Rule};
+    use super::*;
+
+    const NET: u64 = 0xffff_8880_0000_0000;
+    const HOOKS: HookLayout =
+        HookLayout { arrays: [0, 40], others: [None; 2], entries_count: 0, entries_hooks: 8 };
+    const COUNTER: u64 = NET + 0x1000;
+    const IMMEDIATE: u64 = NET + 0x2000;
+    const LOG: u64 = NET + 0x3000;
+    const BASE: u64 = NET + 0x10_0000;
+    const USER: u64 = NET + 0x20_0000;
+    const STATS: u64 = 0x7000;
+
+    /// `counter` and a verdict, or only the verdict.
+    fn rule(counter: Option<u64>, code: i32) -> Vec<u8> {
+        let counted = counter.map(|counter| expression(COUNTER, &counter.to_ne_bytes()));
+        [counted.unwrap_or_default(), expression(IMMEDIATE, &verdict(code, USER))].concat()
+    }
+
+    /// A base chain on INPUT of IPv4, and one that it may jump to, with these rules.
+    fn scene(base: &[Vec<u8>], user: &[Vec<u8>], stats: u64) -> (Fake, Ruleset) {
+        let mut memory = Fake::default();
+        for (ops, name, size) in
+            [(COUNTER, "counter", 16_u32), (IMMEDIATE, "immediate", 32), (LOG, "synproxy", 16)]
+        {
+            memory.put(ops, &size.to_ne_bytes());
+            memory.put_u64(ops + 8, ops + 64);
+            memory.put_u64(ops + 16, 0);
+            memory.put_u64(ops + 64, ops + 128);
+            memory.put(ops + 128, &[name.as_bytes(), &[0; 64]].concat());
+        }
+        memory.put_u64(NET + 64, 7);
+        memory.put_u64(NET + 72, 0);
+        memory.put_u64(NET + 8, NET + 0x100);
+        memory.put(NET + 0x100, &1_u16.to_ne_bytes());
+        memory.put_u64(NET + 0x108, 0x1111);
+        memory.put_u64(NET + 0x110, BASE);
+        memory.put(BASE - 32, &[0; 32]);
+        memory.put_u64(BASE - 16, stats);
+        let mut ruleset = Ruleset { sequence: 7, ..Ruleset::default() };
+        for (index, (address, rules)) in [(BASE, base), (USER, user)].into_iter().enumerate() {
+            let (start, mut data, mut places) = (address + 0x1000, Vec::new(), Vec::new());
+            for (rule, handle) in rules.iter().zip(1..) {
+                let length = rule.len() as u32;
+                places.push(Rule { handle, offset: data.len() as u32, length });
+                data.extend(header(false, length.into(), handle));
+                data.extend(rule);
+            }
+            memory.put(start, &data);
+            let all = 0..places.len() as u32;
+            ruleset.spans.push(Span {
+                range: start..start + data.len() as u64,
+                chain: index,
+                former: 0,
+                rules: all,
+            });
+            let it = chain("c", index == 0);
+            ruleset.chains.push(Chain { address, rules: [places, Vec::new()], ..it });
+        }
+        (memory, ruleset)
+    }
+
+    fn read(memory: &mut Fake, ruleset: &Ruleset) -> Option<Counted> {
+        Counted::read(memory, &described(), &HOOKS, NET, ruleset)
+    }
+
+    #[test]
+    fn what_drops_is_found_through_jumps() {
+        let base = [rule(Some(0x100), 0), rule(Some(0x200), -3), rule(None, 1)];
+        let (mut memory, ruleset) = scene(&base, &[rule(Some(0x300), 0)], STATS);
+        let counted = read(&mut memory, &ruleset).unwrap();
+        let told: Vec<_> = counted.droppers.iter().map(|it| (it.counter, it.address)).collect();
+        // Each drop stands behind its rule's header and counter; the policy is the chain.
+        let drops = [(0x108, BASE + 0x1000 + 24), (0x308, USER + 0x1000 + 24), (STATS + 8, BASE)];
+        assert_eq!(told, drops);
+        let [base] = &counted.bases[..] else { panic!("{:?}", counted.bases) };
+        assert_eq!(
+            (base.family, base.hook, &base.droppers[..], base.is_complete),
+            (Family::Ipv4, 1, &[0, 1, 2][..], true)
+        );
+        assert_eq!(base.check, Some(Check { at: BASE - 16, value: STATS, mask: u64::MAX }));
+        assert_eq!(counted.check, Check { at: NET + 64, value: 7, mask: u32::MAX.into() });
+        assert!(counted.base_of(1, (Family::Ipv4, 1), BASE).is_some());
+        for (dropper, place, address) in [
+            (3, (Family::Ipv4, 1), BASE),
+            (1, (Family::Ipv4, 2), BASE),
+            (1, (Family::Ipv6, 1), BASE),
+            (1, (Family::Ipv4, 1), USER),
+        ] {
+            assert_eq!(counted.base_of(dropper, place, address), None);
+        }
+    }
+
+    #[test]
+    fn a_chain_is_complete_if_all_that_drops_is_counted() {
+        let is_complete = |base: &[Vec<u8>], user: &[Vec<u8>], stats| {
+            let (mut memory, ruleset) = scene(base, user, stats);
+            read(&mut memory, &ruleset).unwrap().bases[0].is_complete
+        };
+        let (counted, jump, uncounted) = (rule(Some(0x100), 0), rule(None, -3), rule(None, 0));
+        assert!(is_complete(&[counted.clone(), jump.clone()], &[counted.clone()], STATS));
+        // A policy without a counter, and rules; also behind a jump, but not where nothing leads to.
+        assert!(!is_complete(&[counted.clone()], &[], 0));
+        assert!(!is_complete(&[counted.clone(), uncounted.clone()], &[], STATS));
+        assert!(!is_complete(&[jump.clone()], &[uncounted.clone()], STATS));
+        assert!(is_complete(&[counted.clone()], &[uncounted], STATS));
+        // What may drop, what is not known, and what can't be read.
+        assert!(!is_complete(&[expression(LOG, &[0; 8])], &[], STATS));
+        assert!(!is_complete(&[expression(LOG + 8, &[0; 8])], &[], STATS));
+        let (mut memory, ruleset) = scene(&[jump], &[counted], STATS);
+        memory.0.remove(&(USER + 0x1000));
+        assert!(!read(&mut memory, &ruleset).unwrap().bases[0].is_complete);
+    }
+
+    #[test]
+    fn it_is_in_force_until_the_generation_or_a_policy_changes() {
+        let (mut memory, ruleset) = scene(&[rule(Some(0x100), 0)], &[], STATS);
+        let counted = read(&mut memory, &ruleset).unwrap();
+        let is_in_force = |memory: &mut Fake| counted.is_in_force(memory, &described(), NET);
+        assert!(is_in_force(&mut memory));
+        for (at, word) in [(NET + 64, 8), (NET + 72, 1), (BASE - 8, 1), (BASE - 16, STATS + 16)] {
+            let before = memory.u64(at).unwrap();
+            memory.put_u64(at, word);
+            assert!(!is_in_force(&mut memory), "{at:x}");
+            memory.put_u64(at, before);
+        }
+        assert!(is_in_force(&mut memory));
+        memory.put_u64(NET + 64, 8);
+        assert_eq!(read(&mut memory, &ruleset), None);
     }
 }

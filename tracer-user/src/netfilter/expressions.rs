@@ -358,3 +358,114 @@ fn first_words(expression: &[u8]) -> [u64; EXPRESSION_WORDS] {
     }
     words
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(crate) const LAYOUT: ExpressionLayout = ExpressionLayout {
+        data: 8,
+        immediate_register: 16,
+        immediate_code: 0,
+        immediate_chain: 8,
+        lookup_set: 0,
+        lookup_register: 9,
+        set_flags: 24,
+    };
+    pub(crate) const COUNTERS: CounterLayout = CounterLayout { counter: 0, packets: 8 };
+
+    /// An expression with these `ops` and data.
+    pub(crate) fn expression(ops: u64, data: &[u8]) -> Vec<u8> {
+        [ops.to_ne_bytes().to_vec(), data.to_vec()].concat()
+    }
+
+    /// The data of an immediate with a verdict.
+    pub(crate) fn verdict(code: i32, chain: u64) -> Vec<u8> {
+        [code.to_ne_bytes().to_vec(), vec![0; 4], chain.to_ne_bytes().to_vec(), vec![0; 8]].concat()
+    }
+
+    #[test]
+    fn a_rule_queues_if_one_of_its_expressions_does() {
+        let expression = |ops: u64, size: usize| expression(ops, &vec![9; size - 8]);
+        let mut of = |ops| match ops {
+            1 => Some((24, Kind::Harmless)),
+            2 => Some((8, Kind::Counter)),
+            3 => Some((16, Kind::Queue)),
+            _ => None,
+        };
+        let mut told = |parts: &[Vec<u8>]| queues(&parts.concat(), &mut of);
+        let (meta, counter, queue) = (expression(1, 24), expression(2, 8), expression(3, 16));
+        assert_eq!(told(&[meta.clone(), counter.clone(), queue.clone()]), Some(true));
+        assert_eq!(told(&[meta.clone(), counter.clone(), meta.clone()]), Some(false));
+        assert_eq!(told(&[]), Some(false));
+        // An expression that is not known may be anything, and so may what follows one that is cut off.
+        assert_eq!(told(&[meta.clone(), expression(4, 8), queue]), None);
+        assert_eq!(told(&[meta[..16].to_vec()]), None);
+    }
+
+    #[test]
+    fn a_counter_right_before_a_drop_tells_it() {
+        const CHAIN: u64 = 0xffff_8880_0000_1000;
+        const MAP: u64 = 0xffff_8880_0000_2000;
+        let mut of = |ops| match ops {
+            1 => Some((16, Kind::Harmless)),
+            2 => Some((16, Kind::Counter)),
+            3 => Some((32, Kind::Immediate)),
+            4 => Some((16, Kind::Reject)),
+            5 => Some((24, Kind::Lookup)),
+            6 => Some((16, Kind::Other)),
+            _ => None,
+        };
+        // Of two sets, one is a map.
+        let mut flags = |at| Some(if at == MAP + 24 { SET_MAP } else { 0 });
+        let mut told = |parts: &[&[u8]]| effects(&parts.concat(), (&LAYOUT, &COUNTERS), &mut of, &mut flags);
+        let (meta, counter) = (expression(1, &[0; 8]), expression(2, &0x5000_u64.to_ne_bytes()));
+        let immediate = |code, chain| expression(3, &verdict(code, chain));
+        let (drop, reject, other) = (immediate(0, 0), expression(4, &[7; 8]), expression(6, &[0; 8]));
+        let lookup = |set: u64, register: u8| {
+            expression(5, &[&set.to_ne_bytes()[..], &[1, register, 0, 0, 0, 0, 0, 0]].concat())
+        };
+        let nothing = Effects::default();
+        let uncounted = Effects { drops_uncounted: true, ..Effects::default() };
+
+        let counted = told(&[&meta, &counter, &drop]).counted.unwrap();
+        assert_eq!((counted.counter, counted.offset, counted.expression[0]), (0x5008, 32, 3));
+        let counted = told(&[&counter, &reject]).counted.unwrap();
+        assert_eq!((counted.offset, counted.expression[..2].to_vec()), (16, vec![4, 0x0707_0707_0707_0707]));
+        // What is behind a drop is never met, and not all that counts drops.
+        assert!(!told(&[&counter, &drop, &drop]).drops_uncounted);
+        assert_eq!(told(&[&counter, &immediate(1, 0)]), nothing);
+        assert_eq!(told(&[&meta, &counter]), nothing);
+        // No counter, or not right before; or something between that may end the rule.
+        for rule in [&[&meta[..], &drop][..], &[&counter, &meta, &drop], &[&reject], &[&other]] {
+            assert_eq!(told(rule), uncounted);
+        }
+        // Another that may drop before it.
+        assert!(told(&[&other, &counter, &drop]).drops_uncounted);
+        // Jumps, also through maps; a set is none, nor is a map of data.
+        for code in [-3, -4] {
+            assert_eq!(
+                told(&[&counter, &immediate(code, CHAIN)]),
+                Effects { jumps: vec![CHAIN], ..Effects::default() }
+            );
+        }
+        let anything = Effects { jumps_anywhere: true, ..uncounted.clone() };
+        assert_eq!(told(&[&lookup(MAP, 0)]), anything);
+        assert_eq!(told(&[&lookup(MAP, 4)]), nothing);
+        assert_eq!(told(&[&lookup(CHAIN, 0)]), nothing);
+        // What is not known, is cut off or makes no sense may be anything.
+        assert_eq!(told(&[&expression(9, &[])]), anything);
+        assert_eq!(told(&[&drop[..20]]), anything);
+        assert_eq!(told(&[&immediate(-3, 5)]), anything);
+    }
+
+    #[test]
+    fn kinds_by_name() {
+        assert_eq!(Kind::named("target", Some("REJECT")), Kind::Reject);
+        assert_eq!(Kind::named("target", Some("LOG")), Kind::Harmless);
+        assert_eq!(Kind::named("target", Some("SYNPROXY")), Kind::Other);
+        assert_eq!(Kind::named("target", None), Kind::Other);
+        assert_eq!(Kind::named("synproxy", None), Kind::Other);
+        assert_eq!(Kind::named("meta", None), Kind::Harmless);
+    }
+}

@@ -636,11 +636,11 @@ fn is_iptables(family: Family, name: &str, chains: &[Chain]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::memory::fake::Fake;
     use super::*;
 
-    fn header(last: bool, length: u64, handle: u64) -> [u8; 8] {
+    pub(crate) fn header(last: bool, length: u64, handle: u64) -> [u8; 8] {
         (u64::from(last) | length << 1 | handle << 13).to_le_bytes()
     }
 
@@ -706,6 +706,26 @@ mod tests {
         assert_eq!(told(&mut memory, &nameless), None);
     }
 
+    /// Enough of it to look through rules: `ops` hold size, type and data, types and targets begin with their name, the
+    /// netns has its generation at 64, a base chain its policy at -8, its counters at -16 and its priority at -24.
+    pub(crate) fn described() -> NftLayout {
+        use super::super::expressions::tests::{COUNTERS, LAYOUT};
+        NftLayout {
+            sequence: SequenceOffsets { direct: 64, ..SequenceOffsets::NONE },
+            gencursor: 72,
+            base_chain: 32,
+            base_policy: 24,
+            base_stats: Some((16, 8)),
+            base_priority: 8,
+            base_hook: 8,
+            ops_type: 8,
+            ops_data: 16,
+            expressions: Some(LAYOUT),
+            counters: Some(COUNTERS),
+            ..layout()
+        }
+    }
+
     fn layout() -> NftLayout {
         NftLayout {
             sequence: SequenceOffsets::NONE,
@@ -740,7 +760,7 @@ mod tests {
         }
     }
 
-    fn chain(name: &str, base: bool) -> Chain {
+    pub(crate) fn chain(name: &str, base: bool) -> Chain {
         let base = base.then_some(Base { hook: 1, priority: 0, drops: true });
         let rules = [Vec::new(), Vec::new()];
         Chain { table: 0, name: name.into(), handle: 1, address: 77, base, rules, is_changed: false }

@@ -260,6 +260,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netfilter::counted::Base;
     use crate::netfilter::legacy::tests::{rule, table};
 
     const NETNS: NetnsId = NetnsId { address: 0xffff_8880_0000_1000, inode: 77, cookie: 5 };
@@ -307,6 +308,47 @@ mod tests {
         };
         assert_eq!((chunks(1), chunks(2)), (vec![0x1000, 0x5000], vec![0x5000, 0x9000]));
         assert_eq!(plan.chunks.len(), 3);
+    }
+
+    #[test]
+    fn rules_of_nft_are_watched_beside_legacys() {
+        let dropper = |counter| Dropper { counter, address: counter, expression: None };
+        let check = |at| Check { at, value: 7, mask: u64::MAX };
+        let base = |hook, droppers: &[usize], own: Option<u64>| Base {
+            family: Family::Ipv4,
+            hook,
+            address: 9,
+            droppers: droppers.to_vec(),
+            is_complete: true,
+            check: own.map(check),
+        };
+        let nft = Counted {
+            check: check(1),
+            droppers: [0x2008, 0x2018, 0x3008].map(dropper).to_vec(),
+            // Two base chains on one hook lead to one rule; nothing drops on another hook.
+            bases: vec![
+                base(1, &[0, 1], Some(2)),
+                base(1, &[1], None),
+                base(2, &[2], None),
+                base(3, &[], None),
+            ],
+            ..Counted::default()
+        };
+        let legacy = seen(vec![table(vec![rule(0, 0x1000)])], vec![(Family::Ipv4, 1, vec![0])]);
+        let plan = plan(vec![Seen { nft: Some(nft), ..legacy }], 100);
+        let told: Vec<_> = plan.chunks.iter().map(|chunk| (chunk.address, chunk.bytes, chunk.mask)).collect();
+        assert_eq!(told, [(0x1000, 8, 1), (0x2008, 24, 3), (0x3008, 8, 1)]);
+        let list = list_of(&plan, 1).unwrap();
+        assert_eq!((&list.chunks[..2], list.length, list.checked), (&[0, 1][..], 2, 3));
+        let at: Vec<u64> = list.checks[..3].iter().map(|check| check.at).collect();
+        assert_eq!(at, [5, 1, 2]);
+        assert_eq!(
+            list_of(&plan, 2).map(|list| (list.chunks[0], list.length, list.checked)),
+            Some((2, 1, 1))
+        );
+        assert_eq!(list_of(&plan, 3), None);
+        assert!(matches!(plan.rule(17), Some(Told::Nft(.., (1, it))) if it.counter == 0x2018));
+        assert!(matches!(plan.rule(0), Some(Told::Legacy(.., it)) if it.counter == 0x1000));
     }
 
     #[test]
