@@ -338,13 +338,14 @@ mod tests {
             let (mut memory, ruleset) = scene(base, user, stats);
             read(&mut memory, &ruleset).unwrap().bases[0].is_complete
         };
+        let list = |rule: &Vec<u8>| [rule.clone()];
         let (counted, jump, uncounted) = (rule(Some(0x100), 0), rule(None, -3), rule(None, 0));
-        assert!(is_complete(&[counted.clone(), jump.clone()], &[counted.clone()], STATS));
+        assert!(is_complete(&[counted.clone(), jump.clone()], &list(&counted), STATS));
         // A policy without a counter, and rules; also behind a jump, but not where nothing leads to.
-        assert!(!is_complete(&[counted.clone()], &[], 0));
+        assert!(!is_complete(&list(&counted), &[], 0));
         assert!(!is_complete(&[counted.clone(), uncounted.clone()], &[], STATS));
-        assert!(!is_complete(&[jump.clone()], &[uncounted.clone()], STATS));
-        assert!(is_complete(&[counted.clone()], &[uncounted], STATS));
+        assert!(!is_complete(&list(&jump), &list(&uncounted), STATS));
+        assert!(is_complete(&list(&counted), &list(&uncounted), STATS));
         // What may drop, what is not known, and what can't be read.
         assert!(!is_complete(&[expression(LOG, &[0; 8])], &[], STATS));
         assert!(!is_complete(&[expression(LOG + 8, &[0; 8])], &[], STATS));
