@@ -15,12 +15,12 @@ pub mod attribution_kind {
     pub const NFT_RULE: u8 = 1;
     /// Address of the base chain (struct nft_chain) whose policy dropped it; the generation likewise.
     pub const NFT_POLICY: u8 = 2;
-    /// `16 * chunk + counter` of the legacy rule whose counter moved. The low 32 bits of `attribution[1]` are the
-    /// version of the lists ([`Control::legacy_version`](crate::Control::legacy_version)).
-    pub const LEGACY_RULE: u8 = 3;
-    /// A legacy table may have done it, but its counters don't tell: the rest of `attribution[1]` says why
+    /// `16 * chunk + counter` of the rule whose counter moved. The low 32 bits of `attribution[1]` are the
+    /// version of the lists ([`Control::watch_version`](crate::Control::watch_version)).
+    pub const COUNTED: u8 = 3;
+    /// A rule whose counter is watched may have done it, but the counters don't tell: the rest of `attribution[1]` says why
     /// ([`undecided`](super::undecided)).
-    pub const LEGACY_UNDECIDED: u8 = 4;
+    pub const UNDECIDED: u8 = 4;
     /// The hook function that `attribution[1]` tells the index of.
     pub const HOOK: u8 = 5;
     /// Ids of the first two BPF programs on the tc hook where the packet was dropped, the first one in the low 32 bits; 0
@@ -28,15 +28,15 @@ pub mod attribution_kind {
     pub const TC: u8 = 6;
 }
 
-/// Why counters don't tell which legacy rule dropped a packet.
+/// Why counters don't tell which rule dropped a packet.
 pub mod undecided {
     /// No counter moved: no rule did it, or its drop was counted by a program that came in between.
     pub const NONE_MOVED: u32 = 1;
-    /// More than one moved: a drop before this one was not seen.
+    /// More than one moved, or one by more than one: a drop before this one was not seen, or somebody set a counter.
     pub const MORE_MOVED: u32 = 2;
     /// The first drop on this CPU since the lists changed.
     pub const FIRST: u32 = 3;
-    /// A table was replaced since the lists were made.
+    /// A table or rule set was replaced since the lists were made.
     pub const REPLACED: u32 = 4;
 }
 

@@ -53,8 +53,8 @@ pub struct Control {
     pub roles: [Role; Role::COUNT],
     /// Inode number of the self-test's own netns, whose packets pass every filter; 0 without.
     pub own_netns: u32,
-    /// Version of the lists of legacy rules; 0 while they change, or without any.
-    pub legacy_version: u32,
+    /// Version of the lists of rules whose counters are compared; 0 while they change, or without any.
+    pub watch_version: u32,
     /// Id of droptrace's own process, whose netlink messages are its self-test's.
     pub own_process: u64,
     /// Layout of connection tracking's structures; they may come with a module that loads later.

@@ -10,10 +10,10 @@ mod attribution;
 mod control;
 mod event;
 mod filter;
-pub mod legacy;
 mod offsets;
 mod slot;
 mod tc;
+pub mod watch;
 
 pub use attribution::{
     Depth, MEMORY_BYTES, Memory, Role, SequenceOffsets, attribution_kind, attribution_word, hook_of,
@@ -41,9 +41,9 @@ macro_rules! pod {
 
 #[cfg(feature = "user")]
 pod!(
-    legacy::List,
-    legacy::Chunk,
-    legacy::Baseline,
+    watch::List,
+    watch::Chunk,
+    watch::Baseline,
     Control,
     CpuState,
     Memory,

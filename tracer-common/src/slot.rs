@@ -94,7 +94,7 @@ pub struct Layout {
     pub coarse_slots: u32,
     /// Coarse slots for programs that interrupted another one; a power of two.
     pub nested_slots: u32,
-    /// Chunks of legacy rules' counters.
+    /// Chunks of rules' counters.
     pub chunks: u32,
 }
 

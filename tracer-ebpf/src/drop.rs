@@ -1,10 +1,10 @@
 //! One dropped packet, from the tracepoint to its count and its event.
 
 use crate::{
-    counts, emit, filter, legacy,
+    counts, emit, filter,
     maps::{CONTROL, CPUS, SCRATCH, Scratch, has, offset, skb_field},
     memory::{copy, read},
-    netns, nft, packet, probes, roles, stack, tc,
+    netns, nft, packet, probes, roles, stack, tc, watch,
 };
 use aya_ebpf::{EbpfContext, helpers::bpf_get_smp_processor_id, programs::BtfTracePointContext};
 use aya_log_ebpf::{debug, warn};
@@ -97,8 +97,8 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
         if netfilter {
             (*scratch).key.attribution[1] = attribution_word(attribution_kind::NONE, stack::hook(scratch), 0);
             if stack::is_hook_loop(control, (*scratch).key.location) {
-                legacy::attribute_legacy(index);
-                legacy::attribute_hook(index);
+                watch::attribute_counted(index);
+                watch::attribute_hook(index);
             } else {
                 nft::attribute_nft(index);
             }

@@ -4,7 +4,7 @@
 //! drop     one dropped packet, start to end
 //! packet   addresses and ports from the packet's headers
 //! netns    which network namespace it was in
-//! legacy   which iptables-legacy rule dropped it
+//! watch    which rule dropped it, by the rules' counters
 //! nft      which nft rule or policy dropped it
 //! tc       what was on the tc hook where it was dropped
 //! probes   what programs on the way noted, where the user asks for them
@@ -26,7 +26,6 @@ mod counts;
 mod drop;
 mod emit;
 mod filter;
-mod legacy;
 mod maps;
 mod memory;
 mod netns;
@@ -36,6 +35,7 @@ mod probes;
 mod roles;
 mod stack;
 mod tc;
+mod watch;
 
 use aya_ebpf::{
     EbpfContext,

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use tracer_common::{
     Control, CpuState, Depth, FilterSpec, FlowKey, Layout, Memory, Offsets, OwnEvent, Site, Slot,
-    legacy::{self, Baseline, Chunk, List},
+    watch::{self, Baseline, Chunk, List},
 };
 
 /// Where the running kernel keeps its fields. Read with [`offset!`].
@@ -116,14 +116,16 @@ pub struct Scratch {
     pub role: u32,
     /// The words that the role speaks of, at the depth that the stack has now.
     pub depth: Depth,
-    /// Legacy counters: how far they have moved, in all.
+    /// Rule counters: how far they have moved, in all.
     pub moved: u64,
     /// Likewise, each times its number: the number of the one that moved.
     pub hit: u64,
+    /// Likewise: not 0 if one has moved by more than one.
+    pub leaps: u64,
     /// Likewise: 1 if some were not known before.
     pub unsure: u64,
     /// Likewise: a chunk of them.
-    pub counters: crate::legacy::Counters,
+    pub counters: crate::watch::Counters,
     /// Address of the nft expression that probes saw dropping the packet; 0 without.
     pub expression: u64,
     /// A tc hook's filters: how many were found.
@@ -198,9 +200,9 @@ pub static SCRATCH: Array<Scratch> = Array::with_max_entries(1, 0);
 #[map]
 pub static SITES: Array<Site> = Array::with_max_entries(Site::COUNT, BPF_F_MMAPABLE);
 
-/// Which legacy rules to look at, for each hook of each netns.
+/// Whose counters to look at, for each hook of each netns.
 #[map]
-pub static LISTS: Array<List> = Array::with_max_entries(legacy::LISTS, BPF_F_MMAPABLE);
+pub static LISTS: Array<List> = Array::with_max_entries(watch::LISTS, BPF_F_MMAPABLE);
 
 /// Their counters; the user half sets the number.
 #[map]

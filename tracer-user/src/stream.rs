@@ -17,7 +17,7 @@ use crate::probe::{
     clock::{Clock, monotonic_now, sample_now},
     kernel::Kernel,
     lab::{Backends, Lab},
-    selftest::{self, Layouts, Learned, Proof, SelfTestError},
+    selftest::{self, Layouts, Learned, NftCounters, Proof, SelfTestError},
     tracer::{Losses, RING_BYTES, Reading, Tracer, TracerError},
 };
 use crate::tc::{self, model::Bpf, programs::Programs};
@@ -122,21 +122,31 @@ impl Stream {
         Ok(())
     }
 
-    /// Gets ready to compare the counters of legacy rules, where this kernel has tables.
+    /// Gets ready to compare the counters of rules, where this kernel has legacy tables or needs them for nft.
     ///
     /// # Errors
     /// If this build is broken.
     pub fn watch_counters(&mut self) -> Result<(), TracerError> {
-        let Some(mut layout) = self.kernel.legacy() else { return Ok(()) };
-        if self.tracer.learn_per_cpu(self.kernel.layout())? {
-            layout.is_single = self.tracer.layout().cpus == 1;
-            self.rulesets.counters.set_layout(layout);
+        let legacy = self.kernel.legacy();
+        let has_nft = self.nft_counters() == Some(NftCounters::Proven);
+        let is_of_use = legacy.is_some() || has_nft;
+        if is_of_use && self.tracer.learn_per_cpu(self.kernel.layout())? {
+            if let Some(mut layout) = legacy {
+                layout.only_cpu = self.tracer.only_cpu();
+                self.rulesets.counters.set_layout(layout);
+            }
+            self.rulesets.counters.set_nft(has_nft);
             self.refresh_counters(true)?;
         }
         Ok(())
     }
 
-    /// Looks for changed tables, if it is time.
+    /// What the self-test said of nft's counters.
+    fn nft_counters(&self) -> Option<NftCounters> {
+        self.learned.as_ref()?.as_ref().ok().map(|learned| learned.counters)
+    }
+
+    /// Looks for changed rules, if it is time.
     fn refresh_counters(&mut self, regularly: bool) -> Result<(), TracerError> {
         if !self.rulesets.counters.is_due(regularly) {
             return Ok(());
@@ -145,9 +155,9 @@ impl Stream {
         let mut netns = self.tracer.network_namespaces(self.kernel.layout())?;
         netns.retain(|netns| Some(netns.inode) != own);
         let most = self.tracer.chunks();
-        let changed = self.rulesets.counters.refresh(&mut self.tracer.memory()?, &netns, most);
+        let changed = self.rulesets.refresh_counters(&mut self.tracer.memory()?, &netns, most);
         if let Some((version, plan)) = changed {
-            self.tracer.watch_legacy(version, plan)?;
+            self.tracer.watch(version, plan)?;
         }
         Ok(())
     }
@@ -205,6 +215,10 @@ impl Stream {
             hooks: self.kernel.hooks(),
             nf_hook_slow: self.kernel.layout().nf_hook_slow,
         };
+        if layouts.nft.is_some_and(|nft| nft.counters.is_some()) {
+            self.tracer.learn_per_cpu(self.kernel.layout())?;
+        }
+        self.rulesets.counters.renew();
         let mut lab = Lab::open(backends)?;
         self.tracer.set_own_netns(lab.inode());
         let early = &mut self.early;
@@ -238,17 +252,34 @@ impl Stream {
             ),
         };
         let stack = "registers saved on the kernel's stack, learned and proven in the self-test";
-        let nft = "nf_tables is not loaded, or this kernel doesn't free its packets in nft_do_chain: rules of iptables-nft \
-                   are inferred, and `--probes always` makes rules exact, but for verdict maps";
-        let nft_rules = match learned(attribution_kind::NFT_RULE, stack, nft) {
+        let counters = match self.nft_counters() {
+            Some(NftCounters::Off(why)) => why,
+            _ => "nf_tables is not loaded",
+        };
+        let nft = format!(
+            "this kernel doesn't free its packets in nft_do_chain, and counters don't tell them: {counters}; rules of \
+             iptables-nft are inferred, and `--probes always` makes rules exact, but for verdict maps"
+        );
+        let is_counted = self.nft_counters() == Some(NftCounters::Proven);
+        let nft_rules = match learned(attribution_kind::NFT_RULE, stack, &nft) {
             Mechanism::Off(_) if self.tracer.probes().has_rules() => {
                 Mechanism::Exact("probes on the expressions that drop")
             }
+            Mechanism::Off(_) if is_counted => Mechanism::Exact(
+                "the rules' own counters, compared at the drop, where all that drops in a base chain has one; else inferred, \
+                 and `--probes always` makes rules exact, but for verdict maps",
+            ),
+            other => other,
+        };
+        let nft_policies = match learned(attribution_kind::NFT_POLICY, stack, &nft) {
+            Mechanism::Off(_) if is_counted => Mechanism::Exact(
+                "the base chains' own counters, likewise, where they have one (iptables-nft-restore makes them)",
+            ),
             other => other,
         };
         Mechanisms {
             nft_rules,
-            nft_policies: learned(attribution_kind::NFT_POLICY, stack, nft),
+            nft_policies,
             legacy: match self.rulesets.counters.layout() {
                 Some(_) => Mechanism::Exact("the rules' own counters, compared at the drop"),
                 None => Mechanism::Off(
@@ -387,11 +418,11 @@ impl Stream {
             let layout = *self.kernel.layout();
             self.tracer.update_layout(&layout);
             // What fails leaves drops without their rule, as they were.
-            let _ = self.watch_counters();
             if self.tracer.probes().is_on_hooks() {
                 let _ = self.attach_probes();
             }
             let _ = self.self_test();
+            let _ = self.watch_counters();
         }
         Ok(())
     }

@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 /// True where every drop by a rule must be told exactly. Elsewhere an exact answer must still be right.
 ///
 /// Before 5.15 there is no module BTF for what the distribution builds as modules. Debian's 6.1 frees nft's packets where
-/// the kernels from 6.7 do; Ubuntu's 5.15 doesn't.
+/// the kernels from 6.7 do; Ubuntu's 5.15 doesn't, so there rules are known by their counters, which verdict maps and many
+/// policies lack.
 pub(super) fn expects_exact(backend: Backend, kernel: (u32, u32)) -> bool {
     match backend {
-        Backend::Legacy => kernel >= (5, 15),
-        Backend::IptablesNft | Backend::Nft => kernel >= (6, 1),
+        Backend::Legacy | Backend::IptablesNft => kernel >= (5, 15),
+        Backend::Nft => kernel >= (6, 1),
     }
 }
 

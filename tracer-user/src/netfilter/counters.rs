@@ -1,16 +1,20 @@
-//! Which legacy rule dropped a packet, by its counter: what the programs are told to compare, kept up to date, and what
-//! their answers are worth.
+//! Which rule dropped a packet, by its counter: what the programs are told to compare, kept up to date, and what their
+//! answers are worth.
 
 use super::NetnsId;
 use super::attribute::{self, Hook};
+use super::counted::{Counted, Dropper};
+use super::hooks::HookLayout;
 use super::legacy::{LegacyLayout, Rule, Table, Verdict};
 use super::memory::KernelMemory;
 use super::model::{Backend, Confidence, Family, Method, Netfilter, RuleRef, TableSummary, hook_name};
+use super::nft::NftLayout;
 use super::queue;
 use super::rulesets::Evidence;
-use super::watch::{LeftOut, Plan, Seen, plan};
+use super::watch::{LeftOut, Plan, Seen, Told, plan};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
+use tracer_common::{attribution_kind, attribution_word, hook_of, kind_of, with_index_of};
 
 /// Reading a whole table to see that it is unchanged takes at most one part in this many of the time.
 const IDLE_SHARE: u32 = 10;
@@ -21,6 +25,8 @@ const PLANS: usize = 3;
 #[derive(Debug, Default)]
 pub struct Counters {
     layout: Option<LegacyLayout>,
+    /// True where counters tell nft's rules, too.
+    has_nft: bool,
     /// Newest last, each with its version.
     plans: Vec<(u32, Plan)>,
     /// Tables that were found unchanged, by address.
@@ -50,7 +56,24 @@ impl Counters {
         self.is_stale = true;
     }
 
-    /// The layout.
+    /// Says that the programs have forgotten what they were told.
+    pub fn renew(&mut self) {
+        self.is_stale = true;
+    }
+
+    /// Whether counters are to tell nft's rules: where the self-test has proved it.
+    pub fn set_nft(&mut self, has_nft: bool) {
+        self.has_nft = has_nft;
+        self.is_stale = true;
+    }
+
+    /// Whether they do.
+    #[must_use]
+    pub fn has_nft(&self) -> bool {
+        self.has_nft
+    }
+
+    /// The layout of legacy tables.
     #[must_use]
     pub fn layout(&self) -> Option<&LegacyLayout> {
         self.layout.as_ref()
@@ -59,32 +82,37 @@ impl Counters {
     /// True if the tables should be looked at: `regularly` (about once a second), or because a drop didn't fit the plan.
     #[must_use]
     pub fn is_due(&self, regularly: bool) -> bool {
-        self.layout.is_some()
+        (self.layout.is_some() || self.has_nft)
             && (regularly || self.is_stale || self.is_suspect)
             && self.not_before.is_none_or(|when| Instant::now() >= when)
     }
 
-    /// Looks for changed tables in the given network namespaces (address and inode number). Returns the new plan and its
-    /// version if the programs must be told.
-    pub fn refresh(
+    /// Looks for changed rules in the given network namespaces. `nft` tells those of nft that count. Returns the new plan
+    /// and its version if the programs must be told.
+    pub fn refresh<M: KernelMemory>(
         &mut self,
-        memory: &mut impl KernelMemory,
+        memory: &mut M,
         netns: &[NetnsId],
         most: u32,
+        nft: Option<NftRules<'_, M>>,
     ) -> Option<(u32, &Plan)> {
-        let layout = self.layout?;
+        let layout = self.layout;
+        let mut nft = nft.filter(|_| self.has_nft);
         let start = Instant::now();
         self.is_suspect = false;
-        let is_current = !self.is_stale && self.is_current(memory, &layout, netns);
+        let is_current = !self.is_stale
+            && self.is_current(memory, layout.as_ref(), nft.as_ref().map(|it| it.layout), netns);
         self.not_before = Some(start + start.elapsed() * IDLE_SHARE);
         if is_current {
             return None;
         }
-        let seen: Vec<Seen> = netns
-            .iter()
-            .map(|netns| read(memory, &layout, *netns))
-            .filter(|seen| !seen.tables.is_empty())
-            .collect();
+        let mut read = |netns: &NetnsId| {
+            let legacy = layout.map(|layout| read(memory, &layout, *netns));
+            let nft = nft.as_mut().and_then(|nft| (nft.read)(memory, *netns));
+            Seen { netns: *netns, nft, ..legacy.unwrap_or_default() }
+        };
+        let has_any = |seen: &Seen| !seen.tables.is_empty() || seen.nft.is_some();
+        let seen: Vec<Seen> = netns.iter().map(&mut read).filter(has_any).collect();
         self.is_stale = false;
         self.not_before = Some(start + start.elapsed() * IDLE_SHARE);
         let version = self.plans.last().map_or(1, |(version, _)| version.wrapping_add(1).max(1));
@@ -96,25 +124,31 @@ impl Counters {
         self.plans.last().map(|(version, plan)| (*version, plan))
     }
 
-    /// True if every netns has the tables that the plan knows.
-    fn is_current(&self, memory: &mut impl KernelMemory, layout: &LegacyLayout, netns: &[NetnsId]) -> bool {
+    /// True if every netns has the rules that the plan knows.
+    fn is_current(
+        &self,
+        memory: &mut impl KernelMemory,
+        legacy: Option<&LegacyLayout>,
+        nft: Option<&NftLayout>,
+        netns: &[NetnsId],
+    ) -> bool {
         let Some((_, plan)) = self.plans.last() else { return false };
         let known: HashMap<_, _> = plan.seen.iter().map(|seen| (seen.netns, seen)).collect();
         known.keys().all(|key| netns.contains(key))
             && netns.iter().all(|key| {
-                let shape = hooks(memory, layout, key.address);
-                known.get(key).map_or_else(
-                    || shape.is_empty(),
-                    |seen| {
-                        let is_unchanged =
-                            |table: &Table| memory.pointer(table.private.0) == Some(table.private.1);
-                        shape == shape_of(seen) && seen.tables.iter().all(is_unchanged)
-                    },
-                )
+                let shape = legacy.map_or_else(Vec::new, |layout| hooks(memory, layout, key.address));
+                let Some(seen) = known.get(key) else { return shape.is_empty() && nft.is_none() };
+                let is_unchanged = |table: &Table| memory.pointer(table.private.0) == Some(table.private.1);
+                shape == shape_of(seen)
+                    && seen.tables.iter().all(is_unchanged)
+                    && nft.is_none_or(|layout| {
+                        let is_in_force = |nft: &Counted| nft.is_in_force(memory, layout, key.address);
+                        seen.nft.as_ref().is_some_and(is_in_force)
+                    })
             })
     }
 
-    /// The answer for the rule `number` of a version of the lists.
+    /// The answer for the legacy rule `number` of a version of the lists.
     pub fn rule(
         &mut self,
         memory: &mut impl KernelMemory,
@@ -122,7 +156,7 @@ impl Counters {
         evidence: &Evidence,
     ) -> Option<Netfilter> {
         let layout = self.layout?;
-        let (seen, table, rule) = rule_of(&self.plans, (number, version))?;
+        let Told::Legacy(seen, table, rule) = told(&self.plans, (number, version))? else { return None };
         if evidence.netns.address != 0 && evidence.netns != seen.netns {
             // The list was that of a netns that is gone.
             self.is_suspect = true;
@@ -142,6 +176,45 @@ impl Counters {
             Confidence::Ambiguous
         };
         Some(answer(table, rule, evidence.hook, confidence))
+    }
+
+    /// What a drop's evidence says if the counter that moved is that of an nft rule or policy: as if the stack had told it,
+    /// and how sure that is at best. `None` for legacy rules, and where the hook function that dropped the packet is not
+    /// known to be a base chain that leads to the rule.
+    pub fn nft(
+        &mut self,
+        memory: &mut impl KernelMemory,
+        hooks: &HookLayout,
+        evidence: &Evidence,
+    ) -> Option<(Evidence, Confidence)> {
+        let [number, word] = evidence.attribution;
+        let Told::Nft(seen, nft, (index, dropper)) = told(&self.plans, (number, word as u32))? else {
+            return None;
+        };
+        if evidence.netns.address != 0 && evidence.netns != seen.netns {
+            // The list was that of a netns that is gone.
+            self.is_suspect = true;
+            return None;
+        }
+        let hook = evidence.hook?;
+        let place = (Family::from_number(hook.family)?, hook.number);
+        let base = evidence.hooked(memory, hooks, seen.netns)?.private;
+        let is_complete = nft.base_of(index, place, base)?.is_complete;
+        // What drops without a counter may have done it, while this one told of a drop that was not seen.
+        let confidence = if is_complete { Confidence::Exact } else { Confidence::Inferred };
+        let attribution = as_stack(nft, dropper, word);
+        Some((Evidence { attribution, expression: dropper.expression, ..*evidence }, confidence))
+    }
+
+    /// Address and generation of what a counter told, if that is nft's: as in `FlowKey::attribution`.
+    #[must_use]
+    pub fn nft_address(&self, [number, word]: [u64; 2]) -> Option<(u64, u32)> {
+        match told(&self.plans, (number, word as u32))
+            .filter(|_| kind_of(word) == attribution_kind::COUNTED)?
+        {
+            Told::Nft(_, nft, (_, dropper)) => Some((dropper.address, nft.sequence)),
+            Told::Legacy(..) => None,
+        }
     }
 
     /// True if the tables of a netns lie where those that are known did: not more than a hint.
@@ -173,7 +246,10 @@ impl Counters {
 
     /// The chains in the table of a rule.
     pub fn chains_beside(&self, number: (u64, u32)) -> impl Iterator<Item = &str> {
-        let table = rule_of(&self.plans, number).map(|(_, table, _)| table);
+        let table = match told(&self.plans, number) {
+            Some(Told::Legacy(_, table, _)) => Some(table),
+            _ => None,
+        };
         table.into_iter().flat_map(|table| &table.chains).map(|chain| chain.name.as_str())
     }
 
@@ -212,15 +288,25 @@ impl Counters {
         self.is_suspect = true;
     }
 
+    /// The hooks of a netns and a table's family that are left out, because too many rules can drop there.
+    pub fn left_out(&self, netns: u32, family: Family) -> impl Iterator<Item = &'static str> {
+        let left_out = self.plans.last().map(|(_, plan)| &plan.left_out).into_iter().flatten();
+        let is_here = move |it: &&LeftOut| {
+            let is_inet = family == Family::Inet && matches!(it.family, Family::Ipv4 | Family::Ipv6);
+            it.netns == netns && (it.family == family || is_inet)
+        };
+        left_out.filter(is_here).filter_map(|it| hook_name(it.family, it.hook))
+    }
+
     /// The tables that are known.
     #[must_use]
     pub fn tables(&self) -> Vec<TableSummary> {
         let Some((_, plan)) = self.plans.last() else { return Vec::new() };
         let summary = |seen: &Seen, table: &Table| {
             let inode = seen.netns.inode;
-            let is_here = |it: &&LeftOut| it.netns == inode && it.family == table.family;
-            let hooks = plan.left_out.iter().filter(is_here).filter_map(|it| hook_name(it.family, it.hook));
-            let hooks = hooks.filter(|hook| table.chains.iter().any(|chain| chain.name == *hook));
+            let hooks = self
+                .left_out(inode, table.family)
+                .filter(|hook| table.chains.iter().any(|chain| chain.name == *hook));
             TableSummary {
                 netns: inode,
                 backend: Backend::Legacy,
@@ -235,8 +321,26 @@ impl Counters {
     }
 }
 
-/// The rule that a number means in a version of the lists.
-fn rule_of(plans: &[(u32, Plan)], (number, version): (u64, u32)) -> Option<(&Seen, &Table, &Rule)> {
+/// How nft's rules are read that count.
+pub struct NftRules<'a, M> {
+    /// Where nft keeps them.
+    pub layout: &'a NftLayout,
+    /// Those of a netns.
+    pub read: &'a mut dyn FnMut(&mut M, NetnsId) -> Option<Counted>,
+}
+
+/// What the stack tells elsewhere: the address of an expression or a base chain, and the rule set's generation.
+fn as_stack(nft: &Counted, dropper: &Dropper, word: u64) -> [u64; 2] {
+    let kind = match dropper.expression {
+        Some(_) => attribution_kind::NFT_RULE,
+        None => attribution_kind::NFT_POLICY,
+    };
+    let told = attribution_word(kind, hook_of(word), nft.sequence);
+    [dropper.address, with_index_of(told, word)]
+}
+
+/// What a number means in a version of the lists.
+fn told(plans: &[(u32, Plan)], (number, version): (u64, u32)) -> Option<Told<'_>> {
     plans.iter().find(|(known, _)| *known == version)?.1.rule(number)
 }
 

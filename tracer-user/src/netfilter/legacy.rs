@@ -47,9 +47,9 @@ pub struct LegacyLayout {
     target_name: u32,
     /// Addresses of [`TABLE_FUNCTIONS`]; 0 for one that is not there.
     pub functions: [u64; TABLE_FUNCTIONS.len()],
-    /// True if this machine can have one CPU only: counters lie in the rules then (xt_percpu_counter_alloc(),
-    /// net/netfilter/x_tables.c).
-    pub is_single: bool,
+    /// What the CPU adds to per-CPU addresses, if this machine can have one only: counters lie in the rules then
+    /// (xt_percpu_counter_alloc(), net/netfilter/x_tables.c).
+    pub only_cpu: Option<u64>,
 }
 
 impl LegacyLayout {
@@ -69,7 +69,7 @@ impl LegacyLayout {
             info_entries: at("xt_table_info", "entries")?,
             target_name: at("xt_target", "name")?,
             functions: [0; TABLE_FUNCTIONS.len()],
-            is_single: false,
+            only_cpu: None,
         })
     }
 }
@@ -119,7 +119,7 @@ pub struct Rule {
     pub ordinal: u32,
     /// Where it starts, from the table's first rule.
     pub offset: u32,
-    /// Address of its counter (per-CPU, unless the kernel can have one CPU only).
+    /// Address of its counter: per-CPU.
     pub counter: u64,
     /// How it drops.
     pub verdict: Verdict,
@@ -207,7 +207,8 @@ impl Table {
             queues: Vec::new(),
         };
         let entry = if family == Family::Ipv6 { &IPV6 } else { &IPV4 };
-        let inline = layout.is_single.then_some(info.start);
+        // As if it were per-CPU.
+        let inline = layout.only_cpu.map(|offset| info.start.wrapping_sub(offset));
         let mut targets = HashMap::new();
         table.hash = table.walk(memory, &info, entry, inline, &mut |memory, target| {
             if let Some(known) = targets.get(&target) {
@@ -295,7 +296,7 @@ impl Table {
                     ordinal: if is_policy { 0 } else { ordinal },
                     offset,
                     counter: match inline {
-                        Some(start) => start + u64::from(offset) + layout.counter as u64,
+                        Some(start) => start.wrapping_add(u64::from(offset) + layout.counter as u64),
                         None => word(entry.get(layout.counter..)?.first_chunk::<8>()?, 0),
                     },
                     verdict,
@@ -520,7 +521,7 @@ pub(crate) mod tests {
         info_entries: 64,
         target_name: 16,
         functions: [0x1111, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        is_single: false,
+        only_cpu: None,
     };
 
     pub(crate) const TABLE: u64 = 0xffff_8880_0000_0000;

@@ -3,8 +3,10 @@
 pub mod attribute;
 mod budget;
 pub mod conntrack;
+pub mod counted;
 pub mod counters;
 pub mod evaluate;
+pub mod expressions;
 pub mod hooks;
 pub mod legacy;
 mod listings;

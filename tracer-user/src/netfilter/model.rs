@@ -239,7 +239,7 @@ pub struct TableSummary {
     pub name: String,
     /// All rules (nft), or the rules and policies that can drop a packet (legacy).
     pub rules: usize,
-    /// For legacy: hooks whose drops are not attributed, because too many rules can drop there.
+    /// Hooks whose drops counters don't tell, because too many rules can drop there.
     pub left_out: Vec<&'static str>,
 }
 

@@ -6,20 +6,19 @@
 //! seen. Before 5.17 a chain has arrays of pointers to its rules instead, and both generations share the rules that they
 //! have in common.
 
-use super::memory::{Block, KernelMemory, is_kernel_address};
+use super::expressions::{CounterLayout, ExpressionLayout, Operations, queues};
+use super::memory::{KernelMemory, is_kernel_address};
 use super::model::{Family, hook_name};
 use crate::probe::btf::Btf;
-use std::collections::{HashMap, hash_map::Entry};
+use std::collections::HashMap;
 use std::ops::Range;
-use tracer_common::SequenceOffsets;
+use tracer_common::{SequenceOffsets, watch::Check};
 
 /// Bounds on what is believed: more than any rule set has, and what a damaged one may cost.
 const MAX_TABLES: usize = 4096;
 const MAX_CHAINS: usize = 1 << 18;
 const MAX_RULES: usize = 1 << 23;
 const MAX_BLOB: u64 = 1 << 31;
-/// Expressions whose `ops` is looked at for one answer.
-const MAX_OPERATIONS: usize = 1 << 16;
 /// NFT_NAME_MAXLEN (include/uapi/linux/netfilter/nf_tables.h).
 const MAX_NAME: usize = 256;
 /// Per-netns pointers that are tried (struct net_generic): there are some thirty.
@@ -76,11 +75,17 @@ pub struct NftLayout {
     base_policy: u32,
     base_hook: u32,
     base_priority: u32,
-    ops_size: u32,
-    ops_type: u32,
-    ops_data: u32,
+    /// nft_base_chain.stats and nft_stats.pkts: what a base chain's policy has counted on each CPU, if anything does.
+    base_stats: Option<(u32, u32)>,
+    pub(super) ops_size: u32,
+    pub(super) ops_type: u32,
+    pub(super) ops_data: u32,
     type_name: u32,
-    target_name: Option<u32>,
+    pub(super) target_name: Option<u32>,
+    /// What expressions hold.
+    pub(super) expressions: Option<ExpressionLayout>,
+    /// What counters hold: described by their own module up to 5.17.
+    pub counters: Option<CounterLayout>,
     /// Offset of `ptr[nf_tables_net_id]` in struct net_generic.
     pointer: Option<u32>,
 }
@@ -125,11 +130,14 @@ impl NftLayout {
             base_policy: at("nft_base_chain", "policy")?,
             base_hook: at("nft_base_chain", "ops.hooknum")?,
             base_priority: at("nft_base_chain", "ops.priority")?,
+            base_stats: at("nft_base_chain", "stats").zip(at("nft_stats", "pkts")),
             ops_size: at("nft_expr_ops", "size")?,
             ops_type: at("nft_expr_ops", "type")?,
             ops_data: at("nft_expr_ops", "data")?,
             type_name: at("nft_expr_type", "name")?,
             target_name: x_tables.unwrap_or(nf_tables).offset_of("xt_target", "name"),
+            expressions: ExpressionLayout::resolve(nf_tables),
+            counters: CounterLayout::resolve(nf_tables),
             pointer: None,
         })
     }
@@ -158,7 +166,7 @@ impl NftLayout {
 
     /// Which of a chain's two blobs packets are matched against: net->nft.gencursor, turned after the generation was
     /// raised (nf_tables_commit(), net/netfilter/nf_tables_api.c).
-    fn cursor(&self, memory: &mut impl KernelMemory, net: u64) -> Option<usize> {
+    pub(super) fn cursor(&self, memory: &mut impl KernelMemory, net: u64) -> Option<usize> {
         let [cursor] = memory.bytes::<1>(net + u64::from(self.gencursor))?;
         Some(usize::from(cursor & 1))
     }
@@ -170,11 +178,38 @@ impl NftLayout {
 
     /// The generation of the rule set in the netns at `net`, as the kernel half reads it.
     pub fn sequence(&self, memory: &mut impl KernelMemory, net: u64) -> Option<u32> {
+        let at = self.sequence_place(memory, net)?;
+        memory.u32(at)
+    }
+
+    /// Where that generation is.
+    fn sequence_place(&self, memory: &mut impl KernelMemory, net: u64) -> Option<u64> {
         if self.sequence.direct != tracer_common::ABSENT {
-            return memory.u32(net + u64::from(self.sequence.direct));
+            return Some(net + u64::from(self.sequence.direct));
         }
-        let pernet = self.pernet(memory, net)?;
-        memory.u32(pernet + u64::from(self.sequence.base_seq))
+        Some(self.pernet(memory, net)? + u64::from(self.sequence.base_seq))
+    }
+
+    /// What shows that the rule set in the netns at `net` is that of a generation: the lower half of a word (x86_64 and
+    /// arm64).
+    pub(super) fn check(&self, memory: &mut impl KernelMemory, net: u64, sequence: u32) -> Option<Check> {
+        let at = self.sequence_place(memory, net)?;
+        Some(Check { at, value: sequence.into(), mask: u32::MAX.into() })
+    }
+
+    /// The policy of the base chain at `chain`.
+    pub(super) fn policy(&self, memory: &mut impl KernelMemory, chain: u64) -> Option<Policy> {
+        let drops = read_base(memory, self, chain)?.drops;
+        let counter = match self.base_stats {
+            Some((stats, packets)) => {
+                let at = chain.checked_sub(u64::from(self.base_chain))? + u64::from(stats);
+                let value = memory.u64(at)?;
+                let check = Check { at, value, mask: u64::MAX };
+                (value != 0).then_some((value.checked_add(packets.into())?, check))
+            }
+            None => None,
+        };
+        Some(Policy { drops, counter })
     }
 
     /// The name of an expression, by its `ops` (the first word of struct nft_expr): `immediate`, `lookup` ...; for
@@ -196,54 +231,9 @@ impl NftLayout {
     }
 
     /// The name of a type of expressions (struct nft_expr_type).
-    fn type_name_of(&self, memory: &mut impl KernelMemory, kind: u64) -> Option<String> {
+    pub(super) fn type_name_of(&self, memory: &mut impl KernelMemory, kind: u64) -> Option<String> {
         let name = memory.pointer(kind + u64::from(self.type_name))?;
         memory.string(name, 32)
-    }
-}
-
-/// What expressions are, by their `ops`, as far as it takes to find rules that queue.
-#[derive(Default)]
-struct Operations {
-    /// Bytes of an expression, and whether it queues.
-    known: HashMap<u64, (u32, bool)>,
-    /// By type: its name.
-    types: HashMap<u64, String>,
-    /// By struct xt_target: whether it is NFQUEUE.
-    targets: HashMap<u64, bool>,
-}
-
-impl Operations {
-    /// Of the expression with these `ops`. Targets and matches of iptables-nft have an `ops` each, so most are asked for
-    /// once: in one read.
-    fn of(&mut self, memory: &mut impl KernelMemory, layout: &NftLayout, ops: u64) -> Option<(u32, bool)> {
-        if let Some(known) = self.known.get(&ops) {
-            return Some(*known);
-        }
-        if self.known.len() >= MAX_OPERATIONS {
-            return None;
-        }
-        let fields = [layout.ops_size, layout.ops_type, layout.ops_data];
-        let mut block = Block::of_words(memory, ops, &fields);
-        let at = |offset: u32| ops + u64::from(offset);
-        let (size, kind) = (block.u32(at(layout.ops_size))?, block.pointer(at(layout.ops_type))?);
-        let data = block.u64(at(layout.ops_data))?;
-        if let Entry::Vacant(new) = self.types.entry(kind) {
-            new.insert(layout.type_name_of(memory, kind)?);
-        }
-        let queues = match self.types.get(&kind).map(String::as_str) {
-            Some("queue") => true,
-            Some("target") => match self.targets.get(&data) {
-                Some(known) => *known,
-                None => {
-                    let name = memory.string(data + u64::from(layout.target_name?), 29)?;
-                    *self.targets.entry(data).or_insert(name == "NFQUEUE")
-                }
-            },
-            _ => false,
-        };
-        self.known.insert(ops, (size, queues));
-        Some((size, queues))
     }
 }
 
@@ -318,6 +308,17 @@ pub struct Base {
     pub drops: bool,
 }
 
+/// The policy of a base chain. It may be changed a moment after its generation began (nf_tables_commit(),
+/// net/netfilter/nf_tables_api.c).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Policy {
+    /// True if it drops.
+    pub(super) drops: bool,
+    /// Address of its counter's packets (per-CPU), and what shows that it is still that counter. Chains have one only if
+    /// whoever made them asked for it.
+    pub(super) counter: Option<(u64, Check)>,
+}
+
 /// A rule: where it is. 16 bytes, for there may be 100,000.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
@@ -327,6 +328,19 @@ pub struct Rule {
     pub offset: u32,
     /// Bytes of its expressions.
     pub length: u32,
+}
+
+impl Rule {
+    /// Where its expressions begin, from the start of its span.
+    pub(super) fn start(&self) -> u64 {
+        u64::from(self.offset + HEADER)
+    }
+
+    /// Its expressions in the memory of its span.
+    pub(super) fn expressions<'b>(&self, bytes: &'b [u8]) -> Option<&'b [u8]> {
+        let start = (self.offset + HEADER) as usize;
+        bytes.get(start..start + self.length as usize)
+    }
 }
 
 /// A rule that was found.
@@ -464,26 +478,37 @@ impl Ruleset {
     pub fn queues(&self, memory: &mut impl KernelMemory, layout: &NftLayout) -> Option<Vec<Found>> {
         let (mut operations, mut found) = (Operations::default(), Vec::new());
         for span in self.spans.iter().filter(|span| span.former == 0) {
-            let rules = self.chains.get(span.chain)?.rules.first()?;
-            let rules = rules.get(span.rules.start as usize..span.rules.end as usize)?;
-            let mut bytes = vec![0; usize::try_from(span.range.end - span.range.start).ok()?];
-            if rules.is_empty() {
-                continue;
-            }
-            if !memory.read(span.range.start, &mut bytes) {
-                return None;
-            }
+            let (bytes, rules) = self.read_span(memory, span)?;
             for (ordinal, rule) in (span.rules.start + 1..).zip(rules) {
-                let start = (rule.offset + HEADER) as usize;
-                let expressions = bytes.get(start..start + rule.length as usize)?;
                 let mut of = |ops| operations.of(memory, layout, ops);
-                if queues(expressions, &mut of)? {
+                if queues(rule.expressions(&bytes)?, &mut of)? {
                     let (chain, handle) = (span.chain, rule.handle);
                     found.push(Found { chain, ordinal, handle, is_former: false });
                 }
             }
         }
         Some(found)
+    }
+
+    /// Where the rules of the current generation lie, by chain.
+    pub(super) fn spans_of_chains(&self) -> HashMap<usize, Vec<&Span>> {
+        let mut spans: HashMap<usize, Vec<&Span>> = HashMap::new();
+        for span in self.spans.iter().filter(|span| span.former == 0) {
+            spans.entry(span.chain).or_default().push(span);
+        }
+        spans
+    }
+
+    /// The memory of a span of the current generation, and the rules that lie there.
+    pub(super) fn read_span(
+        &self,
+        memory: &mut impl KernelMemory,
+        span: &Span,
+    ) -> Option<(Vec<u8>, &[Rule])> {
+        let rules = self.chains.get(span.chain)?.rules.first()?;
+        let rules = rules.get(span.rules.start as usize..span.rules.end as usize)?;
+        let mut bytes = vec![0; usize::try_from(span.range.end - span.range.start).ok()?];
+        (rules.is_empty() || memory.read(span.range.start, &mut bytes)).then_some((bytes, rules))
     }
 
     /// The base chain at `address` (struct nft_chain).
@@ -503,19 +528,6 @@ impl Ruleset {
     pub fn table_of(&self, chain: &Chain) -> Option<&Table> {
         self.tables.get(chain.table)
     }
-}
-
-/// True if one of a rule's expressions queues: each begins with its `ops`, which `of` tells size and kind of.
-fn queues(expressions: &[u8], of: &mut dyn FnMut(u64) -> Option<(u32, bool)>) -> Option<bool> {
-    let mut rest = expressions;
-    while let Some(ops) = rest.first_chunk::<8>() {
-        let (size, queues) = of(u64::from_ne_bytes(*ops))?;
-        if queues {
-            return Some(true);
-        }
-        rest = rest.get(size.max(8) as usize..)?;
-    }
-    Some(false)
 }
 
 /// Bytes of struct nft_rule_dp before the expressions: one word of bitfields.
@@ -624,11 +636,11 @@ fn is_iptables(family: Family, name: &str, chains: &[Chain]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::memory::fake::Fake;
     use super::*;
 
-    fn header(last: bool, length: u64, handle: u64) -> [u8; 8] {
+    pub(crate) fn header(last: bool, length: u64, handle: u64) -> [u8; 8] {
         (u64::from(last) | length << 1 | handle << 13).to_le_bytes()
     }
 
@@ -653,25 +665,6 @@ mod tests {
         for length in 0..whole.len() {
             assert!(rules_in(&whole[..length]).len() <= 2);
         }
-    }
-
-    #[test]
-    fn a_rule_queues_if_one_of_its_expressions_does() {
-        let expression = |ops: u64, size: usize| [ops.to_ne_bytes().to_vec(), vec![9; size - 8]].concat();
-        let mut of = |ops| match ops {
-            1 => Some((24, false)),
-            2 => Some((8, false)),
-            3 => Some((16, true)),
-            _ => None,
-        };
-        let mut told = |parts: &[Vec<u8>]| queues(&parts.concat(), &mut of);
-        let (meta, counter, queue) = (expression(1, 24), expression(2, 8), expression(3, 16));
-        assert_eq!(told(&[meta.clone(), counter.clone(), queue.clone()]), Some(true));
-        assert_eq!(told(&[meta.clone(), counter.clone(), meta.clone()]), Some(false));
-        assert_eq!(told(&[]), Some(false));
-        // An expression that is not known may be anything, and so may what follows one that is cut off.
-        assert_eq!(told(&[meta.clone(), expression(4, 8), queue]), None);
-        assert_eq!(told(&[meta[..16].to_vec()]), None);
     }
 
     #[test]
@@ -713,6 +706,26 @@ mod tests {
         assert_eq!(told(&mut memory, &nameless), None);
     }
 
+    /// Enough of it to look through rules: `ops` hold size, type and data, types and targets begin with their name, the
+    /// netns has its generation at 64, a base chain its policy at -8, its counters at -16 and its priority at -24.
+    pub(crate) fn described() -> NftLayout {
+        use super::super::expressions::tests::{COUNTERS, LAYOUT};
+        NftLayout {
+            sequence: SequenceOffsets { direct: 64, ..SequenceOffsets::NONE },
+            gencursor: 72,
+            base_chain: 32,
+            base_policy: 24,
+            base_stats: Some((16, 8)),
+            base_priority: 8,
+            base_hook: 8,
+            ops_type: 8,
+            ops_data: 16,
+            expressions: Some(LAYOUT),
+            counters: Some(COUNTERS),
+            ..layout()
+        }
+    }
+
     fn layout() -> NftLayout {
         NftLayout {
             sequence: SequenceOffsets::NONE,
@@ -735,16 +748,19 @@ mod tests {
             base_policy: 0,
             base_hook: 0,
             base_priority: 0,
+            base_stats: None,
             ops_size: 0,
             ops_type: 0,
             ops_data: 0,
             type_name: 0,
             target_name: Some(0),
+            expressions: None,
+            counters: None,
             pointer: None,
         }
     }
 
-    fn chain(name: &str, base: bool) -> Chain {
+    pub(crate) fn chain(name: &str, base: bool) -> Chain {
         let base = base.then_some(Base { hook: 1, priority: 0, drops: true });
         let rules = [Vec::new(), Vec::new()];
         Chain { table: 0, name: name.into(), handle: 1, address: 77, base, rules, is_changed: false }

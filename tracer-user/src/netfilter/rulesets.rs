@@ -5,7 +5,8 @@ use super::NetnsId;
 use super::attribute::{self, Expression, Hook};
 use super::budget::Budget;
 use super::conntrack::{self, TableLayout};
-use super::counters::Counters;
+use super::counted::Counted;
+use super::counters::{Counters, NftRules};
 use super::evaluate::{self, Culprit, Packet, TableText};
 use super::hooks::{HookLayout, Hooked};
 use super::listings::Printed;
@@ -15,6 +16,7 @@ use super::nft::{Chain, Found, NftLayout, Ruleset};
 use super::owner::{self, Subject};
 use super::program::{self, Program, ProgramLayout};
 use super::queue;
+use super::watch::Plan;
 use super::words::Words;
 use crate::event::decode::Raw;
 use std::borrow::Cow;
@@ -158,7 +160,7 @@ impl Evidence {
 #[derive(Debug, Default)]
 pub struct Rulesets {
     layout: Option<NftLayout>,
-    /// Of legacy tables.
+    /// Of rules that count.
     pub counters: Counters,
     /// Where hook functions are listed.
     pub hooks: Option<HookLayout>,
@@ -229,7 +231,9 @@ impl Rulesets {
                 // The rule set that was read last: the tools speak of no other.
                 let newest = self.netns.get(&netns.inode).and_then(|netns| netns.generations.back());
                 let Some(newest) = newest else { return answer };
-                let (address, sequence) = (evidence.attribution[0], evidence.attribution[1] as u32);
+                let counted = self.counters.nft_address(evidence.attribution);
+                let (address, sequence) =
+                    counted.unwrap_or((evidence.attribution[0], evidence.attribution[1] as u32));
                 let is_listed = newest.lists(address, sequence);
                 let mut is_current = || newest.is_current(memory, &layout, netns.address);
                 let generation = is_listed.then_some(newest.sequence.into());
@@ -300,15 +304,27 @@ impl Rulesets {
 
     /// What is kept of a netns.
     fn netns_mut(&mut self, id: NetnsId) -> &mut Netns {
-        if !self.netns.contains_key(&id.inode) && self.netns.len() >= MAX_NETNS {
-            self.netns.clear();
-        }
-        let netns = self.netns.entry(id.inode).or_default();
-        if id.address != 0 && netns.id != id {
-            // An inode number that is used again, or the first drop here.
-            *netns = Netns { id, ..Netns::default() };
-        }
-        netns
+        kept(&mut self.netns, id)
+    }
+
+    /// Looks for changed rules that count, in these network namespaces. Returns the new plan and its version if the
+    /// programs must be told.
+    pub fn refresh_counters<M: KernelMemory>(
+        &mut self,
+        memory: &mut M,
+        netns: &[NetnsId],
+        most: u32,
+    ) -> Option<(u32, &Plan)> {
+        let Self { counters, netns: known, layout, hooks, .. } = self;
+        let Some((layout, hooks)) = layout.as_ref().zip(hooks.as_ref()) else {
+            return counters.refresh(memory, netns, most, None);
+        };
+        let mut read = |memory: &mut M, id: NetnsId| {
+            let netns = kept(known, id);
+            netns.refresh(memory, layout);
+            Counted::read(memory, layout, hooks, id.address, netns.generations.back()?)
+        };
+        counters.refresh(memory, netns, most, Some(NftRules { layout, read: &mut read }))
     }
 
     /// The tables of network namespaces.
@@ -325,7 +341,7 @@ impl Rulesets {
                     family: table.family,
                     name: table.name.clone(),
                     rules: chains.map(|chain| chain.rules.first().map_or(0, Vec::len)).sum(),
-                    left_out: Vec::new(),
+                    left_out: self.counters.left_out(netns.inode, table.family).collect(),
                 }
             }));
         }
@@ -355,11 +371,11 @@ impl Rulesets {
         match kind_of(evidence.attribution[1]) {
             attribution_kind::NFT_RULE => self.nft_rule(memory, evidence).unwrap_or_else(unknown),
             attribution_kind::NFT_POLICY => self.nft_policy(memory, evidence).unwrap_or_else(unknown),
-            attribution_kind::LEGACY_RULE => {
-                let rule = (evidence.attribution[0], evidence.attribution[1] as u32);
-                self.counters.rule(memory, rule, evidence).unwrap_or_else(unknown)
+            attribution_kind::COUNTED => {
+                let told = self.counted(memory, evidence);
+                told.or_else(|| self.by_function(memory, name, evidence)).unwrap_or_else(unknown)
             }
-            attribution_kind::LEGACY_UNDECIDED => {
+            attribution_kind::UNDECIDED => {
                 if evidence.attribution[1] as u32 == undecided::REPLACED {
                     self.counters.suspect();
                 }
@@ -372,6 +388,22 @@ impl Rulesets {
                 self.by_function(memory, name, evidence).unwrap_or_else(unknown)
             }
         }
+    }
+
+    /// The rule or policy whose counter moved.
+    fn counted(&mut self, memory: &mut impl KernelMemory, evidence: &Evidence) -> Option<Netfilter> {
+        let nft = self.hooks.as_ref().and_then(|hooks| self.counters.nft(memory, hooks, evidence));
+        let Some((told, confidence)) = nft else {
+            let rule = (evidence.attribution[0], evidence.attribution[1] as u32);
+            return self.counters.rule(memory, rule, evidence);
+        };
+        let answer = match told.expression {
+            Some(_) => self.nft_rule(memory, &told),
+            None => self.nft_policy(memory, &told),
+        }?;
+        // As sure as the less sure of both.
+        let confidence = confidence.max(answer.confidence);
+        Some(Netfilter { method: Some(Method::Counter), confidence, ..answer })
     }
 
     /// The hook function that dropped it, by its index. A table's function is no answer: which rule did it is not known.
@@ -595,6 +627,19 @@ impl Rulesets {
         }
         Some(Expression { name, target, data })
     }
+}
+
+/// What is kept of a netns.
+fn kept(known: &mut HashMap<u32, Netns>, id: NetnsId) -> &mut Netns {
+    if !known.contains_key(&id.inode) && known.len() >= MAX_NETNS {
+        known.clear();
+    }
+    let netns = known.entry(id.inode).or_default();
+    if id.address != 0 && netns.id != id {
+        // An inode number that is used again, or the first time here.
+        *netns = Netns { id, ..Netns::default() };
+    }
+    netns
 }
 
 /// Looks something up in the rule sets that were read, for a drop at generation `sequence`; how sure that is, see

@@ -10,6 +10,7 @@ use super::{
 use crate::event::explain::Names;
 use crate::netfilter::{
     conntrack::TableLayout,
+    expressions::CounterLayout,
     hooks::HookLayout,
     legacy::{self, LegacyLayout},
     nft::NftLayout,
@@ -26,10 +27,11 @@ const KALLSYMS: &str = "/proc/kallsyms";
 /// Where the BTF of the kernel and of its modules is.
 const BTF: &str = "/sys/kernel/btf";
 /// Modules whose types, drop reasons or functions are of use.
-const MODULES: [&str; 16] = [
+const MODULES: [&str; 17] = [
     "cls_bpf",
     "nf_conntrack",
     "nf_tables",
+    "nft_counter",
     "x_tables",
     "ip_tables",
     "ip6_tables",
@@ -53,6 +55,8 @@ pub struct Kernel {
     symbols: Option<RefCell<Symboliser>>,
     /// Layout of nft's structures, if they are there already and described.
     nft: Option<NftLayout>,
+    /// Layout of nft's counters, likewise, where they are a module of their own (up to 5.17).
+    nft_counter: Option<CounterLayout>,
     /// Where hook functions are listed.
     hooks: Option<HookLayout>,
     /// Where count and limit of tracked connections are.
@@ -90,6 +94,7 @@ impl Kernel {
             reasons: Reasons::from_vmlinux(&vmlinux),
             symbols: None,
             nft: NftLayout::resolve(&vmlinux, None),
+            nft_counter: None,
             hooks: HookLayout::resolve(&vmlinux),
             connections: TableLayout::resolve(&vmlinux, None),
             programs: ProgramLayout::resolve(&vmlinux),
@@ -132,7 +137,9 @@ impl Kernel {
     /// Layout of nft's structures.
     #[must_use]
     pub fn nft(&self) -> Option<NftLayout> {
-        self.nft
+        let mut layout = self.nft?;
+        layout.counters = layout.counters.or(self.nft_counter);
+        Some(layout)
     }
 
     /// Where hook functions are listed.
@@ -172,7 +179,7 @@ impl Kernel {
             return false;
         }
         let Ok(vmlinux) = BtfDir::new(BTF).load_vmlinux() else { return false };
-        let (before, legacy) = (self.layout, self.legacy);
+        let (before, legacy, counter) = (self.layout, self.legacy, self.nft_counter);
         self.read_modules(&Arc::new(vmlinux));
         if let Some(symbols) = &self.symbols {
             // If it fails, the old symbols are as good as it gets.
@@ -184,6 +191,7 @@ impl Kernel {
             || before.nft_do_chain != self.layout.nft_do_chain
             || before.tc != self.layout.tc
             || legacy != self.legacy
+            || counter != self.nft_counter
     }
 
     fn read_modules(&mut self, vmlinux: &Arc<Btf>) {
@@ -209,6 +217,7 @@ impl Kernel {
                     self.layout.probes = probe_offsets(&btf, x_tables.as_ref());
                 }
                 "cls_bpf" => self.layout.tc = self.tc(vmlinux, Some(&btf)),
+                "nft_counter" => self.nft_counter = CounterLayout::resolve(&btf),
                 "x_tables" => self.legacy = LegacyLayout::resolve(vmlinux, Some(&btf)),
                 // Their functions tell tables from other hooks.
                 name if name.starts_with("ip") => {}

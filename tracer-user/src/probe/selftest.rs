@@ -13,11 +13,14 @@ use crate::event::{
     decode::{self, Raw},
 };
 use crate::netfilter::{
+    NetnsId,
+    counted::Counted,
     hooks::{HookLayout, Hooked},
     legacy::{LegacyLayout, Table as LegacyTable},
     model::Family,
     nft::{NftLayout, Ruleset},
     roles::{self, Observation, Truth},
+    watch::{Plan, Seen, Told, plan},
 };
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -31,6 +34,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const PORT: u16 = 9;
 /// Name of the lab's table.
 const TABLE: &str = "droptrace";
+/// Name of the one whose rules count.
+const COUNTED_TABLE: &str = "droptrace-counted";
+/// The version of its lists: none of the node's.
+const COUNTED_VERSION: u32 = u32::MAX;
 /// Hooks of the experiments.
 const PREROUTING: Hook = Hook::Prerouting;
 const INPUT: Hook = Hook::Input;
@@ -82,6 +89,8 @@ struct Experiment {
 enum Culprit {
     /// A rule of an nft chain, from 1.
     Rule(&'static str, usize),
+    /// Likewise, one that counts.
+    Counted(&'static str, usize),
     /// The policy of an nft chain.
     Policy(&'static str),
     /// The legacy table on the hook.
@@ -151,6 +160,14 @@ const NFT: [Experiment; 10] = [
     by_nft(10, PREROUTING, Culprit::Rule("pre", 1)),
 ];
 
+/// Policies that count are none of them: one that exists anywhere makes all base chains of the node look for theirs
+/// (nft_counters_enabled, net/netfilter/nf_tables_core.c).
+const COUNTED: [Experiment; 3] = [
+    by_nft(11, INPUT, Culprit::Counted("counted", 2)),
+    by_nft(12, INPUT, Culprit::Counted("counted-jumped", 2)),
+    by_nft(13, OUTPUT, Culprit::Counted("counted-out", 1)),
+];
+
 const LEGACY: [Experiment; 2] = [by_legacy(INPUT), by_legacy(OUTPUT)];
 
 /// The base chain that the experiments on a hook come through.
@@ -166,8 +183,10 @@ fn base_chain(hook: Hook) -> &'static str {
 fn nft_table() -> nft::Table {
     use lab::Policy;
     use nft::Verdict::{Accept, Drop, Goto, Jump, Return};
-    let rule = |last: u8, verdict| nft::Rule { destination: Some(to(last)), verdict };
-    let pass = |hook| nft::Rule { destination: Some(legacy_to(hook)), verdict: Accept };
+    let rule_to =
+        |destination, verdict| nft::Rule { destination: Some(destination), is_counted: false, verdict };
+    let rule = |last: u8, verdict| rule_to(to(last), verdict);
+    let pass = |hook| rule_to(legacy_to(hook), Accept);
     let chain = |name: &str, base, rules| nft::Chain { name: name.to_owned(), base, rules };
     let base = |hook| Some(nft::Base { hook, priority: 0, policy: Policy::Drop });
     // More functions on the hooks before the legacy table, so that it has another index on each.
@@ -202,11 +221,33 @@ fn nft_table() -> nft::Table {
                 let mut rules: Vec<_> = (1..=7).chain([10]).map(|last| rule(last, Accept)).collect();
                 rules.push(rule(9, Drop));
                 rules.extend([pass(INPUT), pass(OUTPUT)]);
-                rules.extend(
-                    PROGRAMS.map(|program| nft::Rule { destination: Some(program.to), verdict: Accept }),
-                );
+                rules.extend(PROGRAMS.map(|program| rule_to(program.to, Accept)));
+                rules.extend(COUNTED.map(|counted| rule_to(counted.to, Accept)));
                 rules
             }),
+        ],
+    }
+}
+
+/// The rules that count, asked before the others.
+fn counted_table() -> nft::Table {
+    use nft::Verdict::{Drop, Jump};
+    let rule = |last: u8, verdict| nft::Rule { destination: Some(to(last)), is_counted: true, verdict };
+    let chain = |name: &str, hook: Option<Hook>, rules| {
+        let base = hook.map(|hook| nft::Base { hook, priority: -10, policy: lab::Policy::Accept });
+        nft::Chain { name: name.to_owned(), base, rules }
+    };
+    nft::Table {
+        family: nft::Family::Ipv4,
+        name: COUNTED_TABLE.to_owned(),
+        chains: vec![
+            chain("counted-jumped", None, vec![rule(99, Drop), rule(12, Drop)]),
+            chain(
+                "counted",
+                Some(INPUT),
+                vec![rule(99, Drop), rule(11, Drop), rule(12, Jump("counted-jumped".to_owned()))],
+            ),
+            chain("counted-out", Some(OUTPUT), vec![rule(13, Drop)]),
         ],
     }
 }
@@ -239,8 +280,21 @@ pub struct Learned {
     pub nft: Option<NftLayout>,
     /// What the call sites leave on the stack.
     pub roles: [Role; Role::COUNT],
+    /// Whether counters tell nft's rules.
+    pub counters: NftCounters,
     /// How well it was proved.
     pub proof: Proof,
+}
+
+/// Whether counters tell which nft rule dropped a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NftCounters {
+    /// No: the stack tells it, or nf_tables is not there.
+    NotNeeded,
+    /// No; why.
+    Off(&'static str),
+    /// They do.
+    Proven,
 }
 
 /// Drops by known rules and functions, after learning; none of them was told wrongly.
@@ -287,6 +341,8 @@ struct SelfTest<'a> {
     /// Seen so far: with our program alone (or with those of others), and with our second one.
     depths: [Vec<Dropped>; 2],
     ruleset: Option<Ruleset>,
+    /// What the programs compare of the rules that count.
+    plan: Option<Plan>,
 }
 
 /// Learns how this kernel shows what dropped a packet, proves it in so many rounds, and tells the tracer. The tracer must
@@ -304,7 +360,8 @@ pub fn run(
     let has_nft = lab.backends().nft && layouts.nft.is_some();
     let has_legacy = lab.backends().legacy && layouts.legacy.is_some();
     let has_programs = lab.has_programs() && layouts.hooks.is_some();
-    let mut test = SelfTest { tracer, lab, layouts, other, depths: [Vec::new(), Vec::new()], ruleset: None };
+    let mut test =
+        SelfTest { tracer, lab, layouts, other, depths: [Vec::new(), Vec::new()], ruleset: None, plan: None };
     let mut passing = Vec::new();
     if has_programs {
         let programs: Vec<_> = (0..PASSING).map(|index| (Verdict::Accept, priority(index))).collect();
@@ -333,13 +390,19 @@ pub fn run(
     experiments.extend(if has_legacy { &LEGACY[..] } else { &[] });
     experiments.extend(if has_nft { &NFT[..] } else { &[] });
     let mut proof = Proof::default();
-    for _ in 0..rounds {
-        if let Err(error) = test.prove(&experiments, &mut proof) {
+    let proven = test.prove_all(&experiments, rounds, &mut proof);
+    if test.plan.is_some() {
+        // The lists were the lab's.
+        test.tracer.watch(0, &Plan::default())?;
+    }
+    let counters = match proven {
+        Ok(counters) => counters,
+        Err(error) => {
             test.tracer.set_roles(SequenceOffsets::NONE, [Role::default(); Role::COUNT]);
             return Err(error);
         }
-    }
-    Ok(Learned { nft: test.layouts.nft.filter(|_| has_nft), roles, proof })
+    };
+    Ok(Learned { nft: test.layouts.nft.filter(|_| has_nft), roles, counters, proof })
 }
 
 impl SelfTest<'_> {
@@ -373,7 +436,7 @@ impl SelfTest<'_> {
     fn rule(&mut self, experiment: &Experiment, net: u64) -> Option<Option<Truth>> {
         let (name, rule) = match experiment.by {
             Culprit::Legacy | Culprit::Program(_) => return Some(None),
-            Culprit::Rule(chain, ordinal) => (chain, Some(ordinal)),
+            Culprit::Rule(chain, ordinal) | Culprit::Counted(chain, ordinal) => (chain, Some(ordinal)),
             Culprit::Policy(chain) => (chain, None),
         };
         let mut memory = self.tracer.memory().ok()?;
@@ -406,8 +469,12 @@ impl SelfTest<'_> {
                 let is_run = |run: &[Hooked]| run.iter().all(|it| it.function == run[0].function);
                 hooked.windows(usize::from(PASSING)).position(is_run)? + usize::from(index)
             }
-            Culprit::Rule(..) | Culprit::Policy(_) => {
-                let name = base_chain(experiment.hook);
+            Culprit::Rule(..) | Culprit::Counted(..) | Culprit::Policy(_) => {
+                let name = match (experiment.by, experiment.hook) {
+                    (Culprit::Counted(..), Hook::Input) => "counted",
+                    (Culprit::Counted(..), _) => "counted-out",
+                    (_, hook) => base_chain(hook),
+                };
                 let base = self.ruleset.as_ref()?.chains.iter().find(|chain| chain.name == name)?;
                 hooked.iter().position(|it| it.private == base.address)?
             }
@@ -452,6 +519,97 @@ impl SelfTest<'_> {
             *to = role;
         }
         Ok(all)
+    }
+
+    /// Proves everything in so many rounds; says what counters are worth.
+    fn prove_all(
+        &mut self,
+        experiments: &[Experiment],
+        rounds: u32,
+        proof: &mut Proof,
+    ) -> Result<NftCounters, SelfTestError> {
+        let mut counters = self.watch()?;
+        for _ in 0..rounds {
+            self.prove(experiments, proof)?;
+            if counters == NftCounters::Proven && !self.prove_counted(proof)? {
+                counters = NftCounters::Off("the self-test's rules were not told by their counters");
+            }
+        }
+        Ok(counters)
+    }
+
+    /// Has the programs compare the counters of the lab's rules, where the stack doesn't tell them: where nf_hook_slow freed
+    /// what they dropped.
+    fn watch(&mut self) -> Result<NftCounters, SelfTestError> {
+        let is_needed = |it: &&Dropped| {
+            matches!(it.experiment.by, Culprit::Rule(..))
+                && self.layouts.nf_hook_slow.has_return(it.raw.key.location)
+        };
+        let Some(seen) = self.depths.iter().flatten().find(is_needed) else {
+            return Ok(NftCounters::NotNeeded);
+        };
+        let netns = NetnsId {
+            address: seen.raw.net,
+            inode: self.lab.inode(),
+            cookie: seen.raw.netns_cookie.unwrap_or(0),
+        };
+        if !self.lab.backends().nft_counter {
+            return Ok(NftCounters::Off("no rule has a counter"));
+        }
+        let undescribed = NftCounters::Off("this kernel doesn't describe its counters");
+        let (Some(layout), Some(hooks)) = (self.layouts.nft, self.layouts.hooks) else {
+            return Ok(undescribed);
+        };
+        if layout.counters.is_none() {
+            return Ok(undescribed);
+        }
+        if self.lab.load_nft(&counted_table()).is_err() {
+            return Ok(NftCounters::Off("the kernel refused the self-test's rules that count"));
+        }
+        let mut memory = self.tracer.memory()?;
+        self.ruleset = Ruleset::read(&mut memory, &layout, netns.address);
+        let counted = self
+            .ruleset
+            .as_ref()
+            .and_then(|ruleset| Counted::read(&mut memory, &layout, &hooks, netns.address, ruleset));
+        if counted.is_none() {
+            return Ok(undescribed);
+        }
+        let plan = plan(vec![Seen { netns, nft: counted, ..Seen::default() }], self.tracer.chunks());
+        self.tracer.watch(COUNTED_VERSION, &plan)?;
+        self.plan = Some(plan);
+        Ok(NftCounters::Proven)
+    }
+
+    /// Drops what rules that count are to drop, at both depths. False if a counter told another rule, or none told any.
+    fn prove_counted(&mut self, proof: &mut Proof) -> Result<bool, SelfTestError> {
+        let mut drops = drop_all(self.tracer, self.lab, &COUNTED, self.other)?;
+        let (lab, other) = (&*self.lab, &mut *self.other);
+        drops.extend(self.tracer.with_second(|tracer| drop_all(tracer, lab, &COUNTED, other))?);
+        let mut told = 0;
+        for (experiment, raw) in &drops {
+            let [number, word] = raw.key.attribution;
+            let truth = self.rule(experiment, raw.net).flatten();
+            let index = index_of(word).map(u64::from);
+            let is_index = index.is_none() || index == self.index(experiment, raw.net);
+            if kind_of(word) != attribution_kind::COUNTED {
+                continue;
+            }
+            let is_rule = word as u32 == COUNTED_VERSION
+                && match (self.plan.as_ref().and_then(|plan| plan.rule(number)), truth) {
+                    (Some(Told::Nft(.., (_, dropper))), Some(Truth::Rule(expressions))) => {
+                        expressions.contains(&dropper.address)
+                    }
+                    _ => false,
+                };
+            if !is_rule || !is_index {
+                return Ok(false);
+            }
+            told += 1;
+        }
+        proof.drops += drops.len() as u64;
+        proof.told += told;
+        Ok(told > 0)
     }
 
     /// Drops everything again, at both depths: what the programs say now must be true, or nothing.
@@ -575,8 +733,16 @@ mod tests {
                     assert_eq!(chain(name).base.unwrap().policy, lab::Policy::Drop, "{to}");
                     assert!(is_on(name, hook), "{to}");
                 }
-                Culprit::Legacy | Culprit::Program(_) => panic!("not one of nft's"),
+                _ => panic!("not one of these"),
             }
+        }
+        let counted = counted_table();
+        for Experiment { to, hook, by } in COUNTED {
+            let Culprit::Counted(name, ordinal) = by else { panic!("not one of these") };
+            let chain = counted.chains.iter().find(|it| it.name == name).unwrap();
+            let rule = &chain.rules[ordinal - 1];
+            assert_eq!((rule.destination, &rule.verdict), (Some(to), &nft::Verdict::Drop), "{to}");
+            assert!(rule.is_counted && chain.base.is_none_or(|base| base.hook == hook), "{to}");
         }
         for Experiment { to, hook, by } in LEGACY {
             assert!(matches!(by, Culprit::Legacy), "one of legacy's");

@@ -1,17 +1,17 @@
 //! The kernel half, loaded and attached: its memory, its ring, its miss counter. Everything it holds dies with it.
 
-mod legacy;
 mod memory;
 mod probes;
 mod second;
+mod watch;
 
 pub use memory::Reader;
 pub use probes::Probes;
 
 use self::{
-    legacy::{LegacyMaps, PER_CPU},
     memory::READER,
     second::SECOND,
+    watch::{PER_CPU, WatchMaps},
 };
 use super::{
     kernel_log::{self, KernelLog},
@@ -34,9 +34,8 @@ use std::{
 };
 use tracer_common::{
     ABSENT, ConntrackOffsets, Control, CpuState, FlowKey, Layout, Memory, Offsets, ProbeOffsets, Role,
-    SequenceOffsets, Site, Slot, TcLayout, TextRange,
-    legacy::{Baseline, LISTS},
-    slot_state,
+    SequenceOffsets, Site, Slot, TcLayout, TextRange, slot_state,
+    watch::{Baseline, LISTS},
 };
 
 /// The eBPF object, put in by `cargo xtask`; empty in a build without the eBPF toolchain.
@@ -183,7 +182,7 @@ pub struct Tracer {
     slots: Mapped<Slot>,
     sites: Mapped<Site>,
     memory: Mapped<Memory>,
-    legacy: LegacyMaps,
+    watched: WatchMaps,
     /// Address of the struct net that this process is in.
     own_net: u64,
     /// `ops` of every struct net.
@@ -270,7 +269,7 @@ impl Tracer {
         let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)
             .map_err(|error| TracerError::Map { name: "EVENTS", error })?;
 
-        let legacy = LegacyMaps {
+        let watched = WatchMaps {
             lists: mapped(&mut ebpf, "LISTS", LISTS)?,
             chunks: mapped(&mut ebpf, "CHUNKS", layout.chunks)?,
             baselines: mapped(&mut ebpf, "BASELINES", layout.chunks * cpus)?,
@@ -290,7 +289,7 @@ impl Tracer {
             sequence: SequenceOffsets::NONE,
             roles: [Role::default(); Role::COUNT],
             own_netns: 0,
-            legacy_version: 0,
+            watch_version: 0,
             own_process,
             conntrack: kernel.conntrack,
             probes: kernel.probes,
@@ -322,7 +321,7 @@ impl Tracer {
             slots,
             sites,
             memory,
-            legacy,
+            watched,
             own_net,
             netns_ops,
             ring,

@@ -8,6 +8,8 @@ use std::path::Path;
 pub struct Backends {
     /// nf_tables.
     pub nft: bool,
+    /// Its counters.
+    pub nft_counter: bool,
     /// Its `reject` in tables of family `ip`.
     pub nft_reject_ipv4: bool,
     /// Its `reject` in tables of family `inet`.
@@ -30,6 +32,7 @@ impl Backends {
         let has = |module, function| has_module(module) || has_symbol(function);
         Self {
             nft: has("nf_tables", "nft_do_chain"),
+            nft_counter: has("nft_counter", "nft_counter_eval"),
             nft_reject_ipv4: has("nft_reject_ipv4", "nft_reject_ipv4_eval"),
             nft_reject_inet: has("nft_reject_inet", "nft_reject_inet_eval"),
             // Not ip_tables: that can be there without this table, and then asking for the table loads it.

@@ -210,6 +210,9 @@ impl Lab {
         if table.rejects() && !self.backends.reject(table.family) {
             return Err(LabError::NotLoaded(table.family.reject_module()));
         }
+        if table.counts() && !self.backends.nft_counter {
+            return Err(LabError::NotLoaded("nft_counter"));
+        }
         socket.commit(&table.transaction()?)
     }
 

@@ -23,6 +23,9 @@ mod attribute {
     pub(super) const CHAIN_HOOK: u16 = 4;
     pub(super) const CHAIN_POLICY: u16 = 5;
 
+    pub(super) const COUNTER_BYTES: u16 = 1;
+    pub(super) const COUNTER_PACKETS: u16 = 2;
+
     pub(super) const HOOK_HOOKNUM: u16 = 1;
     pub(super) const HOOK_PRIORITY: u16 = 2;
 
@@ -128,6 +131,8 @@ pub struct Base {
 pub struct Rule {
     /// The IPv4 destination that it matches; `None`: all packets. Version 4 is not checked: nothing else is sent here.
     pub destination: Option<Ipv4Addr>,
+    /// Whether it counts the packets that it decides about. Needs [`super::Backends::nft_counter`].
+    pub is_counted: bool,
     /// What it decides.
     pub verdict: Verdict,
 }
@@ -150,6 +155,11 @@ pub enum Verdict {
 }
 
 impl Table {
+    /// Whether any rule counts.
+    pub(super) fn counts(&self) -> bool {
+        self.chains.iter().flat_map(|chain| &chain.rules).any(|rule| rule.is_counted)
+    }
+
     /// Whether any rule rejects.
     pub(super) fn rejects(&self) -> bool {
         self.chains.iter().flat_map(|chain| &chain.rules).any(|rule| rule.verdict == Verdict::Reject)
@@ -221,6 +231,12 @@ impl Rule {
                 });
             });
         }
+        if self.is_counted {
+            expression(list, "counter", |counter| {
+                counter.bytes(attribute::COUNTER_BYTES, &[0; 8]);
+                counter.bytes(attribute::COUNTER_PACKETS, &[0; 8]);
+            });
+        }
         self.verdict.write(list);
     }
 }
@@ -281,7 +297,7 @@ mod tests {
     use super::*;
 
     fn rule(destination: Option<Ipv4Addr>, verdict: Verdict) -> Rule {
-        Rule { destination, verdict }
+        Rule { destination, is_counted: false, verdict }
     }
 
     fn table(rules: Vec<Rule>) -> Table {

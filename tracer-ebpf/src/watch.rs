@@ -1,4 +1,4 @@
-//! Which iptables-legacy rule dropped a packet: the one whose counter has moved (see `tracer_common::legacy`).
+//! Which rule dropped a packet that nf_hook_slow freed: the one whose counter has moved (see `tracer_common::watch`).
 
 use crate::{
     maps::{BASELINES, CHUNKS, CPUS, LISTS, Scratch, control, has, layout, scratch, state_field},
@@ -7,9 +7,9 @@ use crate::{
 };
 use core::ptr::{read_volatile, write_volatile};
 use tracer_common::{
-    Layout, attribution_kind, attribution_word,
-    legacy::{self, Baseline, CHUNK_RULES, COUNTER_BYTES, LIST_CHUNKS, LIST_PROBES, LIST_TABLES, List},
-    undecided, with_index,
+    Layout, attribution_kind, attribution_word, undecided,
+    watch::{self, Baseline, CHUNK_RULES, COUNTER_BYTES, LIST_CHECKS, LIST_CHUNKS, LIST_PROBES, List},
+    with_index,
 };
 
 /// Step: puts the index of the hook function into the key.
@@ -35,7 +35,7 @@ pub extern "C" fn attribute_hook(index: u32) -> u32 {
 /// Step: puts what is known into the key.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn attribute_legacy(index: u32) -> u32 {
+pub extern "C" fn attribute_counted(index: u32) -> u32 {
     let scratch = scratch!(index);
     let control = control!();
     if !has!(state_hook, state_pf) {
@@ -44,27 +44,29 @@ pub extern "C" fn attribute_legacy(index: u32) -> u32 {
     // SAFETY: map values. The lists change only while the version is 0; a run that the change overtakes sees another
     // version at its end.
     unsafe {
-        let version = read_volatile(&raw const (*control).legacy_version);
+        let version = read_volatile(&raw const (*control).watch_version);
         if version == 0 || (*scratch).state == 0 {
             return 0;
         }
         let hook =
-            legacy::hook_word(state_field!(scratch, state_pf, u8), state_field!(scratch, state_hook, u8));
+            watch::hook_word(state_field!(scratch, state_pf, u8), state_field!(scratch, state_hook, u8));
         let list = find((*scratch).netns, (*scratch).key.netns, hook);
         let Some(list) = list else { return 0 };
-        let mut table = 0;
-        while table < LIST_TABLES {
-            if table < (*list).tables as usize {
-                let check = (&raw const (*list).checks).cast::<legacy::TableCheck>().add(table);
-                if read::<u64>((*check).at) != Some((*check).private) {
+        let mut at = 0;
+        while at < LIST_CHECKS {
+            if at < (*list).checked as usize {
+                let check = (&raw const (*list).checks).cast::<watch::Check>().add(at);
+                let word = read::<u64>((*check).at);
+                if word.is_none_or(|word| word & (*check).mask != (*check).value) {
                     undecided(scratch, undecided::REPLACED);
                     return 0;
                 }
             }
-            table += 1;
+            at += 1;
         }
         write_volatile(&raw mut (*scratch).moved, 0);
         write_volatile(&raw mut (*scratch).hit, 0);
+        write_volatile(&raw mut (*scratch).leaps, 0);
         write_volatile(&raw mut (*scratch).unsure, 0);
         let chunks = (&raw const (*list).chunks).cast::<u32>();
         let mut at = 0;
@@ -75,14 +77,16 @@ pub extern "C" fn attribute_legacy(index: u32) -> u32 {
             scan_chunk(index, read_volatile(chunks.add(at)));
             at += 1;
         }
-        if read_volatile(&raw const (*control).legacy_version) != version {
+        if read_volatile(&raw const (*control).watch_version) != version {
             undecided(scratch, undecided::REPLACED);
         } else if (*scratch).unsure != 0 {
             undecided(scratch, undecided::FIRST);
+        } else if (*scratch).leaps != 0 {
+            undecided(scratch, undecided::MORE_MOVED);
         } else if (*scratch).moved == 1 {
             (*scratch).key.attribution[0] = (*scratch).hit;
             (*scratch).key.attribution[1] =
-                attribution_word(attribution_kind::LEGACY_RULE, stack::hook(scratch), version);
+                attribution_word(attribution_kind::COUNTED, stack::hook(scratch), version);
         } else if (*scratch).moved == 0 {
             undecided(scratch, undecided::NONE_MOVED);
         } else {
@@ -97,16 +101,16 @@ unsafe fn undecided(scratch: *mut Scratch, why: u32) {
     // SAFETY: a map value.
     unsafe {
         (*scratch).key.attribution[1] =
-            attribution_word(attribution_kind::LEGACY_UNDECIDED, stack::hook(scratch), why);
+            attribution_word(attribution_kind::UNDECIDED, stack::hook(scratch), why);
     }
 }
 
 #[inline(always)]
 unsafe fn find(net: u64, netns: u32, hook: u32) -> Option<*const List> {
-    let first = legacy::list_place(net, hook);
+    let first = watch::list_place(net, hook);
     let mut probe = 0;
     while probe < LIST_PROBES {
-        let list = LISTS.get_ptr(first.wrapping_add(probe) & (legacy::LISTS - 1))?;
+        let list = LISTS.get_ptr(first.wrapping_add(probe) & (watch::LISTS - 1))?;
         // SAFETY: a map value.
         if unsafe { (*list).net == net && (*list).netns == netns && (*list).hook == hook } {
             return Some(list);
@@ -137,14 +141,15 @@ pub extern "C" fn scan_chunk(index: u32, id: u32) -> u32 {
             (*scratch).unsure = 1;
             return 0;
         }
-        let version = read_volatile(&raw const (*control).legacy_version);
+        let version = read_volatile(&raw const (*control).watch_version);
         if (*baseline).version != version {
             (*baseline).version = version;
             (*scratch).unsure = 1;
         }
         let (now, last) = (counters.cast::<u64>(), (&raw mut (*baseline).packets).cast::<u64>());
         let mask = (*chunk).mask as u64;
-        let (mut moved, mut hit) = (0u64, 0u64);
+        // A counter that was set back must not make up for one that has moved on.
+        let (mut moved, mut hit, mut leaps) = (0u64, 0u64, 0u64);
         let mut at = 0;
         while at < CHUNK_RULES {
             let packets = read_volatile(now.add(at * 2));
@@ -152,9 +157,11 @@ pub extern "C" fn scan_chunk(index: u32, id: u32) -> u32 {
             write_volatile(last.add(at), packets);
             moved += delta;
             hit += delta * at as u64;
+            leaps |= delta >> 1;
             at += 1;
         }
         (*scratch).moved += moved;
+        (*scratch).leaps |= leaps;
         (*scratch).hit += hit + moved * (id as u64 * CHUNK_RULES as u64);
     }
     0

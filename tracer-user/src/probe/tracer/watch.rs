@@ -1,4 +1,4 @@
-//! The counters of legacy rules: what the programs are to compare at a drop.
+//! Rules' counters: what the programs are to compare at a drop.
 
 use super::{Mapped, Reader, Tracer, TracerError};
 use crate::{
@@ -8,14 +8,14 @@ use crate::{
 use aya::programs::{RawTracePointRunOptions, TestRun as _};
 use tracer_common::{
     Layout,
-    legacy::{Baseline, CHUNK_RULES, COUNTER_BYTES, Chunk, LISTS, List},
+    watch::{Baseline, CHUNK_RULES, COUNTER_BYTES, Chunk, LISTS, List},
 };
 
 /// Name of the program that tells what a CPU adds to per-CPU addresses.
 pub(super) const PER_CPU: &str = "own_per_cpu";
 
-/// What the programs compare at drops by legacy tables.
-pub(super) struct LegacyMaps {
+/// What the programs compare.
+pub(super) struct WatchMaps {
     pub(super) lists: Mapped<List>,
     pub(super) chunks: Mapped<Chunk>,
     pub(super) baselines: Mapped<Baseline>,
@@ -42,8 +42,7 @@ impl Tracer {
             let [value, map]: [u64; 2] =
                 unsafe { (&raw const (*self.memory.at(0)).bytes).cast::<[u64; 2]>().read_volatile() };
             let Some(base) = memory.u64(map + u64::from(pptrs)) else { continue };
-            // Where one CPU is all that there can be, counters are not per-CPU.
-            let offset = if self.layout.cpus == 1 { 0 } else { value.wrapping_sub(base) };
+            let offset = value.wrapping_sub(base);
             let state = self.cpus.at(cpu * Layout::LEVELS);
             // SAFETY: fields of a mapped element that only we write.
             unsafe {
@@ -55,25 +54,32 @@ impl Tracer {
         Ok(learned)
     }
 
-    /// Gives the programs a new plan of legacy counters.
+    /// What the CPU adds to per-CPU addresses, if there can be one only and that is known.
+    #[must_use]
+    pub fn only_cpu(&self) -> Option<u64> {
+        let state = (self.layout.cpus == 1).then(|| self.cpus.read(0))?;
+        (state.has_offset != 0).then_some(state.per_cpu_offset)
+    }
+
+    /// Gives the programs a new plan; with version 0, which has no list, none.
     ///
     /// What the counters are now is read and handed over, so that already the next drop tells its rule. A counter that
     /// moves before the programs look at it is read again and found out; its chunk begins with its next drop.
     ///
     /// # Errors
     /// If this build is broken.
-    pub fn watch_legacy(&mut self, version: u32, plan: &Plan) -> Result<(), TracerError> {
+    pub fn watch(&mut self, version: u32, plan: &Plan) -> Result<(), TracerError> {
         let at = self.control.at(0);
         // SAFETY: a field of the mapped page; only we write it.
-        let publish = |version: u32| unsafe { (&raw mut (*at).legacy_version).write_volatile(version) };
+        let publish = |version: u32| unsafe { (&raw mut (*at).watch_version).write_volatile(version) };
         publish(0);
         for (index, list) in (0..LISTS).zip(&plan.lists) {
             // SAFETY: within the map. Programs that still run with the old lists see at their end that they changed.
-            unsafe { self.legacy.lists.at(index).write_volatile(*list) };
+            unsafe { self.watched.lists.at(index).write_volatile(*list) };
         }
         for (index, chunk) in (0..self.layout.chunks).zip(&plan.chunks) {
             // SAFETY: likewise.
-            unsafe { self.legacy.chunks.at(index).write_volatile(*chunk) };
+            unsafe { self.watched.chunks.at(index).write_volatile(*chunk) };
         }
         let mut memory = self.memory()?;
         let places = || {
@@ -108,7 +114,7 @@ impl Tracer {
     }
 
     fn baseline(&self, cpu: u32, id: u32) -> *mut Baseline {
-        self.legacy.baselines.at(cpu * self.layout.chunks + id)
+        self.watched.baselines.at(cpu * self.layout.chunks + id)
     }
 
     /// What a chunk's counters are on a CPU.

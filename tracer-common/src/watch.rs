@@ -1,32 +1,39 @@
-//! iptables-legacy: whose counters are compared at a drop.
+//! Rules that have a counter on each CPU: whose are compared at a drop.
 //!
-//! Each rule has a counter on each CPU. At a drop by a table the programs read those of the rules that can drop, and
-//! compare them with what they were at the last drop on this CPU: exactly one has moved, by one. The user half lists
-//! the rules, in *chunks* of counters that lie side by side, and for each hook of each netns the chunks to look at.
+//! Each rule of iptables-legacy has one, and so has each of iptables-nft and many of nft. At a drop in nf_hook_slow the
+//! programs read those of the rules that can drop, and compare them with what they were at the last drop on this CPU:
+//! exactly one has moved, by one. The user half lists the rules, in *chunks* of counters that lie side by side, and for
+//! each hook of each netns the chunks to look at.
 
 use core::mem::size_of;
 
 /// Counters of one chunk.
 pub const CHUNK_RULES: usize = 16;
-/// Bytes of one counter (struct xt_counters, include/uapi/linux/netfilter/x_tables.h: packets, then bytes).
+/// Bytes of one counter: two words, of which one counts packets and the other bytes (struct xt_counters,
+/// include/uapi/linux/netfilter/x_tables.h; struct nft_counter, net/netfilter/nft_counter.c; struct nft_stats,
+/// include/net/netfilter/nf_tables.h).
 pub const COUNTER_BYTES: usize = 16;
 /// Lists of hooks; a power of two.
 pub const LISTS: u32 = 256;
 /// Places of a list that are looked at.
 pub const LIST_PROBES: u32 = 4;
-/// Tables on one hook.
-pub const LIST_TABLES: usize = 4;
+/// Checks of one list: legacy has four tables at most on a hook, nft one generation, and the base chains whose policies
+/// are watched.
+pub const LIST_CHECKS: usize = 8;
 /// Chunks of one list.
 pub const LIST_CHUNKS: usize = 64;
 
-/// A table that must still be the one that was read.
+/// A word that must still be what it was when the rules were read: xt_table.private, the generation of nft's rule set, a
+/// base chain's counter.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TableCheck {
-    /// Address of xt_table.private.
+pub struct Check {
+    /// Its address.
     pub at: u64,
     /// What it must hold.
-    pub private: u64,
+    pub value: u64,
+    /// The bits that count.
+    pub mask: u64,
 }
 
 /// What to look at where one hook of one netns drops.
@@ -38,13 +45,13 @@ pub struct List {
     /// [`hook_word`].
     pub hook: u32,
     /// How many of `checks`.
-    pub tables: u32,
+    pub checked: u32,
     /// How many of `chunks`.
     pub length: u32,
     /// Inode number of the netns: addresses are used again.
     pub netns: u32,
-    /// The tables on this hook.
-    pub checks: [TableCheck; LIST_TABLES],
+    /// What shows that the rules are still the same.
+    pub checks: [Check; LIST_CHECKS],
     /// Indices of chunks.
     pub chunks: [u32; LIST_CHUNKS],
 }
@@ -53,9 +60,9 @@ pub struct List {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Chunk {
-    /// Address of the first counter: per-CPU, to which each CPU adds its offset.
+    /// Address of the packets of the first counter: per-CPU, to which each CPU adds its offset.
     pub address: u64,
-    /// Bytes up to the end of the last one.
+    /// Bytes up to the end of the last one's packets.
     pub bytes: u32,
     /// Bit n: counter n is that of a rule that can drop.
     pub mask: u32,
@@ -92,15 +99,15 @@ impl Default for List {
         Self {
             net: 0,
             hook: 0,
-            tables: 0,
+            checked: 0,
             length: 0,
             netns: 0,
-            checks: [TableCheck::default(); LIST_TABLES],
+            checks: [Check::default(); LIST_CHECKS],
             chunks: [0; LIST_CHUNKS],
         }
     }
 }
 
-const _: () = assert!(size_of::<List>() == 24 + 16 * LIST_TABLES + 4 * LIST_CHUNKS);
+const _: () = assert!(size_of::<List>() == 24 + 24 * LIST_CHECKS + 4 * LIST_CHUNKS);
 const _: () = assert!(size_of::<Chunk>() == 16);
 const _: () = assert!(size_of::<Baseline>() == 8 * CHUNK_RULES + 8);
