@@ -12,6 +12,7 @@ mod doctor;
 mod evaluation;
 mod expect;
 mod filter;
+mod hooks;
 mod netfilter;
 mod no_drop;
 mod outages;
@@ -56,6 +57,7 @@ pub fn all() -> Vec<Trial> {
         evaluation::trials(),
         counters::trials(),
         filter::trials(),
+        hooks::trials(),
         netfilter::trials(),
         attribution::trials(),
         outages::trials(),
