@@ -161,6 +161,6 @@ pub struct CpuState {
 const _: () = assert!(size_of::<TextRange>() == 16);
 const _: () = assert!(size_of::<Site>() == 16);
 const _: () = assert!(
-    size_of::<Control>() == 8 + 32 + 24 + 16 + 24 * Role::COUNT + 16 + size_of::<ConntrackOffsets>() + 24
+    size_of::<Control>() == 8 + 32 + 24 + 16 + 32 * Role::COUNT + 16 + size_of::<ConntrackOffsets>() + 24
 );
 const _: () = assert!(size_of::<CpuState>() == 128);

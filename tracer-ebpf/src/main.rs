@@ -5,6 +5,7 @@
 //! packet   addresses and ports from the packet's headers
 //! netns    which network namespace it was in
 //! legacy   which iptables-legacy rule dropped it
+//! hooked   which hook function dropped it
 //! nft      which nft rule or policy dropped it
 //! probes   what programs on the way noted, where the user asks for them
 //! roles    what the self-test learned about call sites
@@ -25,6 +26,7 @@ mod counts;
 mod drop;
 mod emit;
 mod filter;
+mod hooked;
 mod legacy;
 mod maps;
 mod memory;

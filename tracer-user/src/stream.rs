@@ -438,7 +438,9 @@ impl Stream {
         let packet = raw.and_then(|raw| Packet::of(raw, &self.kernel.conntrack_offsets()));
         let name = |address| {
             let symbol = self.kernel.symbol(address)?;
-            symbol.split(['+', ' ']).next().map(str::to_owned)
+            let (name, place) = symbol.split_once('+')?;
+            // What is no function's start is no hook function.
+            (place.split(' ').next() == Some("0x0")).then(|| name.to_owned())
         };
         Some(self.rulesets.attribute(
             &mut memory,

@@ -2,15 +2,21 @@
 
 use super::answer::{Blame, expects_exact_here};
 use super::expect::{Expect, verify, watch};
-use super::skip;
+use super::{alone, skip};
 use crate::bed::backend::Backend;
+use crate::bed::droptrace::{Droptrace, Output};
+use crate::bed::kernel;
 use crate::bed::namespace::Namespace;
 use crate::bed::packet;
+use crate::bed::program;
+use crate::bed::record::Record;
 use crate::bed::send;
 use crate::bed::topology::{Bridged, End, Family, Pair, Routed};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, ensure};
 use libtest_mimic::Trial;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 pub(super) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
@@ -29,6 +35,11 @@ pub(super) fn trials() -> Vec<Trial> {
                 trials.push(super::beside(name, move || device(family, table, hook, culprit)));
             }
         }
+    }
+    for family in [Family::V4, Family::V6] {
+        let name = |what| format!("hooks::changing_{what}::{}", family.name());
+        trials.push(alone(name("beside_bpf"), move || changing_beside_bpf(family)));
+        trials.push(alone(name("beside_nat"), move || changing_beside_nat(family)));
     }
     trials
 }
@@ -52,7 +63,9 @@ impl Culprit {
     /// kernel has no such hook. Returns what is to blame.
     fn load(self, netns: &Namespace, family: &str, hook: &str, matches: &str) -> Result<Blame> {
         let (policy, rules) = match self {
-            Self::Rule => ("accept", format!("counter comment \"u1\"\n{matches} counter drop comment \"u2\"")),
+            Self::Rule => {
+                ("accept", format!("counter comment \"u1\"\n{matches} counter drop comment \"u2\""))
+            }
             Self::Policy => ("drop", "counter comment \"u1\"".to_owned()),
         };
         let text = format!(
@@ -144,4 +157,127 @@ fn device(family: Family, table: &'static str, hook: &'static str, culprit: Culp
         .field(field, device)
         .blame(blame, expects_exact_here(Backend::Nft));
     verify(stream, &[expect], &[&routed.server.netns])
+}
+
+/// Whatever an exact answer says of a drop in a storm of changes must be right; so many must be exact.
+fn judge(
+    stream: Droptrace,
+    netns: &Namespace,
+    drops: u64,
+    least: u64,
+    is_right: impl Fn(&Record) -> bool,
+) -> Result<()> {
+    let ours =
+        |record: &&Record| record.netns() == Some(netns.inode()) && record.function() == "nf_hook_slow";
+    let count = |output: &Output| output.records.iter().filter(ours).map(Record::count).sum::<u64>();
+    let waited = stream.wait("all drops came", |output| count(output) >= drops);
+    let output = stream.stop()?;
+    waited?;
+    let exact = |record: &&Record| record.text("/drop/netfilter/confidence") == Some("exact");
+    let (mut sure, mut events) = (0, 0);
+    for record in output.records.iter().filter(ours) {
+        events += 1;
+        if !exact(&record) {
+            continue;
+        }
+        sure += 1;
+        ensure!(
+            is_right(record),
+            "WRONG EXACT: {} is said of {}",
+            record.get("/drop/netfilter"),
+            record.brief()
+        );
+    }
+    println!("{sure} of {events} answers were exact");
+    ensure!(sure >= least, "only {sure} of {events} answers were exact");
+    Ok(())
+}
+
+/// Does something again and again while something else is done once.
+fn meanwhile<T>(again: impl Fn() -> Result<()> + Sync, once: impl FnOnce() -> Result<T>) -> Result<T> {
+    let finished = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            while !finished.load(Ordering::Acquire) {
+                again()?;
+            }
+            anyhow::Ok(())
+        });
+        let done = once();
+        finished.store(true, Ordering::Release);
+        other.join().map_err(|_| anyhow!("the other thread panicked"))??;
+        done
+    })
+}
+
+/// One BPF program on a hook drops, while others that let pass come and go before it: so its place changes all the time.
+fn changing_beside_bpf(family: Family) -> Result<()> {
+    /// NF_INET_LOCAL_IN
+    const INPUT: u32 = 1;
+    const PACKETS: u16 = 800;
+    let pair = Pair::new()?;
+    let netns = &pair.server.netns;
+    let guard = match program::attach(netns, "guard", true, family, INPUT, 50) {
+        Err(error) if kernel::version() < (6, 4) => {
+            return Err(skip(format!("no BPF programs on hooks before 6.4: {error:#}")));
+        }
+        attached => attached?,
+    };
+    let stream = Droptrace::start(&["--all", "--netns", &netns.inode().to_string()])?;
+    let change = || {
+        let before = (1..4).map(|priority| program::attach(netns, "before", false, family, INPUT, priority));
+        before.collect::<Result<Vec<_>>>().map(drop)
+    };
+    meanwhile(change, || {
+        for number in 0..PACKETS {
+            let (from, to) = (pair.client.port(family, 20_000 + number), pair.server.port(family, 4242));
+            pair.client.inject(&[packet::udp(from, to, b"unwanted")])?;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    })?;
+    judge(stream, netns, PACKETS.into(), u64::from(PACKETS) / 2, |record| {
+        record.text("/drop/netfilter/function") == Some("nf_hook_run_bpf")
+            && record.number("/drop/netfilter/program/id") == Some(guard.id.into())
+    })
+}
+
+/// NAT drops packets whose connections were masqueraded for another interface, while nft chains come and go before it.
+fn changing_beside_nat(family: Family) -> Result<()> {
+    const FLOWS: u16 = 150;
+    let routed = Routed::new()?;
+    let (router, table) = (&routed.router, family.pick("ip", "ip6"));
+    let rules = format!(
+        "table {table} nat {{\nchain post {{\ntype nat hook postrouting priority srcnat; policy accept;\n\
+         oifname \"r1\" masquerade\n}}\n}}\n"
+    );
+    router.feed("nft -f -", &rules).map_err(|error| skip(format!("no NAT: {error:#}")))?;
+    if kernel::version() < (6, 4) {
+        // What the self-test learns from.
+        router.run("iptables-legacy -nL")?;
+    }
+    let to = routed.server.port(family, 53);
+    let send = || -> Result<()> {
+        for number in 0..FLOWS {
+            routed.client.inject(&[packet::udp(routed.client.port(family, 20_000 + number), to, b"?")])?;
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    };
+    send()?;
+    router.run("ip link add moved type veth peer name aside")?;
+    router.run("ip link set moved up")?;
+    router.run(&format!("ip route add {}/{} dev moved", to.ip(), family.pick(32, 128)))?;
+    let stream = Droptrace::start(&["--all", "--netns", &router.inode().to_string()])?;
+    let change = || {
+        let hook = "type filter hook postrouting priority";
+        router.feed("nft -f -", &format!("add table {table} t; add chain {table} t a {{ {hook} 5; }}; add chain {table} t b {{ {hook} 6; }}"))?;
+        router.run(&format!("nft delete table {table} t")).map(drop)
+    };
+    meanwhile(change, send)?;
+    let least = if kernel::version() >= (6, 1) { u64::from(FLOWS) / 2 } else { 0 };
+    let function = family.pick("nf_nat_ipv4_out", "nf_nat_ipv6_out");
+    judge(stream, router, FLOWS.into(), least, |record| {
+        record.text("/drop/netfilter/function") == Some(function)
+    })
 }

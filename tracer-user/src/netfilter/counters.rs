@@ -130,7 +130,7 @@ impl Counters {
         }
         // Where it is known which function of the hook dropped it: is it the table that the rule is in?
         let hooked = evidence.hooked(memory, &layout.hooks, seen.netns);
-        if hooked.is_some_and(|it| it.private != table.address) {
+        if hooked.is_some_and(|(it, _)| it.private != table.address) {
             return None;
         }
         let (time, now) = (evidence.time, evidence.now);

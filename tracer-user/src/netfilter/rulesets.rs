@@ -22,7 +22,7 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tracer_common::{
-    EXPRESSION_WORDS, FlowKey, attribution_kind, flow_flag, hook_of, index_of, kind_of, undecided,
+    EXPRESSION_WORDS, FlowKey, attribution_kind, flow_flag, fold, hook_of, index_of, kind_of, undecided,
 };
 
 /// Generations kept of a netns.
@@ -47,6 +47,9 @@ const OTHER_TABLES: [&str; 9] = [
     "ebt_nat_in",
     "ebt_nat_out",
 ];
+
+/// What stands in the place of a hook function while it is being removed (net/netfilter/core.c).
+const REMOVED: &str = "accept_all";
 
 /// Hook functions of nft's base chains: what they are given is the struct nft_chain (net/netfilter/nft_chain_filter.c,
 /// net/netfilter/nft_chain_route.c; the latter drop, too, what they can't route again).
@@ -91,6 +94,8 @@ pub struct Evidence {
     pub netns: NetnsId,
     /// The hook.
     pub hook: Option<Hook>,
+    /// The hook function that dropped it, as it stood then.
+    pub hooked: Option<Hooked>,
     /// The start of the nft expression.
     pub expression: Option<[u64; EXPRESSION_WORDS]>,
     /// Which function freed the packet.
@@ -115,6 +120,7 @@ impl Evidence {
         Self {
             netns: NetnsId { address: raw.net, inode: raw.key.netns, cookie: raw.netns_cookie.unwrap_or(0) },
             hook: raw.hook.map(|hook| Hook { family: hook.family, number: hook.hook }).or(of_key.hook),
+            hooked: raw.hooked.map(|[function, private]| Hooked { function, private }),
             expression: raw.expression,
             time: raw.time,
             mark: raw.mark,
@@ -123,16 +129,29 @@ impl Evidence {
         }
     }
 
-    /// The hook function that dropped the packet, if its index is known; the hook is one of `netns`.
+    /// The hook function that dropped the packet, if its index is known; the hook is one of `netns`. Exact is only what
+    /// was read at the drop: what has its place now may be another.
     pub fn hooked(
         &self,
         memory: &mut impl KernelMemory,
         layout: &HookLayout,
         netns: NetnsId,
-    ) -> Option<Hooked> {
-        let (hook, index) = (self.hook?, index_of(self.attribution[1])?);
-        let family = Family::from_number(hook.family)?;
-        layout.hooked(memory, netns.address, family, hook.number).get(usize::from(index)).copied()
+    ) -> Option<(Hooked, Confidence)> {
+        if let Some(hooked) = self.hooked {
+            return Some((hooked, Confidence::Exact));
+        }
+        let [function, word] = self.attribution;
+        let now = self.hook.zip(index_of(word)).and_then(|(hook, index)| {
+            let functions = in_force(memory, layout, netns, hook);
+            functions.get(usize::from(index)).copied()
+        });
+        if kind_of(word) != attribution_kind::HOOK || function == 0 {
+            return now.map(|it| (it, Confidence::Inferred));
+        }
+        // Only a count is known: the key has the function, and of what it is given enough to tell it from others.
+        let private = now.filter(|it| it.function == function && fold(it.private) == word as u32);
+        let private = private.map_or(0, |it| it.private);
+        Some((Hooked { function, private }, Confidence::Exact))
     }
 
     /// Of a counting slot.
@@ -143,6 +162,7 @@ impl Evidence {
             attribution,
             netns,
             hook: hook_of(key.attribution[1]).map(|(family, number)| Hook { family, number }),
+            hooked: None,
             expression: None,
             freed_by: FreedBy::HookLoop,
             ethertype: if key.flags & flow_flag::COARSE == 0 { key.ethertype } else { 0 },
@@ -367,9 +387,12 @@ impl Rulesets {
             }
             _ if evidence.freed_by == FreedBy::Nft => unknown(),
             _ => {
-                // A table may have come.
-                self.counters.suspect();
-                self.by_function(memory, name, evidence).unwrap_or_else(unknown)
+                let answer = self.by_function(memory, name, evidence);
+                if answer.as_ref().is_none_or(|answer| answer.backend == Some(Backend::Legacy)) {
+                    // A table may have come.
+                    self.counters.suspect();
+                }
+                answer.unwrap_or_else(unknown)
             }
         }
     }
@@ -382,9 +405,11 @@ impl Rulesets {
         evidence: &Evidence,
     ) -> Option<Netfilter> {
         let (layout, netns) = (self.hooks.as_ref()?, self.netns_of(evidence)?);
-        let Hooked { function, private } = evidence.hooked(memory, layout, netns)?;
+        let (hooked, sure) = evidence.hooked(memory, layout, netns)?;
+        let Hooked { function, private } = hooked;
         let is_table = self.counters.layout().is_some_and(|layout| layout.functions.contains(&function));
-        let function = name(function)?;
+        // What was just being removed has left no trace.
+        let function = name(function).filter(|name| name != REMOVED)?;
         let is_table = is_table || OTHER_TABLES.contains(&function.as_str());
         if NFT_FUNCTIONS.contains(&function.as_str()) {
             let of_chain = self.by_base_chain(memory, evidence, private);
@@ -394,11 +419,18 @@ impl Rulesets {
         let verdict = conntrack::verdict(&function, evidence.hook, evidence.entry, || {
             connections.as_mut()?.fill(memory, netns.address)
         });
-        let program = (function == program::HOOK_FUNCTION)
+        let program = (function == program::HOOK_FUNCTION && private != 0)
             .then(|| Program::read(memory, self.programs.as_ref()?, private))
             .flatten();
-        // Accept or drop is all that a program can say.
-        let dropped = program.as_ref().map(|_| ("drop", Confidence::Exact));
+        // It is the one that dropped if it was there before the drop, and still is: monotonic time is never ahead of that
+        // since boot. Accept or drop is all that a program can say.
+        let dropped = program.as_ref().map(|(_, loaded)| {
+            let is_same = evidence.hooked.is_some()
+                && *loaded < evidence.time
+                && evidence.hook.is_some_and(|hook| in_force(memory, layout, netns, hook).contains(&hooked));
+            ("drop", if is_same { Confidence::Exact } else { Confidence::Inferred })
+        });
+        let program = program.map(|(program, _)| program);
         let verdict = verdict.or(dropped);
         let unsaid = if is_table { Confidence::Ambiguous } else { Confidence::Exact };
         Some(Netfilter {
@@ -407,14 +439,14 @@ impl Rulesets {
             program,
             verdict: verdict.map(|(name, _)| name.to_owned()),
             method: Some(Method::Hook),
-            confidence: verdict.map_or(unsaid, |(_, confidence)| confidence),
+            confidence: least(sure, verdict.map_or(unsaid, |(_, confidence)| confidence)),
             ..attribute::at_hook(evidence.hook)
         })
     }
 
     /// The base chain (struct nft_chain) whose hook function dropped the packet.
     fn base_chain(&self, memory: &mut impl KernelMemory, evidence: &Evidence) -> Option<u64> {
-        Some(evidence.hooked(memory, self.hooks.as_ref()?, self.netns_of(evidence)?)?.private)
+        Some(evidence.hooked(memory, self.hooks.as_ref()?, self.netns_of(evidence)?)?.0.private)
     }
 
     /// Of a packet that an nft base chain dropped, or a chain that it jumps to, where the kernel tells no more. Where
@@ -454,7 +486,7 @@ impl Rulesets {
         let (netns, hook) = (self.netns_of(evidence)?, evidence.hook?);
         let family = Family::from_number(hook.family)?;
         let (version, tables) = self.counters.tables_on(netns, family, hook.number)?;
-        let address = evidence.hooked(memory, self.hooks.as_ref()?, netns)?.private;
+        let address = evidence.hooked(memory, self.hooks.as_ref()?, netns)?.0.private;
         let (_, only) = tables.iter().find(|(table, _)| *table == address)?;
         // A drop by a table that came since.
         if !self.counters.is_known(memory, netns) || !self.evaluation.is_left(EVALUATION_BURST) {
@@ -623,6 +655,17 @@ fn judge<T: Copy>(
         }
         (None, None) => None,
     }
+}
+
+/// The functions on a hook now.
+fn in_force(memory: &mut impl KernelMemory, layout: &HookLayout, netns: NetnsId, hook: Hook) -> Vec<Hooked> {
+    let family = Family::from_number(hook.family);
+    family.map_or_else(Vec::new, |family| layout.hooked(memory, netns.address, family, hook.number))
+}
+
+/// The less sure of two.
+fn least(a: Confidence, b: Confidence) -> Confidence {
+    a.max(b)
 }
 
 /// Evaluates a packet against the listings of its hook's tables; `only` is the one that dropped it, `chain` its base chain.
