@@ -129,8 +129,7 @@ impl Counters {
             return None;
         }
         // Where it is known which function of the hook dropped it: is it the table that the rule is in?
-        let hooked = evidence.hooked(memory, &layout.hooks, seen.netns);
-        if hooked.is_some_and(|(it, _)| it.private != table.address) {
+        if evidence.hooked.is_some_and(|it| it.private != table.address) {
             return None;
         }
         let (time, now) = (evidence.time, evidence.now);

@@ -3,6 +3,7 @@
 
 use super::NetnsId;
 use super::attribute::{self, Expression, Hook};
+use super::bridge;
 use super::budget::Budget;
 use super::conntrack::{self, TableLayout};
 use super::counters::Counters;
@@ -74,6 +75,8 @@ pub enum FreedBy {
     Nft,
     /// nf_queue
     Queue,
+    /// br_handle_frame, maybe for its PREROUTING hook.
+    Bridge,
 }
 
 /// Which rule engines the kernel has.
@@ -141,10 +144,13 @@ impl Evidence {
             return Some((hooked, Confidence::Exact));
         }
         let [function, word] = self.attribution;
-        let now = self.hook.zip(index_of(word)).and_then(|(hook, index)| {
-            let functions = in_force(memory, layout, netns, hook);
-            functions.get(usize::from(index)).copied()
-        });
+        let functions = self.hook.map_or_else(Vec::new, |hook| in_force(memory, layout, netns, hook));
+        let now = match (index_of(word), functions.as_slice()) {
+            (Some(index), functions) => functions.get(usize::from(index)).copied(),
+            // There is no other that could have done it.
+            (None, [only]) => Some(*only),
+            (None, _) => None,
+        };
         if kind_of(word) != attribution_kind::HOOK || function == 0 {
             return now.map(|it| (it, Confidence::Inferred));
         }
@@ -190,6 +196,8 @@ pub struct Rulesets {
     pub engines: Engines,
     /// True if probes see each nft rule that drops ([`crate::probe::tracer::Probes`]).
     pub has_probes: bool,
+    /// True if nft_do_chain frees what it drops: then its hook functions drop nothing else.
+    pub has_nft_freeing: bool,
     words: Words,
     evaluation: Budget,
     netns: HashMap<u32, Netns>,
@@ -267,6 +275,36 @@ impl Rulesets {
             _ => {}
         }
         answer
+    }
+
+    /// The answer for a packet that br_handle_frame freed; `None` if netfilter did not drop it.
+    pub fn attribute_bridge(
+        &mut self,
+        memory: &mut impl KernelMemory,
+        name: &dyn Fn(u64) -> Option<String>,
+        evidence: &Evidence,
+        blame: bridge::Blame,
+    ) -> Option<Netfilter> {
+        let (layout, netns) = (self.hooks.as_ref()?, self.netns_of(evidence)?);
+        let functions = in_force(memory, layout, netns, bridge::HOOK);
+        let is_suspect = |it: &Hooked| {
+            name(it.function).is_none_or(|name| {
+                let is_freed = self.has_nft_freeing && NFT_FUNCTIONS.contains(&name.as_str());
+                !is_freed && name != REMOVED && name != bridge::NEVER_DROPS
+            })
+        };
+        let suspects: Vec<Hooked> = functions.into_iter().filter(is_suspect).collect();
+        let unknown = || Netfilter { method: Some(Method::Hook), ..attribute::at_hook(Some(bridge::HOOK)) };
+        match (blame, suspects.as_slice()) {
+            (bridge::Blame::Other, _) | (_, []) => None,
+            (bridge::Blame::Hook, [only]) => {
+                let evidence = Evidence { hook: Some(bridge::HOOK), hooked: Some(*only), ..*evidence };
+                let answer = self.by_function(memory, name, &evidence).unwrap_or_else(unknown);
+                // What was on the hook was read after the drop.
+                Some(Netfilter { confidence: least(answer.confidence, Confidence::Inferred), ..answer })
+            }
+            _ => Some(unknown()),
+        }
     }
 
     /// The answer for a packet that nf_queue freed.
@@ -450,7 +488,7 @@ impl Rulesets {
     }
 
     /// Of a packet that an nft base chain dropped, or a chain that it jumps to, where the kernel tells no more. Where
-    /// probes see every rule that drops and saw none, it was most likely the policy.
+    /// probes see every rule that drops and saw none, or there is none, it was most likely the policy.
     fn by_base_chain(&mut self, memory: &mut impl KernelMemory, evidence: &Evidence, base: u64) -> Netfilter {
         let unknown = Netfilter {
             backend: Some(Backend::Nft),
@@ -463,14 +501,17 @@ impl Rulesets {
         netns.refresh(memory, &layout);
         let Some(ruleset) = netns.generations.back() else { return unknown };
         let Some(chain) = ruleset.base_chain_at(base) else { return unknown };
-        if has_probes && chain.base.is_some_and(|base| base.drops) {
+        let is_empty = chain.rules.iter().all(Vec::is_empty);
+        if (has_probes || is_empty) && chain.base.is_some_and(|base| base.drops) {
             let policy = attribute::by_nft_policy(ruleset, chain, evidence.hook, Confidence::Inferred);
-            return policy.map_or(unknown, |it| Netfilter { method: Some(Method::Probe), ..it });
+            let method = if is_empty { Method::Hook } else { Method::Probe };
+            return policy.map_or(unknown, |it| Netfilter { method: Some(method), ..it });
         }
         let table = ruleset.table_of(chain);
         Netfilter {
             family: table.map(|table| table.family).or(unknown.family),
             table: table.map(|table| table.name.clone()),
+            chain: Some(chain.name.clone()),
             ..unknown
         }
     }

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::event::explain::Names;
 use crate::netfilter::{
+    bridge,
     conntrack::TableLayout,
     hooks::HookLayout,
     legacy::{self, LegacyLayout},
@@ -25,7 +26,9 @@ const KALLSYMS: &str = "/proc/kallsyms";
 /// Where the BTF of the kernel and of its modules is.
 const BTF: &str = "/sys/kernel/btf";
 /// Modules whose types, drop reasons or functions are of use.
-const MODULES: [&str; 15] = [
+const MODULES: [&str; 17] = [
+    "bridge",
+    "br_netfilter",
     "nf_conntrack",
     "nf_tables",
     "x_tables",
@@ -206,6 +209,8 @@ impl Kernel {
                 "x_tables" => self.legacy = LegacyLayout::resolve(vmlinux, Some(&btf)),
                 // Their functions tell tables from other hooks.
                 name if name.starts_with("ip") => {}
+                // Of these it is their text that counts.
+                "bridge" | "br_netfilter" => {}
                 _ => self.reasons.add_module(&btf),
             }
         }
@@ -221,6 +226,8 @@ impl Kernel {
         self.layout.nf_hook_slow = range("nf_hook_slow");
         self.layout.nft_do_chain = range("nft_do_chain");
         self.layout.nf_queue = range("nf_queue");
+        self.layout.br_handle_frame = range("br_handle_frame");
+        self.layout.br_nf_pre_routing = range(bridge::FREES_ITSELF);
         if let Some(legacy) = &mut self.legacy {
             legacy.functions = legacy::TABLE_FUNCTIONS.map(|name| range(name).start);
         }
