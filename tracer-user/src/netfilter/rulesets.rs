@@ -846,4 +846,43 @@ mod tests {
         assert_eq!(told(&[(3, '-'), (8, '-')], 5), None);
         assert_eq!(told(&[], 5), None);
     }
+
+    #[test]
+    fn what_is_on_the_hook_after_the_drop_is_no_proof() {
+        use super::super::memory::fake::Fake;
+        use tracer_common::{attribution_word, with_index};
+        const NET: u64 = 0xffff_8880_0000_0000;
+        let layout = HookLayout { arrays: [0, 40], others: [None; 2], entries_count: 0, entries_hooks: 8 };
+        let netns = NetnsId { address: NET, ..NetnsId::default() };
+        // Two functions on IPv4's INPUT, one on its OUTPUT.
+        let mut memory = Fake::default();
+        for (hook, functions) in [(1, &[10_u64, 11, 20, 21][..]), (3, &[30, 31])] {
+            let entries = NET + 0x1000 * hook;
+            memory.put_u64(NET + 8 * hook, entries);
+            memory.put(entries, &(functions.len() as u16 / 2).to_ne_bytes());
+            for (at, word) in (1..).zip(functions) {
+                memory.put_u64(entries + 8 * at, *word);
+            }
+        }
+        let mut told = |hook: u8, kind, index: Option<u64>, function, rest, hooked| {
+            let word = attribution_word(kind, Some((2, hook)), rest);
+            let word = index.map_or(word, |index| with_index(word, index));
+            let key = FlowKey { attribution: [function, word], ..FlowKey::default() };
+            let evidence = Evidence { hooked, ..Evidence::of_key(&key) };
+            let told = evidence.hooked(&mut memory, &layout, netns);
+            told.map(|(it, sure)| (it.function, it.private, sure))
+        };
+        use attribution_kind::{HOOK, NONE};
+        let at_drop = Some(Hooked { function: 40, private: 41 });
+        assert_eq!(told(1, HOOK, Some(1), 40, 41, at_drop), Some((40, 41, Confidence::Exact)));
+        assert_eq!(told(1, HOOK, Some(1), 0, 0, None), Some((20, 21, Confidence::Inferred)));
+        assert_eq!(told(1, HOOK, Some(7), 0, 0, None), None);
+        // Without an index: only what is alone.
+        assert_eq!(told(3, NONE, None, 0, 0, None), Some((30, 31, Confidence::Inferred)));
+        assert_eq!(told(1, NONE, None, 0, 0, None), None);
+        // A count's key has the function; its argument is known while both are there.
+        assert_eq!(told(1, HOOK, Some(1), 20, 21, None), Some((20, 21, Confidence::Exact)));
+        assert_eq!(told(1, HOOK, Some(1), 20, 22, None), Some((20, 0, Confidence::Exact)));
+        assert_eq!(told(1, HOOK, Some(1), 40, 41, None), Some((40, 0, Confidence::Exact)));
+    }
 }
