@@ -121,6 +121,9 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
             // No saved register led to it. The search costs more than all else, so only packets with an event have it.
             stack::search_state_on_stack(index);
         }
+        if stack::is_hook_loop(control, (*scratch).key.location) {
+            hooked::complete_hooked(index);
+        }
         emit::fill_event(index, slot);
         if is_own(control, scratch) && netfilter {
             emit::add_stack(ctx, scratch);

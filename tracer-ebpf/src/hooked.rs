@@ -11,7 +11,7 @@ use crate::{
     roles, stack,
 };
 use core::ptr::write_volatile;
-use tracer_common::{attribution_kind, attribution_word, fold, kind_of, undecided, with_index};
+use tracer_common::{attribution_kind, attribution_word, fold, index_of, kind_of, undecided, with_index};
 
 /// Functions on a hook at most (MAX_HOOK_COUNT, net/netfilter/core.c).
 const MOST: u64 = 1024;
@@ -25,12 +25,9 @@ pub extern "C" fn attribute_hook(index: u32) -> u32 {
     unsafe {
         let Some((attribution_kind::HOOK, place)) = roles::value(scratch) else { return 0 };
         let word = (*scratch).key.attribution[1];
-        let [function, given] = entry(scratch, place);
-        let is_function = is_kernel_address(function);
-        if is_function {
-            write_volatile(&raw mut (*scratch).hooked[0], function);
-            write_volatile(&raw mut (*scratch).hooked[1], given);
-        }
+        // Where a rule is known the key has no room for the function: only an event has it.
+        let is_function = kind_of(word) != attribution_kind::LEGACY_RULE && read_function(scratch, place);
+        let [function, given] = (*scratch).hooked;
         let hook = stack::hook(scratch);
         let is_nothing = word == attribution_word(attribution_kind::NONE, hook, 0);
         let is_undecided =
@@ -48,21 +45,43 @@ pub extern "C" fn attribute_hook(index: u32) -> u32 {
     1
 }
 
-/// The function at a place among those that the packet was on its way through, and what it is given; zeros if it can't be
-/// read.
+/// Step: reads the function for the event, where the key has its index only.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn complete_hooked(index: u32) -> u32 {
+    let scratch = scratch!(index);
+    // SAFETY: a map value.
+    unsafe {
+        match index_of((*scratch).key.attribution[1]) {
+            Some(place) if (*scratch).hooked[0] == 0 => read_function(scratch, place as u64) as u32,
+            _ => 0,
+        }
+    }
+}
+
+/// Reads the function at a place among those that the packet was on its way through, and what it is given.
 #[inline(always)]
-unsafe fn entry(scratch: *const Scratch, place: u64) -> [u64; 2] {
+unsafe fn read_function(scratch: *mut Scratch, place: u64) -> bool {
     // SAFETY: the caller's: a map value.
     unsafe {
         let word = (*scratch).depth.entries_word as i64;
         if !has!(entries_hooks) || word == 0 || place >= MOST {
-            return [0; 2];
+            return false;
         }
-        match read::<u64>((*scratch).context.wrapping_add_signed(word * 8)) {
-            Some(entries) if is_kernel_address(entries) => {
-                read::<[u64; 2]>(entries + offset!(entries_hooks) as u64 + place * 16).unwrap_or([0; 2])
+        let Some(entries) = read::<u64>((*scratch).context.wrapping_add_signed(word * 8)) else {
+            return false;
+        };
+        if !is_kernel_address(entries) {
+            return false;
+        }
+        let at = entries + offset!(entries_hooks) as u64 + place * 16;
+        match read::<[u64; 2]>(at) {
+            Some([function, given]) if is_kernel_address(function) => {
+                write_volatile(&raw mut (*scratch).hooked[0], function);
+                write_volatile(&raw mut (*scratch).hooked[1], given);
+                true
             }
-            _ => [0; 2],
+            _ => false,
         }
     }
 }
