@@ -54,10 +54,11 @@ const REMOVED: &str = "accept_all";
 
 /// Hook functions of nft's base chains: what they are given is the struct nft_chain (net/netfilter/nft_chain_filter.c,
 /// net/netfilter/nft_chain_route.c; the latter drop, too, what they can't route again).
-const NFT_FUNCTIONS: [&str; 9] = [
+const NFT_FUNCTIONS: [&str; 10] = [
     "nft_do_chain_ipv4",
     "nft_do_chain_ipv6",
     "nft_do_chain_inet",
+    "nft_do_chain_inet_ingress",
     "nft_do_chain_arp",
     "nft_do_chain_bridge",
     "nft_do_chain_netdev",
