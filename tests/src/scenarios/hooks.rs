@@ -326,6 +326,8 @@ fn changing_beside_nat(family: Family) -> Result<()> {
          oifname \"r1\" masquerade\n}}\n}}\n"
     );
     router.feed("nft -f -", &rules).map_err(|error| skip(format!("no NAT: {error:#}")))?;
+    // Longer than droptrace takes to start on a slow machine.
+    router.sysctl("net.netfilter.nf_conntrack_udp_timeout", "600")?;
     if kernel::version() < (6, 4) {
         // What the self-test learns from.
         router.run("iptables-legacy -nL")?;
