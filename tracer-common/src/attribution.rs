@@ -21,7 +21,8 @@ pub mod attribution_kind {
     /// A rule whose counter is watched may have done it, but the counters don't tell: the rest of `attribution[1]` says why
     /// ([`undecided`](super::undecided)).
     pub const UNDECIDED: u8 = 4;
-    /// The hook function that `attribution[1]` tells the index of.
+    /// Address of the hook function that dropped it, read at the drop; 0 if only its index is known. The low 32 bits of
+    /// `attribution[1]` are a [`fold`](super::fold) of what the function is given, then.
     pub const HOOK: u8 = 5;
     /// Ids of the first two BPF programs on the tc hook where the packet was dropped, the first one in the low 32 bits; 0
     /// where there is none. The low 32 bits of `attribution[1]` are a [`tc_word`](crate::tc_word).
@@ -88,6 +89,13 @@ pub const fn hook_of(word: u64) -> Option<(u8, u8)> {
     if word & HAS_HOOK == 0 { None } else { Some(((word >> 40) as u8, (word >> 32) as u8)) }
 }
 
+/// What tells words from one another, in 32 bits.
+#[inline(always)]
+#[must_use]
+pub const fn fold(word: u64) -> u32 {
+    word as u32 ^ (word >> 32) as u32
+}
+
 /// The kind in a second word.
 #[inline(always)]
 #[must_use]
@@ -146,6 +154,23 @@ pub struct Depth {
     pub state_word: u8,
     /// How it does ([`state_path`]).
     pub state_path: u8,
+    /// Which word points to the hook functions that the packet was on its way through (struct nf_hook_entries); 0: not
+    /// known. A negative one is below the context, where our program itself has saved its caller's registers.
+    pub entries_word: i8,
+    /// Explicit padding.
+    pub reserved: [u8; 3],
+}
+
+impl Depth {
+    /// Not used.
+    pub const NONE: Self = Self {
+        return_word: 0,
+        value_word: 0,
+        state_word: 0,
+        state_path: state_path::NONE,
+        entries_word: 0,
+        reserved: [0; 3],
+    };
 }
 
 impl Role {
@@ -191,6 +216,6 @@ pub struct Memory {
     pub bytes: [u8; MEMORY_BYTES],
 }
 
-const _: () = assert!(size_of::<Role>() == 24);
+const _: () = assert!(size_of::<Role>() == 32);
 const _: () = assert!(size_of::<SequenceOffsets>() == 16);
 const _: () = assert!(size_of::<Memory>() == MEMORY_BYTES + 8);

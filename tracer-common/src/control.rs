@@ -167,7 +167,7 @@ const _: () = assert!(
         == 8 + 32
             + 24
             + 16
-            + 24 * Role::COUNT
+            + 32 * Role::COUNT
             + 16
             + size_of::<ConntrackOffsets>()
             + 24

@@ -10,6 +10,9 @@ pub const STACK_FRAMES: usize = 24;
 pub const NEAR_WORDS: usize = 32;
 /// Words of the kernel stack above the program's context kept in the self-test: up to the frame of nft_do_chain's caller.
 pub const WINDOW_WORDS: usize = 160;
+/// Words below the context kept in the self-test: up to the registers that the program saved, below its own stack of at
+/// most 512 bytes.
+pub const BELOW_WORDS: usize = 96;
 /// Packet bytes kept in an event, from the network header on.
 pub const HEADER_BYTES: usize = 192;
 /// Words of an nft expression kept in an event: its `ops`, and a verdict or a reject's type.
@@ -84,6 +87,8 @@ pub mod event_flag {
     pub const NESTED: u32 = 64;
     /// `expression` is filled.
     pub const EXPRESSION: u32 = 128;
+    /// `hooked` is filled.
+    pub const HOOKED: u32 = 256;
 }
 
 /// One dropped packet. Everything in host byte order unless a field says otherwise.
@@ -157,6 +162,8 @@ pub struct Event {
     pub stack: [u64; STACK_FRAMES],
     /// The start of the nft expression that dropped the packet (struct nft_expr), if the key names one.
     pub expression: [u64; EXPRESSION_WORDS],
+    /// The hook function that dropped the packet, and what it is given, as they stood at the drop (struct nf_hook_entry).
+    pub hooked: [u64; 2],
     /// The packet from its network header on.
     pub headers: [u8; HEADER_BYTES],
 }
@@ -171,6 +178,8 @@ pub struct OwnEvent {
     pub window: [u64; WINDOW_WORDS],
     /// Where its first words lead ([`lead`](crate::lead)).
     pub leads: [u8; NEAR_WORDS],
+    /// The stack below the context, upwards.
+    pub below: [u64; BELOW_WORDS],
 }
 
 impl Conntrack {
@@ -191,7 +200,22 @@ const _: () = assert!(size_of::<Device>() == 24);
 const _: () = assert!(size_of::<Conntrack>() == 96);
 const _: () = assert!(
     size_of::<Event>()
-        == 48 + 72 + 28 + 8 + 4 + 4 + 72 + 96 + 48 + 28 * TC_FILTERS + 4 + 192 + 8 * EXPRESSION_WORDS + 192
+        == 48
+            + 72
+            + 28
+            + 8
+            + 4
+            + 4
+            + 72
+            + 96
+            + 48
+            + 28 * TC_FILTERS
+            + 4
+            + 192
+            + 8 * EXPRESSION_WORDS
+            + 16
+            + 192
 );
-const _: () = assert!(size_of::<OwnEvent>() == size_of::<Event>() + 8 * WINDOW_WORDS + NEAR_WORDS);
+const _: () =
+    assert!(size_of::<OwnEvent>() == size_of::<Event>() + 8 * (WINDOW_WORDS + BELOW_WORDS) + NEAR_WORDS);
 const _: () = assert!(ABSENT == u32::MAX);

@@ -16,12 +16,12 @@ mod tc;
 pub mod watch;
 
 pub use attribution::{
-    Depth, MEMORY_BYTES, Memory, Role, SequenceOffsets, attribution_kind, attribution_word, hook_of,
+    Depth, MEMORY_BYTES, Memory, Role, SequenceOffsets, attribution_kind, attribution_word, fold, hook_of,
     index_of, kind_of, lead, state_path, undecided, with_index, with_index_of,
 };
 pub use control::{Control, CpuState, ProbeOffsets, Site, TextRange};
 pub use event::{
-    Conntrack, Device, EXPRESSION_WORDS, Event, HEADER_BYTES, NEAR_WORDS, NetnsSource, OwnEvent,
+    BELOW_WORDS, Conntrack, Device, EXPRESSION_WORDS, Event, HEADER_BYTES, NEAR_WORDS, NetnsSource, OwnEvent,
     STACK_FRAMES, TUPLE_BYTES, WINDOW_WORDS, event_flag,
 };
 pub use filter::{FilterSpec, PrefixKey, dimension, filter_bit};

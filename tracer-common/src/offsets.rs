@@ -113,6 +113,8 @@ offsets! {
         state_out,
         /// nf_hook_state.net
         state_net,
+        /// nf_hook_entries.hooks: pairs of a hook function and what it is given (struct nf_hook_entry)
+        entries_hooks,
     }
 }
 
@@ -153,5 +155,5 @@ offsets! {
     }
 }
 
-const _: () = assert!(size_of::<Offsets>() == 4 * 41);
+const _: () = assert!(size_of::<Offsets>() == 4 * 42);
 const _: () = assert!(size_of::<ConntrackOffsets>() == 4 * 12);

@@ -1,7 +1,7 @@
 //! One dropped packet, from the tracepoint to its count and its event.
 
 use crate::{
-    counts, emit, filter,
+    counts, emit, filter, hooked,
     maps::{CONTROL, CPUS, SCRATCH, Scratch, has, offset, skb_field},
     memory::{copy, read},
     netns, nft, packet, probes, roles, stack, tc, watch,
@@ -70,6 +70,7 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
         packet::parse_packet(index);
         (*scratch).state = 0;
         (*scratch).state_inode = 0;
+        write_volatile(&raw mut (*scratch).hooked[0], 0);
         let netfilter = stack::is_netfilter(control, (*scratch).key.location);
         if netfilter {
             roles::find_role(index);
@@ -98,7 +99,7 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
             (*scratch).key.attribution[1] = attribution_word(attribution_kind::NONE, stack::hook(scratch), 0);
             if stack::is_hook_loop(control, (*scratch).key.location) {
                 watch::attribute_counted(index);
-                watch::attribute_hook(index);
+                hooked::attribute_hook(index);
             } else {
                 nft::attribute_nft(index);
             }
@@ -121,6 +122,9 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
         if (*scratch).state == 0 && stack::is_hook_loop(control, (*scratch).key.location) {
             // No saved register led to it. The search costs more than all else, so only packets with an event have it.
             stack::search_state_on_stack(index);
+        }
+        if stack::is_hook_loop(control, (*scratch).key.location) {
+            hooked::complete_hooked(index);
         }
         emit::fill_event(index, slot);
         if is_own(control, scratch) && netfilter {

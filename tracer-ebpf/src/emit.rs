@@ -12,7 +12,7 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use tracer_common::{
-    Control, CpuState, Device, Event, HEADER_BYTES, Layout, OwnEvent, WINDOW_WORDS, event_flag,
+    BELOW_WORDS, Control, CpuState, Device, Event, HEADER_BYTES, Layout, OwnEvent, WINDOW_WORDS, event_flag,
 };
 
 /// Whether a drop sends an event.
@@ -124,6 +124,10 @@ pub extern "C" fn fill_event(index: u32, slot_index: u32) -> u32 {
                 flags |= event_flag::EXPRESSION;
             }
         }
+        if (*scratch).hooked[0] != 0 {
+            (*event).hooked = (*scratch).hooked;
+            flags |= event_flag::HOOKED;
+        }
         (*event).flags = flags;
     }
     0
@@ -171,6 +175,8 @@ pub unsafe fn send_own(scratch: *mut Scratch, state: *mut CpuState) {
     unsafe {
         let own = &raw mut (*scratch).own;
         stack::copy_window((&raw mut (*own).window).cast(), WINDOW_WORDS, (*scratch).context);
+        let below = (*scratch).context - 8 * BELOW_WORDS as u64;
+        stack::copy_window((&raw mut (*own).below).cast(), BELOW_WORDS, below);
         if EVENTS.output::<OwnEvent>(&*own, 0).is_err() {
             (*state).ring_full += 1;
         }

@@ -5,6 +5,7 @@
 //! packet   addresses and ports from the packet's headers
 //! netns    which network namespace it was in
 //! watch    which rule dropped it, by the rules' counters
+//! hooked   which hook function dropped it
 //! nft      which nft rule or policy dropped it
 //! tc       what was on the tc hook where it was dropped
 //! probes   what programs on the way noted, where the user asks for them
@@ -26,6 +27,7 @@ mod counts;
 mod drop;
 mod emit;
 mod filter;
+mod hooked;
 mod maps;
 mod memory;
 mod netns;

@@ -116,6 +116,8 @@ pub struct Scratch {
     pub role: u32,
     /// The words that the role speaks of, at the depth that the stack has now.
     pub depth: Depth,
+    /// The hook function that dropped the packet, and what it is given; zeros if they are not known.
+    pub hooked: [u64; 2],
     /// Rule counters: how far they have moved, in all.
     pub moved: u64,
     /// Likewise, each times its number: the number of the one that moved.

@@ -40,7 +40,7 @@ pub extern "C" fn find_role(index: u32) -> u32 {
                 } else if is_at(far.return_word) {
                     (site::KNOWN, far)
                 } else {
-                    (site::OTHER_DEPTH, Depth { return_word: 0, value_word: 0, state_word: 0, state_path: 0 })
+                    (site::OTHER_DEPTH, Depth::NONE)
                 };
                 (*scratch).role = (*role).kind;
                 (*scratch).depth = depth;

@@ -3,34 +3,13 @@
 use crate::{
     maps::{BASELINES, CHUNKS, CPUS, LISTS, Scratch, control, has, layout, scratch, state_field},
     memory::{copy, read},
-    roles, stack,
+    stack,
 };
 use core::ptr::{read_volatile, write_volatile};
 use tracer_common::{
     Layout, attribution_kind, attribution_word, undecided,
     watch::{self, Baseline, CHUNK_RULES, COUNTER_BYTES, LIST_CHECKS, LIST_CHUNKS, LIST_PROBES, List},
-    with_index,
 };
-
-/// Step: puts the index of the hook function into the key.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn attribute_hook(index: u32) -> u32 {
-    let scratch = scratch!(index);
-    // SAFETY: map values.
-    unsafe {
-        let Some((attribution_kind::HOOK, hooked)) = roles::value(scratch) else { return 0 };
-        let word = (*scratch).key.attribution[1];
-        let none = attribution_word(attribution_kind::NONE, stack::hook(scratch), 0);
-        let word = if word == none {
-            attribution_word(attribution_kind::HOOK, stack::hook(scratch), 0)
-        } else {
-            word
-        };
-        (*scratch).key.attribution[1] = with_index(word, hooked);
-    }
-    1
-}
 
 /// Step: puts what is known into the key.
 #[unsafe(no_mangle)]

@@ -9,6 +9,7 @@ use crate::event::{
     model::{Cause, Class, Drop, Lost, LostPlace, Reason, Record, Timestamp},
 };
 use crate::netfilter::{
+    bridge,
     evaluate::Packet,
     model::{Mechanism, Mechanisms, Netfilter, TableSummary},
     rulesets::{Engines, Evidence, FreedBy, Rulesets},
@@ -188,7 +189,9 @@ impl Stream {
             learned = self.learn(backends, REPEATED_PROOFS)?;
         }
         self.learned = Some(learned.as_ref().copied().map_err(ToString::to_string));
-        if let Some(nft) = learned?.nft {
+        let learned = learned?;
+        self.rulesets.has_nft_freeing = learned.has(attribution_kind::NFT_RULE);
+        if let Some(nft) = learned.nft {
             self.rulesets.set_layout(nft);
         }
         Ok(())
@@ -243,13 +246,17 @@ impl Stream {
     /// How drops are attributed here.
     #[must_use]
     pub fn mechanisms(&self) -> Mechanisms {
-        let learned = |kind, how, missing: &str| match &self.learned {
+        let learned = |kind, how, missing: &str| {
+            match &self.learned {
             Some(Ok(learned)) if learned.has(kind) => Mechanism::Exact(how),
             Some(Ok(_)) => Mechanism::Off(missing.to_owned()),
             Some(Err(error)) => Mechanism::Off(error.clone()),
             None => Mechanism::Off(
-                "neither nf_tables nor a legacy filter table nor connection tracking is loaded".to_owned(),
+                "neither nf_tables nor a legacy filter table nor connection tracking is loaded, and this kernel has no BPF \
+                 programs on hooks (from 6.4)"
+                    .to_owned(),
             ),
+        }
         };
         let stack = "registers saved on the kernel's stack, learned and proven in the self-test";
         let counters = match self.nft_counters() {
@@ -493,6 +500,10 @@ impl Stream {
             FreedBy::HookLoop
         } else if layout.nf_queue.has_return(location) {
             FreedBy::Queue
+        } else if layout.br_handle_frame.has_return(location) {
+            FreedBy::Bridge
+        } else if layout.br_nf_pre_routing.has_return(location) {
+            return Some(bridge::by_itself());
         } else {
             return None;
         };
@@ -501,14 +512,18 @@ impl Stream {
         let packet = raw.and_then(|raw| Packet::of(raw, &self.kernel.conntrack_offsets()));
         let name = |address| {
             let symbol = self.kernel.symbol(address)?;
-            symbol.split(['+', ' ']).next().map(str::to_owned)
+            let (name, place) = symbol.split_once('+')?;
+            // What is no function's start is no hook function.
+            (place.split(' ').next() == Some("0x0")).then(|| name.to_owned())
         };
-        Some(self.rulesets.attribute(
-            &mut memory,
-            &name,
-            &Evidence { freed_by, now, ..*evidence },
-            packet.as_ref(),
-        ))
+        let evidence = Evidence { freed_by, now, ..*evidence };
+        if freed_by == FreedBy::Bridge {
+            let reason = self.kernel.reason(raw?.key.reason).map(|(_, name)| name);
+            let names = self.kernel.reason_names();
+            let blame = bridge::blame(reason.as_deref(), names.iter().map(|(_, name)| name.as_str()));
+            return self.rulesets.attribute_bridge(&mut memory, &name, &evidence, blame);
+        }
+        Some(self.rulesets.attribute(&mut memory, &name, &evidence, packet.as_ref()))
     }
 
     /// True for a drop of the self-test.

@@ -1,4 +1,4 @@
-//! A table of ebtables-legacy without rules, whose policy drops. No distribution needs to have the tool for it.
+//! Tables of ebtables-legacy without rules, whose policy drops. No distribution needs to have the tool for it.
 
 use super::command;
 use super::namespace::Namespace;
@@ -12,9 +12,19 @@ const SET_ENTRIES: libc::c_int = 128;
 /// EBT_DROP and EBT_ACCEPT (same header).
 const DROP: i32 = -2;
 const ACCEPT: i32 = -1;
-/// Hooks of the filter table: NF_BR_LOCAL_IN, NF_BR_FORWARD, NF_BR_LOCAL_OUT (net/bridge/netfilter/ebtable_filter.c).
-const HOOKS: [(usize, &str); 3] = [(1, "INPUT"), (FORWARD, "FORWARD"), (3, "OUTPUT")];
-const FORWARD: usize = 2;
+/// A table: its name, its three hooks (NF_BR_*), and the one whose policy drops.
+struct Table {
+    name: &'static str,
+    hooks: [(usize, &'static str); 3],
+    drops: &'static str,
+}
+
+/// net/bridge/netfilter/ebtable_filter.c
+const FILTER: Table =
+    Table { name: "filter", hooks: [(1, "INPUT"), (2, "FORWARD"), (3, "OUTPUT")], drops: "FORWARD" };
+/// net/bridge/netfilter/ebtable_nat.c
+const NAT: Table =
+    Table { name: "nat", hooks: [(0, "PREROUTING"), (3, "OUTPUT"), (4, "POSTROUTING")], drops: "PREROUTING" };
 
 /// struct ebt_replace
 #[repr(C)]
@@ -46,20 +56,29 @@ struct Chain {
 pub fn drop_forwarded(netns: &Namespace) -> Result<()> {
     // As the tool does; where it is built in, or not there at all, that fails.
     let _ = command::run("modprobe ebtable_filter");
-    netns.enter(|| Ok(set()?))
+    netns.enter(|| Ok(set(&FILTER)?))
 }
 
-fn set() -> io::Result<()> {
-    let chains = HOOKS.map(|(hook, name)| Chain {
+/// Makes the nat table of bridges drop all that comes in.
+///
+/// # Errors
+/// When the kernel has no such tables, or refuses this one.
+pub fn drop_incoming(netns: &Namespace) -> Result<()> {
+    let _ = command::run("modprobe ebtable_nat");
+    netns.enter(|| Ok(set(&NAT)?))
+}
+
+fn set(table: &Table) -> io::Result<()> {
+    let chains = table.hooks.map(|(_, name)| Chain {
         distinguisher: 0,
         name: padded(name),
         counter_offset: 0,
-        policy: if hook == FORWARD { DROP } else { ACCEPT },
+        policy: if name == table.drops { DROP } else { ACCEPT },
         entries: 0,
     });
     let mut replace = Replace {
-        name: padded("filter"),
-        valid_hooks: HOOKS.iter().map(|(hook, _)| 1 << hook).sum(),
+        name: padded(table.name),
+        valid_hooks: table.hooks.iter().map(|(hook, _)| 1 << hook).sum(),
         entries: 0,
         size: size_of_val(&chains) as u32,
         hook_entry: [ptr::null(); 6],
@@ -67,7 +86,7 @@ fn set() -> io::Result<()> {
         counters_at: ptr::null(),
         entries_at: chains.as_ptr(),
     };
-    for ((hook, _), chain) in HOOKS.iter().zip(&chains) {
+    for ((hook, _), chain) in table.hooks.iter().zip(&chains) {
         replace.hook_entry[*hook] = chain;
     }
     // SAFETY: returns a new descriptor, or -1.

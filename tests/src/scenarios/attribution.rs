@@ -3,7 +3,7 @@
 
 use super::answer::{Blame, expects_exact_here};
 use super::expect::{Expect, verify, watch};
-use super::{both, one, rules, skip};
+use super::{both, skip};
 use crate::bed::backend::Backend;
 use crate::bed::droptrace::{Droptrace, command as droptrace};
 use crate::bed::ebtables;
@@ -52,15 +52,11 @@ pub(super) fn trials() -> Vec<Trial> {
         ("attribution::nft_several_chains", |family| check(Backend::Nft, family, "inet", several_chains)),
         ("attribution::nft_verdict_map", |family| check(Backend::Nft, family, "inet", verdict_map)),
         ("attribution::nft_named_map", named_map),
-        ("attribution::nft_bridge", bridge),
         ("attribution::bpf_program", bpf_program),
         ("attribution::ebtables_legacy", ebtables_legacy),
     ] {
         trials.extend(both(name, scenario));
     }
-    trials.push(one("attribution::nft_netdev_ingress", Family::V4, |f| at_device(f, "netdev", "ingress")));
-    trials.push(one("attribution::nft_netdev_egress", Family::V4, |f| at_device(f, "netdev", "egress")));
-    trials.push(one("attribution::nft_inet_ingress", Family::V6, |f| at_device(f, "inet", "ingress")));
     trials
 }
 
@@ -385,25 +381,6 @@ fn named_map(family: Family) -> Result<()> {
     verify(stream, &[expect], &[&routed.server.netns])
 }
 
-/// At a device of the router, before or behind all other hooks.
-fn at_device(family: Family, table: &str, hook: &str) -> Result<()> {
-    let routed = Routed::new()?;
-    let device = if hook == "ingress" { "r0" } else { "r1" };
-    let text = "counter comment \"u1\"\nudp dport 4242 counter drop comment \"u2\"";
-    // Egress hooks came with 5.16, ingress in inet tables with 5.10.
-    rules::chain(&routed.router, table, &format!("{hook} device {device}"), text)
-        .map_err(|error| skip(format!("no {hook} hook in {table} tables: {error:#}")))?;
-    let listed = Backend::Nft.list(&routed.router, family)?;
-    let rule = with_comment(&listed, "u2")?;
-    let blame = Blame::rule(Backend::Nft, rule, "drop").text(&rule.text).at_named(&hook.to_uppercase());
-    let (from, to) = (routed.client.port(family, 40_000), routed.server.port(family, 4242));
-    let stream = watch()?;
-    routed.client.inject(&[packet::udp(from, to, b"unwanted")])?;
-    let expect =
-        Expect::drops(1, &routed.router).flow("udp", from, to).blame(blame, expects_exact_here(Backend::Nft));
-    verify(stream, &[expect], &[&routed.server.netns])
-}
-
 /// A legacy table of bridges: its function is known, and that it is a table; which of its rules dropped is not.
 fn ebtables_legacy(family: Family) -> Result<()> {
     let Bridged { client, middle, server } = Bridged::new()?;
@@ -436,8 +413,6 @@ fn bpf_program(family: Family) -> Result<()> {
     const INPUT: u32 = 1;
     let pair = Pair::new()?;
     let netns = &pair.server.netns;
-    // The self-test runs where something may have rules.
-    netns.run("nft list tables")?;
     let attach = |name, drops, priority| program::attach(netns, name, drops, family, INPUT, priority);
     let before = match attach("before", false, -7) {
         Err(error) if kernel::version() < (6, 4) => {
@@ -464,21 +439,4 @@ fn bpf_program(family: Family) -> Result<()> {
     verify(stream, &[expect], &[])?;
     ensure!(guard.id != before.id && guard.id != after.id, "each program has its own id");
     Ok(())
-}
-
-/// Frames that a bridge forwards.
-fn bridge(family: Family) -> Result<()> {
-    let Bridged { client, middle, server } = Bridged::new()?;
-    let text = "counter comment \"u1\"\nudp dport 4242 counter drop comment \"u2\"";
-    rules::chain(&middle, "bridge", "forward", text)
-        .map_err(|error| skip(format!("no bridge tables: {error:#}")))?;
-    let listed = Backend::Nft.list(&middle, family)?;
-    let rule = with_comment(&listed, "u2")?;
-    let blame = Blame::rule(Backend::Nft, rule, "drop").text(&rule.text).at(Hook::Forward);
-    let (from, to) = (client.port(family, 40_000), server.port(family, 4242));
-    let stream = watch()?;
-    client.inject(&[packet::udp(from, to, b"unwanted")])?;
-    let expect =
-        Expect::drops(1, &middle).flow("udp", from, to).blame(blame, expects_exact_here(Backend::Nft));
-    verify(stream, &[expect], &[&server.netns])
 }

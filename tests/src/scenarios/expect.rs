@@ -118,6 +118,13 @@ impl Expect {
         self
     }
 
+    /// Likewise, or be unknown.
+    pub(super) fn field_among_or_null(mut self, pointer: &'static str, texts: &[&str]) -> Self {
+        let texts = texts.iter().map(|text| json!(text));
+        self.fields.push((pointer, texts.chain([Value::Null]).collect()));
+        self
+    }
+
     /// A field that must have this value.
     pub(super) fn field(mut self, pointer: &'static str, value: impl Into<Value>) -> Self {
         self.fields.push((pointer, vec![value.into()]));

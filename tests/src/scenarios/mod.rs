@@ -13,6 +13,7 @@ mod doctor;
 mod evaluation;
 mod expect;
 mod filter;
+mod hooks;
 mod netfilter;
 mod no_drop;
 mod outages;
@@ -60,6 +61,7 @@ pub fn all() -> Vec<Trial> {
         evaluation::trials(),
         counters::trials(),
         filter::trials(),
+        hooks::trials(),
         netfilter::trials(),
         attribution::trials(),
         outages::trials(),

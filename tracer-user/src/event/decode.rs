@@ -6,8 +6,8 @@
 use bytes::Buf;
 use std::mem::{offset_of, size_of};
 use tracer_common::{
-    Conntrack, Device, EXPRESSION_WORDS, Event, FlowKey, HEADER_BYTES, NEAR_WORDS, NetnsSource, OwnEvent,
-    STACK_FRAMES, TC_FILTERS, TUPLE_BYTES, TcFilter, WINDOW_WORDS, event_flag,
+    BELOW_WORDS, Conntrack, Device, EXPRESSION_WORDS, Event, FlowKey, HEADER_BYTES, NEAR_WORDS, NetnsSource,
+    OwnEvent, STACK_FRAMES, TC_FILTERS, TUPLE_BYTES, TcFilter, WINDOW_WORDS, event_flag,
 };
 
 /// Why bytes are no event.
@@ -96,6 +96,8 @@ pub struct Raw {
     pub stack: Vec<u64>,
     /// The start of the nft expression that dropped the packet.
     pub expression: Option<[u64; EXPRESSION_WORDS]>,
+    /// The hook function that dropped the packet, and what it is given, as they stood at the drop.
+    pub hooked: Option<[u64; 2]>,
     /// The packet from its network header on. At most [`HEADER_BYTES`].
     pub headers: Vec<u8>,
     /// What there is to learn, if it was a packet of the self-test.
@@ -109,6 +111,8 @@ pub struct Lesson {
     pub window: Vec<u64>,
     /// Where the first of them lead ([`tracer_common::lead`]).
     pub leads: Vec<u8>,
+    /// The words below the context, the lowest first.
+    pub below: Vec<u64>,
 }
 
 /// Decodes one record of the ring buffer.
@@ -156,11 +160,13 @@ pub fn decode(bytes: &[u8]) -> Result<Raw, DecodeError> {
     let mut rest = &bytes[offset_of!(Event, stack)..];
     let stack = words(&mut rest, STACK_FRAMES, stack_length);
     let expression = std::array::from_fn(|_| rest.get_u64_ne());
+    let hooked = std::array::from_fn(|_| rest.get_u64_ne());
     let headers = rest[..header_length.min(HEADER_BYTES)].to_vec();
     let lesson = is_own.then(|| {
         let mut rest = &bytes[offset_of!(OwnEvent, window)..];
         let window = words(&mut rest, WINDOW_WORDS, WINDOW_WORDS);
-        Lesson { window, leads: array::<NEAR_WORDS>(&mut rest).to_vec() }
+        let leads = array::<NEAR_WORDS>(&mut rest).to_vec();
+        Lesson { window, leads, below: words(&mut rest, BELOW_WORDS, BELOW_WORDS) }
     });
 
     let has = |flag| flags & flag != 0;
@@ -197,6 +203,7 @@ pub fn decode(bytes: &[u8]) -> Result<Raw, DecodeError> {
         filters,
         stack: if has(event_flag::STACK) { stack } else { Vec::new() },
         expression: has(event_flag::EXPRESSION).then_some(expression),
+        hooked: has(event_flag::HOOKED).then_some(hooked),
         headers,
         lesson,
     })

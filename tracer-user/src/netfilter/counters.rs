@@ -163,8 +163,7 @@ impl Counters {
             return None;
         }
         // Where it is known which function of the hook dropped it: is it the table that the rule is in?
-        let hooked = evidence.hooked(memory, &layout.hooks, seen.netns);
-        if hooked.is_some_and(|it| it.private != table.address) {
+        if evidence.hooked.is_some_and(|it| it.private != table.address) {
             return None;
         }
         let (time, now) = (evidence.time, evidence.now);
@@ -198,10 +197,10 @@ impl Counters {
         }
         let hook = evidence.hook?;
         let place = (Family::from_number(hook.family)?, hook.number);
-        let base = evidence.hooked(memory, hooks, seen.netns)?.private;
-        let is_complete = nft.base_of(index, place, base)?.is_complete;
+        let (base, by_function) = evidence.hooked(memory, hooks, seen.netns)?;
+        let is_complete = nft.base_of(index, place, base.private)?.is_complete;
         // What drops without a counter may have done it, while this one told of a drop that was not seen.
-        let confidence = if is_complete { Confidence::Exact } else { Confidence::Inferred };
+        let confidence = if is_complete { by_function } else { Confidence::Inferred };
         let attribution = as_stack(nft, dropper, word);
         Some((Evidence { attribution, expression: dropper.expression, ..*evidence }, confidence))
     }

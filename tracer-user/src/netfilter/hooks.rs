@@ -51,9 +51,9 @@ impl HookLayout {
         Block::of_words(memory, net, ends.as_flattened())
     }
 
-    /// The functions on a hook of the netns at `net`, in order. Empty for families whose hooks are not the
-    /// netns', but a device's.
-    pub fn hooked(&self, memory: &mut impl KernelMemory, net: u64, family: Family, hook: u8) -> Vec<Hooked> {
+    /// Address of the functions on a hook of the netns at `net` (struct nf_hook_entries). `None` without any, and for
+    /// families whose hooks are not the netns', but a device's.
+    pub fn entries(&self, memory: &mut impl KernelMemory, net: u64, family: Family, hook: u8) -> Option<u64> {
         let array = match family {
             Family::Ipv4 => Some((self.arrays[0], HOOKS)),
             Family::Ipv6 => Some((self.arrays[1], HOOKS)),
@@ -61,10 +61,13 @@ impl HookLayout {
             Family::Bridge => self.others[1],
             Family::Inet | Family::Netdev => None,
         };
-        let Some((array, _)) = array.filter(|(_, hooks)| hook < *hooks) else { return Vec::new() };
-        let Some(entries) = memory.pointer(net + u64::from(array) + 8 * u64::from(hook)) else {
-            return Vec::new();
-        };
+        let (array, _) = array.filter(|(_, hooks)| hook < *hooks)?;
+        memory.pointer(net + u64::from(array) + 8 * u64::from(hook))
+    }
+
+    /// Those functions, in order.
+    pub fn hooked(&self, memory: &mut impl KernelMemory, net: u64, family: Family, hook: u8) -> Vec<Hooked> {
+        let Some(entries) = self.entries(memory, net, family, hook) else { return Vec::new() };
         let count = memory.bytes(entries + u64::from(self.entries_count)).map_or(0, u16::from_ne_bytes);
         let mut bytes = vec![0; 16 * usize::from(count.min(MAX_HOOKED))];
         if bytes.is_empty() || !memory.read(entries + u64::from(self.entries_hooks), &mut bytes) {

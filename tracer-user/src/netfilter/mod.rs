@@ -1,6 +1,7 @@
 //! Which netfilter rule dropped a packet.
 
 pub mod attribute;
+pub mod bridge;
 mod budget;
 pub mod conntrack;
 pub mod counted;

@@ -16,7 +16,8 @@ pub struct Netfilter {
     pub hook: Option<String>,
     /// The table's name.
     pub table: Option<String>,
-    /// The chain's name: of the rule, or the base chain whose policy dropped.
+    /// The chain's name: of the rule, or the base chain whose policy dropped; where neither is known, the base chain that
+    /// the packet was in, or in a chain behind it.
     pub chain: Option<String>,
     /// The rule's number in its chain as `iptables -L --line-numbers` shows it, from 1; null for native nft rules.
     pub rule: Option<u32>,
@@ -31,7 +32,7 @@ pub struct Netfilter {
     pub reject_with: Option<String>,
     /// Who wrote the rule: `kube-proxy`, `calico` ..., or `unknown`.
     pub owner: Option<String>,
-    /// The hook function that dropped, for example `nf_conntrack_in`: certain, however sure the verdict is.
+    /// The hook function that dropped, for example `nf_conntrack_in`.
     pub function: Option<String>,
     /// For `nf_hook_run_bpf`: the BPF program that it runs.
     #[serde(default)]

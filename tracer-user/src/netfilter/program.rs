@@ -24,6 +24,7 @@ pub struct ProgramLayout {
     program_aux: u32,
     aux_id: u32,
     aux_name: u32,
+    aux_load_time: u32,
 }
 
 impl ProgramLayout {
@@ -34,16 +35,21 @@ impl ProgramLayout {
             program_aux: vmlinux.offset_of("bpf_prog", "aux")?,
             aux_id: vmlinux.offset_of("bpf_prog_aux", "id")?,
             aux_name: vmlinux.offset_of("bpf_prog_aux", "name")?,
+            aux_load_time: vmlinux.offset_of("bpf_prog_aux", "load_time")?,
         })
     }
 }
 
 impl Program {
-    /// The program at `address` (struct bpf_prog). `None` if it can't be read, or is gone: its id is 0 then.
-    pub fn read(memory: &mut impl KernelMemory, layout: &ProgramLayout, address: u64) -> Option<Self> {
+    /// The program at `address` (struct bpf_prog), and when it was loaded, in ns of CLOCK_BOOTTIME. `None` if it can't be
+    /// read, or is gone: its id is 0 then.
+    ///
+    /// A program that is there now was there at any time since it was loaded.
+    pub fn read(memory: &mut impl KernelMemory, layout: &ProgramLayout, address: u64) -> Option<(Self, u64)> {
         let aux = memory.pointer(address + u64::from(layout.program_aux))?;
+        let loaded = memory.u64(aux + u64::from(layout.aux_load_time))?;
         let id = memory.u32(aux + u64::from(layout.aux_id)).filter(|id| *id != 0)?;
-        Some(Self { id, name: memory.string(aux + u64::from(layout.aux_name), NAME_BYTES)? })
+        Some((Self { id, name: memory.string(aux + u64::from(layout.aux_name), NAME_BYTES)? }, loaded))
     }
 }
 
@@ -53,7 +59,8 @@ mod tests {
     use super::*;
 
     const BASE: u64 = 0xffff_8880_0000_0000;
-    const LAYOUT: ProgramLayout = ProgramLayout { program_aux: 56, aux_id: 28, aux_name: 64 };
+    const LAYOUT: ProgramLayout =
+        ProgramLayout { program_aux: 56, aux_id: 28, aux_name: 64, aux_load_time: 40 };
 
     #[test]
     fn a_program_has_an_id_and_a_name() {
@@ -61,10 +68,11 @@ mod tests {
         let aux = BASE + 4096;
         memory.put_u64(BASE + 56, aux);
         memory.put(aux + 28, &7_u32.to_ne_bytes());
+        memory.put_u64(aux + 40, 5);
         memory.put(aux + 64, b"sixteen_long_nam");
         memory.put(aux + 80, &[0xaa; 64]);
         let read = |memory: &mut Fake, address| Program::read(memory, &LAYOUT, address);
-        assert_eq!(read(&mut memory, BASE), Some(Program { id: 7, name: "sixteen_long_nam".into() }));
+        assert_eq!(read(&mut memory, BASE), Some((Program { id: 7, name: "sixteen_long_nam".into() }, 5)));
         assert_eq!(read(&mut memory, BASE + 8), None);
         memory.put(aux + 28, &[0; 4]);
         assert_eq!(read(&mut memory, BASE), None);

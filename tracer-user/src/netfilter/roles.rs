@@ -22,10 +22,14 @@ pub struct Observation {
     pub caller: Option<u64>,
     /// The kernel stack above the program's context.
     pub window: Vec<u64>,
+    /// The stack below it, the lowest word first.
+    pub below: Vec<u64>,
     /// Where its first words lead ([`lead`]).
     pub leads: Vec<u8>,
     /// The hook that it was dropped on (NF_INET_*).
     pub hook: u8,
+    /// Where the functions were that it was on its way through (struct nf_hook_entries), if that is known.
+    pub entries: Option<u64>,
     /// What dropped it.
     pub truth: Truth,
 }
@@ -147,11 +151,15 @@ fn learn_site(location: u64, seen: &[&Observation]) -> Option<(u8, Depth)> {
         (word, caller())
     };
     let (state_word, state_path) = state.unwrap_or((0, state_path::NONE));
+    let entries_word =
+        if kind == attribution_kind::HOOK { learn_entries(seen, value_word).unwrap_or(0) } else { 0 };
     let depth = Depth {
         return_word: u8::try_from(return_word).ok().filter(|word| *word != 0)?,
         value_word: u8::try_from(value_word).ok()?,
         state_word: u8::try_from(state_word).ok()?,
         state_path,
+        entries_word,
+        ..Depth::NONE
     };
     Some((kind, depth))
 }
@@ -187,6 +195,34 @@ fn states(seen: &[&Observation]) -> impl Iterator<Item = usize> {
     (0..words).filter(move |word| seen.iter().all(|it| leads(it, *word)))
 }
 
+/// The word that points to the hook functions. The function that frees the packet saves that register beside the one with
+/// the index, six at most. Or none on the way to our program needs it (seen on 6.18): then our program has saved it, and it
+/// lies below the context; of several words there one is a leftover. `None` if the functions were always the same ones.
+fn learn_entries(seen: &[&Observation], index_word: usize) -> Option<i8> {
+    const SAVED: usize = 6;
+    let first = seen.first()?;
+    if index_word == 0 || seen.iter().all(|it| it.entries == first.entries) {
+        return None;
+    }
+    let is_right = |word: usize| {
+        seen.iter().all(|it| it.entries.is_some() && it.window.get(word).copied() == it.entries)
+    };
+    let near = index_word.saturating_sub(SAVED - 1).max(1)..index_word + SAVED;
+    let above = near.filter(|word| is_right(*word)).min_by_key(|word| word.abs_diff(index_word));
+    if let Some(above) = above {
+        return i8::try_from(above).ok();
+    }
+    let is_right =
+        |word: usize| seen.iter().all(|it| it.entries.is_some() && it.below.get(word).copied() == it.entries);
+    let mut below = (0..first.below.len()).filter(|word| is_right(*word));
+    match (below.next(), below.next()) {
+        (Some(word), None) => {
+            i8::try_from(word).ok()?.checked_sub_unsigned(u8::try_from(first.below.len()).ok()?)
+        }
+        _ => None,
+    }
+}
+
 /// The word that points to the hook state, without an index beside it to tell it from leftovers: only if there is no other.
 fn learn_state(seen: &[&Observation]) -> Option<State> {
     let mut words = states(seen);
@@ -213,7 +249,17 @@ mod tests {
     use super::*;
 
     fn observation(location: u64, window: &[u64], truth: Truth) -> Observation {
-        Observation { location, caller: None, window: window.to_vec(), leads: Vec::new(), hook: 0, truth }
+        let (window, below) = (window.to_vec(), Vec::new());
+        Observation {
+            location,
+            caller: None,
+            window,
+            below,
+            leads: Vec::new(),
+            hook: 0,
+            entries: None,
+            truth,
+        }
     }
 
     fn rule(location: u64, window: &[u64], expressions: Range<u64>) -> Observation {
@@ -290,6 +336,40 @@ mod tests {
     }
 
     #[test]
+    fn the_functions_beside_the_index() {
+        let seen = |windows: [&[u64]; 3]| {
+            let with = |(entries, window): (u64, &[u64])| Observation {
+                entries: Some(entries),
+                ..hook(7, window, entries - 100)
+            };
+            let seen: Vec<_> = [100, 101, 102].into_iter().zip(windows).map(with).collect();
+            learn(&[seen])[0].depths[0].entries_word
+        };
+        assert_eq!(seen([&[0, 0, 7, 9, 100], &[0, 1, 7, 9, 101], &[0, 2, 7, 9, 102]]), 4);
+        // Wrong once, or too far away to have been saved with the index.
+        assert_eq!(seen([&[0, 0, 7, 9, 100], &[0, 1, 7, 9, 101], &[0, 2, 7, 9, 101]]), 0);
+        let far = |index: u64| [0, index, 7, 9, 9, 9, 9, 100 + index];
+        assert_eq!(seen([&far(0), &far(1), &far(2)]), 0);
+        // Below the context, if in one place only.
+        let below = |words: &dyn Fn(u64) -> Vec<u64>| {
+            let seen = [0, 1, 2].map(|index| Observation {
+                entries: Some(100 + index),
+                below: words(index),
+                ..hook(7, &[0, index, 7, 9], index)
+            });
+            learn(&[seen.to_vec()])[0].depths[0].entries_word
+        };
+        assert_eq!(below(&|index| vec![9, 100 + index, 9]), -2);
+        assert_eq!(below(&|index| vec![100 + index, 100 + index, 9]), 0);
+        // The same ones every time, or not known.
+        let same =
+            [0, 1, 2].map(|index| Observation { entries: Some(50), ..hook(7, &[0, index, 7, 50], index) });
+        assert_eq!(learn(&[same.to_vec()])[0].depths[0].entries_word, 0);
+        let unknown = [0, 1, 2].map(|index| hook(7, &[0, index, 7, 50], index));
+        assert_eq!(learn(&[unknown.to_vec()])[0].depths[0].entries_word, 0);
+    }
+
+    #[test]
     fn an_index_takes_three() {
         let seen = [0, 2, 1].map(|index| hook(7, &[1, index, 0, 7], index));
         assert_eq!(learn(&[seen.to_vec()]), [role(7, attribution_kind::HOOK, &[(3, 1)])]);
@@ -302,7 +382,7 @@ mod tests {
         // The same index on two hooks.
         let on = |hook: u8, leads: &[(u8, u8)]| Observation { truth: Truth::Hook(0), ..on(hook, leads) };
         let learned = |seen: &[Observation]| learn(&[seen.to_vec()]).first().map(|role| role.depths[0]);
-        let depth = |state_word, state_path| Depth { return_word: 3, value_word: 0, state_word, state_path };
+        let depth = |state_word, state_path| Depth { return_word: 3, state_word, state_path, ..Depth::NONE };
         let one = [1, 3].map(|hook| on(hook, &[none, none, (STATE, hook)]));
         assert_eq!(learned(&one), Some(depth(2, STATE)));
         // Two words lead there: one is a leftover.

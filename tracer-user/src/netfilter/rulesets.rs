@@ -3,6 +3,7 @@
 
 use super::NetnsId;
 use super::attribute::{self, Expression, Hook};
+use super::bridge;
 use super::budget::Budget;
 use super::conntrack::{self, TableLayout};
 use super::counted::Counted;
@@ -24,7 +25,7 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tracer_common::{
-    EXPRESSION_WORDS, FlowKey, attribution_kind, flow_flag, hook_of, index_of, kind_of, undecided,
+    EXPRESSION_WORDS, FlowKey, attribution_kind, flow_flag, fold, hook_of, index_of, kind_of, undecided,
 };
 
 /// Generations kept of a netns.
@@ -50,12 +51,16 @@ const OTHER_TABLES: [&str; 9] = [
     "ebt_nat_out",
 ];
 
+/// What stands in the place of a hook function while it is being removed (net/netfilter/core.c).
+const REMOVED: &str = "accept_all";
+
 /// Hook functions of nft's base chains: what they are given is the struct nft_chain (net/netfilter/nft_chain_filter.c,
 /// net/netfilter/nft_chain_route.c; the latter drop, too, what they can't route again).
-const NFT_FUNCTIONS: [&str; 9] = [
+const NFT_FUNCTIONS: [&str; 10] = [
     "nft_do_chain_ipv4",
     "nft_do_chain_ipv6",
     "nft_do_chain_inet",
+    "nft_do_chain_inet_ingress",
     "nft_do_chain_arp",
     "nft_do_chain_bridge",
     "nft_do_chain_netdev",
@@ -73,6 +78,8 @@ pub enum FreedBy {
     Nft,
     /// nf_queue
     Queue,
+    /// br_handle_frame, maybe for its PREROUTING hook.
+    Bridge,
 }
 
 /// Which rule engines the kernel has.
@@ -93,6 +100,8 @@ pub struct Evidence {
     pub netns: NetnsId,
     /// The hook.
     pub hook: Option<Hook>,
+    /// The hook function that dropped it, as it stood then.
+    pub hooked: Option<Hooked>,
     /// The start of the nft expression.
     pub expression: Option<[u64; EXPRESSION_WORDS]>,
     /// Which function freed the packet.
@@ -117,6 +126,7 @@ impl Evidence {
         Self {
             netns: NetnsId { address: raw.net, inode: raw.key.netns, cookie: raw.netns_cookie.unwrap_or(0) },
             hook: raw.hook.map(|hook| Hook { family: hook.family, number: hook.hook }).or(of_key.hook),
+            hooked: raw.hooked.map(|[function, private]| Hooked { function, private }),
             expression: raw.expression,
             time: raw.time,
             mark: raw.mark,
@@ -125,16 +135,32 @@ impl Evidence {
         }
     }
 
-    /// The hook function that dropped the packet, if its index is known; the hook is one of `netns`.
+    /// The hook function that dropped the packet, if its index is known; the hook is one of `netns`. Exact is only what
+    /// was read at the drop: what has its place now may be another.
     pub fn hooked(
         &self,
         memory: &mut impl KernelMemory,
         layout: &HookLayout,
         netns: NetnsId,
-    ) -> Option<Hooked> {
-        let (hook, index) = (self.hook?, index_of(self.attribution[1])?);
-        let family = Family::from_number(hook.family)?;
-        layout.hooked(memory, netns.address, family, hook.number).get(usize::from(index)).copied()
+    ) -> Option<(Hooked, Confidence)> {
+        if let Some(hooked) = self.hooked {
+            return Some((hooked, Confidence::Exact));
+        }
+        let [function, word] = self.attribution;
+        let functions = self.hook.map_or_else(Vec::new, |hook| in_force(memory, layout, netns, hook));
+        let now = match (index_of(word), functions.as_slice()) {
+            (Some(index), functions) => functions.get(usize::from(index)).copied(),
+            // There is no other that could have done it.
+            (None, [only]) => Some(*only),
+            (None, _) => None,
+        };
+        if kind_of(word) != attribution_kind::HOOK || function == 0 {
+            return now.map(|it| (it, Confidence::Inferred));
+        }
+        // Only a count is known: the key has the function, and of what it is given enough to tell it from others.
+        let private = now.filter(|it| it.function == function && fold(it.private) == word as u32);
+        let private = private.map_or(0, |it| it.private);
+        Some((Hooked { function, private }, Confidence::Exact))
     }
 
     /// Of a counting slot.
@@ -145,6 +171,7 @@ impl Evidence {
             attribution,
             netns,
             hook: hook_of(key.attribution[1]).map(|(family, number)| Hook { family, number }),
+            hooked: None,
             expression: None,
             freed_by: FreedBy::HookLoop,
             ethertype: if key.flags & flow_flag::COARSE == 0 { key.ethertype } else { 0 },
@@ -172,6 +199,8 @@ pub struct Rulesets {
     pub engines: Engines,
     /// True if probes see each nft rule that drops ([`crate::probe::tracer::Probes`]).
     pub has_probes: bool,
+    /// True if nft_do_chain frees what it drops: then its hook functions drop nothing else.
+    pub has_nft_freeing: bool,
     words: Words,
     evaluation: Budget,
     netns: HashMap<u32, Netns>,
@@ -251,6 +280,36 @@ impl Rulesets {
             _ => {}
         }
         answer
+    }
+
+    /// The answer for a packet that br_handle_frame freed; `None` if netfilter did not drop it.
+    pub fn attribute_bridge(
+        &mut self,
+        memory: &mut impl KernelMemory,
+        name: &dyn Fn(u64) -> Option<String>,
+        evidence: &Evidence,
+        blame: bridge::Blame,
+    ) -> Option<Netfilter> {
+        let (layout, netns) = (self.hooks.as_ref()?, self.netns_of(evidence)?);
+        let functions = in_force(memory, layout, netns, bridge::HOOK);
+        let is_suspect = |it: &Hooked| {
+            name(it.function).is_none_or(|name| {
+                let is_freed = self.has_nft_freeing && NFT_FUNCTIONS.contains(&name.as_str());
+                !is_freed && name != REMOVED && name != bridge::NEVER_DROPS
+            })
+        };
+        let suspects: Vec<Hooked> = functions.into_iter().filter(is_suspect).collect();
+        let unknown = || Netfilter { method: Some(Method::Hook), ..attribute::at_hook(Some(bridge::HOOK)) };
+        match (blame, suspects.as_slice()) {
+            (bridge::Blame::Other, _) | (_, []) => None,
+            (bridge::Blame::Hook, [only]) => {
+                let evidence = Evidence { hook: Some(bridge::HOOK), hooked: Some(*only), ..*evidence };
+                let answer = self.by_function(memory, name, &evidence).unwrap_or_else(unknown);
+                // What was on the hook was read after the drop.
+                Some(Netfilter { confidence: least(answer.confidence, Confidence::Inferred), ..answer })
+            }
+            _ => Some(unknown()),
+        }
     }
 
     /// The answer for a packet that nf_queue freed.
@@ -383,9 +442,12 @@ impl Rulesets {
             }
             _ if evidence.freed_by == FreedBy::Nft => unknown(),
             _ => {
-                // A table may have come.
-                self.counters.suspect();
-                self.by_function(memory, name, evidence).unwrap_or_else(unknown)
+                let answer = self.by_function(memory, name, evidence);
+                if answer.as_ref().is_none_or(|answer| answer.backend == Some(Backend::Legacy)) {
+                    // A table may have come.
+                    self.counters.suspect();
+                }
+                answer.unwrap_or_else(unknown)
             }
         }
     }
@@ -414,9 +476,11 @@ impl Rulesets {
         evidence: &Evidence,
     ) -> Option<Netfilter> {
         let (layout, netns) = (self.hooks.as_ref()?, self.netns_of(evidence)?);
-        let Hooked { function, private } = evidence.hooked(memory, layout, netns)?;
+        let (hooked, sure) = evidence.hooked(memory, layout, netns)?;
+        let Hooked { function, private } = hooked;
         let is_table = self.counters.layout().is_some_and(|layout| layout.functions.contains(&function));
-        let function = name(function)?;
+        // What was just being removed has left no trace.
+        let function = name(function).filter(|name| name != REMOVED)?;
         let is_table = is_table || OTHER_TABLES.contains(&function.as_str());
         if NFT_FUNCTIONS.contains(&function.as_str()) {
             let of_chain = self.by_base_chain(memory, evidence, private);
@@ -426,11 +490,18 @@ impl Rulesets {
         let verdict = conntrack::verdict(&function, evidence.hook, evidence.entry, || {
             connections.as_mut()?.fill(memory, netns.address)
         });
-        let program = (function == program::HOOK_FUNCTION)
+        let program = (function == program::HOOK_FUNCTION && private != 0)
             .then(|| Program::read(memory, self.programs.as_ref()?, private))
             .flatten();
-        // Accept or drop is all that a program can say.
-        let dropped = program.as_ref().map(|_| ("drop", Confidence::Exact));
+        // It is the one that dropped if it was there before the drop, and still is: monotonic time is never ahead of that
+        // since boot. Accept or drop is all that a program can say.
+        let dropped = program.as_ref().map(|(_, loaded)| {
+            let is_same = evidence.hooked.is_some()
+                && *loaded < evidence.time
+                && evidence.hook.is_some_and(|hook| in_force(memory, layout, netns, hook).contains(&hooked));
+            ("drop", if is_same { Confidence::Exact } else { Confidence::Inferred })
+        });
+        let program = program.map(|(program, _)| program);
         let verdict = verdict.or(dropped);
         let unsaid = if is_table { Confidence::Ambiguous } else { Confidence::Exact };
         Some(Netfilter {
@@ -439,18 +510,18 @@ impl Rulesets {
             program,
             verdict: verdict.map(|(name, _)| name.to_owned()),
             method: Some(Method::Hook),
-            confidence: verdict.map_or(unsaid, |(_, confidence)| confidence),
+            confidence: least(sure, verdict.map_or(unsaid, |(_, confidence)| confidence)),
             ..attribute::at_hook(evidence.hook)
         })
     }
 
     /// The base chain (struct nft_chain) whose hook function dropped the packet.
     fn base_chain(&self, memory: &mut impl KernelMemory, evidence: &Evidence) -> Option<u64> {
-        Some(evidence.hooked(memory, self.hooks.as_ref()?, self.netns_of(evidence)?)?.private)
+        Some(evidence.hooked(memory, self.hooks.as_ref()?, self.netns_of(evidence)?)?.0.private)
     }
 
     /// Of a packet that an nft base chain dropped, or a chain that it jumps to, where the kernel tells no more. Where
-    /// probes see every rule that drops and saw none, it was most likely the policy.
+    /// probes see every rule that drops and saw none, or there is none, it was most likely the policy.
     fn by_base_chain(&mut self, memory: &mut impl KernelMemory, evidence: &Evidence, base: u64) -> Netfilter {
         let unknown = Netfilter {
             backend: Some(Backend::Nft),
@@ -463,14 +534,17 @@ impl Rulesets {
         netns.refresh(memory, &layout);
         let Some(ruleset) = netns.generations.back() else { return unknown };
         let Some(chain) = ruleset.base_chain_at(base) else { return unknown };
-        if has_probes && chain.base.is_some_and(|base| base.drops) {
+        let is_empty = chain.rules.iter().all(Vec::is_empty);
+        if (has_probes || is_empty) && chain.base.is_some_and(|base| base.drops) {
             let policy = attribute::by_nft_policy(ruleset, chain, evidence.hook, Confidence::Inferred);
-            return policy.map_or(unknown, |it| Netfilter { method: Some(Method::Probe), ..it });
+            let method = if is_empty { Method::Hook } else { Method::Probe };
+            return policy.map_or(unknown, |it| Netfilter { method: Some(method), ..it });
         }
         let table = ruleset.table_of(chain);
         Netfilter {
             family: table.map(|table| table.family).or(unknown.family),
             table: table.map(|table| table.name.clone()),
+            chain: Some(chain.name.clone()),
             ..unknown
         }
     }
@@ -486,7 +560,7 @@ impl Rulesets {
         let (netns, hook) = (self.netns_of(evidence)?, evidence.hook?);
         let family = Family::from_number(hook.family)?;
         let (version, tables) = self.counters.tables_on(netns, family, hook.number)?;
-        let address = evidence.hooked(memory, self.hooks.as_ref()?, netns)?.private;
+        let address = evidence.hooked(memory, self.hooks.as_ref()?, netns)?.0.private;
         let (_, only) = tables.iter().find(|(table, _)| *table == address)?;
         // A drop by a table that came since.
         if !self.counters.is_known(memory, netns) || !self.evaluation.is_left(EVALUATION_BURST) {
@@ -670,6 +744,17 @@ fn judge<T: Copy>(
     }
 }
 
+/// The functions on a hook now.
+fn in_force(memory: &mut impl KernelMemory, layout: &HookLayout, netns: NetnsId, hook: Hook) -> Vec<Hooked> {
+    let family = Family::from_number(hook.family);
+    family.map_or_else(Vec::new, |family| layout.hooked(memory, netns.address, family, hook.number))
+}
+
+/// The less sure of two.
+fn least(a: Confidence, b: Confidence) -> Confidence {
+    a.max(b)
+}
+
 /// Evaluates a packet against the listings of its hook's tables; `only` is the one that dropped it, `chain` its base chain.
 fn conclude(
     packet: &Packet<'_>,
@@ -806,5 +891,44 @@ mod tests {
         assert_eq!(told(&[(3, 'x')], 5), Some((3, 'x', Confidence::Inferred)));
         assert_eq!(told(&[(3, '-'), (8, '-')], 5), None);
         assert_eq!(told(&[], 5), None);
+    }
+
+    #[test]
+    fn what_is_on_the_hook_after_the_drop_is_no_proof() {
+        use super::super::memory::fake::Fake;
+        use tracer_common::{attribution_word, with_index};
+        const NET: u64 = 0xffff_8880_0000_0000;
+        let layout = HookLayout { arrays: [0, 40], others: [None; 2], entries_count: 0, entries_hooks: 8 };
+        let netns = NetnsId { address: NET, ..NetnsId::default() };
+        // Two functions on IPv4's INPUT, one on its OUTPUT.
+        let mut memory = Fake::default();
+        for (hook, functions) in [(1, &[10_u64, 11, 20, 21][..]), (3, &[30, 31])] {
+            let entries = NET + 0x1000 * hook;
+            memory.put_u64(NET + 8 * hook, entries);
+            memory.put(entries, &(functions.len() as u16 / 2).to_ne_bytes());
+            for (at, word) in (1..).zip(functions) {
+                memory.put_u64(entries + 8 * at, *word);
+            }
+        }
+        let mut told = |hook: u8, kind, index: Option<u64>, function, rest, hooked| {
+            let word = attribution_word(kind, Some((2, hook)), rest);
+            let word = index.map_or(word, |index| with_index(word, index));
+            let key = FlowKey { attribution: [function, word], ..FlowKey::default() };
+            let evidence = Evidence { hooked, ..Evidence::of_key(&key) };
+            let told = evidence.hooked(&mut memory, &layout, netns);
+            told.map(|(it, sure)| (it.function, it.private, sure))
+        };
+        use attribution_kind::{HOOK, NONE};
+        let at_drop = Some(Hooked { function: 40, private: 41 });
+        assert_eq!(told(1, HOOK, Some(1), 40, 41, at_drop), Some((40, 41, Confidence::Exact)));
+        assert_eq!(told(1, HOOK, Some(1), 0, 0, None), Some((20, 21, Confidence::Inferred)));
+        assert_eq!(told(1, HOOK, Some(7), 0, 0, None), None);
+        // Without an index: only what is alone.
+        assert_eq!(told(3, NONE, None, 0, 0, None), Some((30, 31, Confidence::Inferred)));
+        assert_eq!(told(1, NONE, None, 0, 0, None), None);
+        // A count's key has the function; its argument is known while both are there.
+        assert_eq!(told(1, HOOK, Some(1), 20, 21, None), Some((20, 21, Confidence::Exact)));
+        assert_eq!(told(1, HOOK, Some(1), 20, 22, None), Some((20, 0, Confidence::Exact)));
+        assert_eq!(told(1, HOOK, Some(1), 40, 41, None), Some((40, 0, Confidence::Exact)));
     }
 }

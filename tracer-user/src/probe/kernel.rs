@@ -9,6 +9,7 @@ use super::{
 };
 use crate::event::explain::Names;
 use crate::netfilter::{
+    bridge,
     conntrack::TableLayout,
     expressions::CounterLayout,
     hooks::HookLayout,
@@ -27,8 +28,10 @@ const KALLSYMS: &str = "/proc/kallsyms";
 /// Where the BTF of the kernel and of its modules is.
 const BTF: &str = "/sys/kernel/btf";
 /// Modules whose types, drop reasons or functions are of use.
-const MODULES: [&str; 17] = [
+const MODULES: [&str; 19] = [
     "cls_bpf",
+    "bridge",
+    "br_netfilter",
     "nf_conntrack",
     "nf_tables",
     "nft_counter",
@@ -221,6 +224,8 @@ impl Kernel {
                 "x_tables" => self.legacy = LegacyLayout::resolve(vmlinux, Some(&btf)),
                 // Their functions tell tables from other hooks.
                 name if name.starts_with("ip") => {}
+                // Of these it is their text that counts.
+                "bridge" | "br_netfilter" => {}
                 _ => self.reasons.add_module(&btf),
             }
         }
@@ -254,6 +259,8 @@ impl Kernel {
             self.layout.tc.receive = first(part("__netif_receive_skb_core"));
             self.layout.tc.transmit = first(part("__dev_queue_xmit"));
         }
+        self.layout.br_handle_frame = range("br_handle_frame");
+        self.layout.br_nf_pre_routing = range(bridge::FREES_ITSELF);
         if let Some(legacy) = &mut self.legacy {
             legacy.functions = legacy::TABLE_FUNCTIONS.map(|name| range(name).start);
         }

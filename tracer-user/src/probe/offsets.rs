@@ -140,6 +140,7 @@ pub fn resolve(vmlinux: &Btf, nf_conntrack: Option<&Btf>) -> Resolved {
     fill(vmlinux, VMLINUX, &mut resolved.offsets, &mut resolved.missing);
     resolve_packet(vmlinux, &mut resolved);
     resolve_arguments(vmlinux, &mut resolved);
+    resolve_entries(vmlinux, &mut resolved);
     let (conntrack, missing) = resolve_conntrack(nf_conntrack.unwrap_or(vmlinux));
     resolved.conntrack = conntrack;
     resolved.missing.extend(missing);
@@ -203,6 +204,22 @@ fn resolve_packet(vmlinux: &Btf, resolved: &mut Resolved) {
             let essential = *consequence == ESSENTIAL;
             resolved.missing.push(MissingField { what, consequence, essential });
         }
+    }
+}
+
+/// The hook functions in force (struct nf_hook_entries, include/linux/netfilter.h): believed only if they are pairs of the
+/// function and what it is given, as the programs read them.
+fn resolve_entries(vmlinux: &Btf, resolved: &mut Resolved) {
+    let is_pair = vmlinux.offset_of("nf_hook_entry", "hook") == Some(0)
+        && vmlinux.offset_of("nf_hook_entry", "priv") == Some(8)
+        && vmlinux.size_of("nf_hook_entry") == Some(16);
+    match vmlinux.offset_of("nf_hook_entries", "hooks").filter(|_| is_pair) {
+        Some(offset) => resolved.offsets.entries_hooks = offset,
+        None => resolved.missing.push(MissingField {
+            what: "nf_hook_entries.hooks",
+            consequence: "hook functions that drop are inferred",
+            essential: false,
+        }),
     }
 }
 

@@ -328,7 +328,16 @@ impl Learned {
 struct Dropped {
     experiment: Experiment,
     raw: Raw,
+    entries: Option<u64>,
     truth: Truth,
+}
+
+/// The functions on the hook that a packet was dropped on, while it was.
+#[derive(Default)]
+struct InForce {
+    /// Where they were (struct nf_hook_entries).
+    entries: Option<u64>,
+    functions: Vec<Hooked>,
 }
 
 /// One self-test.
@@ -408,14 +417,15 @@ pub fn run(
 impl SelfTest<'_> {
     /// Drops the packets at both depths, and notes where the answers were.
     fn observe(&mut self, experiments: &[Experiment]) -> Result<(), SelfTestError> {
-        let near = drop_all(self.tracer, self.lab, experiments, self.other)?;
+        let hooks = self.layouts.hooks;
+        let near = drop_all(self.tracer, self.lab, hooks, experiments, self.other)?;
         let (lab, other) = (&*self.lab, &mut *self.other);
-        let far = self.tracer.with_second(|tracer| drop_all(tracer, lab, experiments, other))?;
+        let far = self.tracer.with_second(|tracer| drop_all(tracer, lab, hooks, experiments, other))?;
         for (depth, drops) in [near, far].into_iter().enumerate() {
-            for (experiment, raw) in drops {
+            for (experiment, raw, InForce { entries, .. }) in drops {
                 let truth = self.truth(&experiment, &raw).ok_or(SelfTestError::Unreadable)?;
                 if let Some(seen) = self.depths.get_mut(depth) {
-                    seen.push(Dropped { experiment, raw, truth });
+                    seen.push(Dropped { experiment, raw, entries, truth });
                 }
             }
         }
@@ -490,8 +500,10 @@ impl SelfTest<'_> {
                 location,
                 caller: at.and_then(|at| it.raw.stack.get(at + 1).copied()),
                 window: lesson.window,
+                below: lesson.below,
                 leads: lesson.leads,
                 hook: it.experiment.hook as u8,
+                entries: it.entries,
                 truth: it.truth.clone(),
             }
         };
@@ -583,11 +595,12 @@ impl SelfTest<'_> {
 
     /// Drops what rules that count are to drop, at both depths. False if a counter told another rule, or none told any.
     fn prove_counted(&mut self, proof: &mut Proof) -> Result<bool, SelfTestError> {
-        let mut drops = drop_all(self.tracer, self.lab, &COUNTED, self.other)?;
+        let hooks = self.layouts.hooks;
+        let mut drops = drop_all(self.tracer, self.lab, hooks, &COUNTED, self.other)?;
         let (lab, other) = (&*self.lab, &mut *self.other);
-        drops.extend(self.tracer.with_second(|tracer| drop_all(tracer, lab, &COUNTED, other))?);
+        drops.extend(self.tracer.with_second(|tracer| drop_all(tracer, lab, hooks, &COUNTED, other))?);
         let mut told = 0;
-        for (experiment, raw) in &drops {
+        for (experiment, raw, _) in &drops {
             let [number, word] = raw.key.attribution;
             let truth = self.rule(experiment, raw.net).flatten();
             let index = index_of(word).map(u64::from);
@@ -614,18 +627,26 @@ impl SelfTest<'_> {
 
     /// Drops everything again, at both depths: what the programs say now must be true, or nothing.
     fn prove(&mut self, experiments: &[Experiment], proof: &mut Proof) -> Result<(), SelfTestError> {
-        let mut drops = drop_all(self.tracer, self.lab, experiments, self.other)?;
+        let hooks = self.layouts.hooks;
+        let mut drops = drop_all(self.tracer, self.lab, hooks, experiments, self.other)?;
         let (lab, other) = (&*self.lab, &mut *self.other);
-        drops.extend(self.tracer.with_second(|tracer| drop_all(tracer, lab, experiments, other))?);
+        drops.extend(self.tracer.with_second(|tracer| drop_all(tracer, lab, hooks, experiments, other))?);
         let sequence = self.ruleset.as_ref().map(|ruleset| ruleset.sequence);
-        for (experiment, raw) in drops {
+        for (experiment, raw, in_force) in drops {
             let [address, word] = raw.key.attribution;
             let (kind, index) = (kind_of(word), index_of(word));
             let is_current = Some(word as u32) == sequence;
-            // What is told must be true: the index, and the rule or policy.
+            // What is told must be true: the index, the function there, and the rule or policy.
             let is_index = match index {
                 Some(index) => self.index(&experiment, raw.net) == Some(index.into()),
                 None => true,
+            };
+            let is_function = match (raw.hooked, index) {
+                (Some([function, private]), Some(index)) => {
+                    in_force.functions.get(usize::from(index)) == Some(&Hooked { function, private })
+                }
+                (Some(_), None) => false,
+                (None, _) => true,
             };
             let is_rule = match (kind, self.rule(&experiment, raw.net).flatten()) {
                 (attribution_kind::NFT_RULE, Some(Truth::Rule(expressions))) => {
@@ -636,7 +657,7 @@ impl SelfTest<'_> {
                 _ => true,
             };
             let has_rule = matches!(kind, attribution_kind::NFT_RULE | attribution_kind::NFT_POLICY);
-            let (is_told, is_right) = (has_rule || index.is_some(), is_index && is_rule);
+            let (is_told, is_right) = (has_rule || index.is_some(), is_index && is_function && is_rule);
             let is_right_hook = hook_of(word).is_none_or(|hook| hook == (FAMILY, experiment.hook as u8));
             if !is_right || !is_right_hook {
                 return Err(SelfTestError::Disproved { to: experiment.to });
@@ -648,13 +669,14 @@ impl SelfTest<'_> {
     }
 }
 
-/// Makes the experiments: a packet and an event of each.
+/// Makes the experiments: a packet and an event of each, and what was on its hook then.
 fn drop_all(
     tracer: &mut Tracer,
     lab: &Lab,
+    hooks: Option<HookLayout>,
     experiments: &[Experiment],
     other: &mut dyn FnMut(Raw),
-) -> Result<Vec<(Experiment, Raw)>, SelfTestError> {
+) -> Result<Vec<(Experiment, Raw, InForce)>, SelfTestError> {
     // What earlier packets left behind is not this round's.
     while let Some(item) = tracer.ring().next() {
         if let Ok(raw) = decode::decode(&item)
@@ -667,13 +689,34 @@ fn drop_all(
     for experiment in experiments {
         if let Culprit::Program(index) = experiment.by {
             let _link = lab.attach(experiment.hook, &[(Verdict::Drop, priority(index) - 1)])?;
-            seen.extend(send_all(tracer, lab, &[*experiment], other)?);
+            let drops = send_all(tracer, lab, &[*experiment], other)?;
+            seen.extend(with_functions(tracer, hooks, drops));
         } else {
             by_rules.push(*experiment);
         }
     }
-    seen.extend(send_all(tracer, lab, &by_rules, other)?);
+    let drops = send_all(tracer, lab, &by_rules, other)?;
+    seen.extend(with_functions(tracer, hooks, drops));
     Ok(seen)
+}
+
+/// Adds what is on their hooks now.
+fn with_functions(
+    tracer: &Tracer,
+    hooks: Option<HookLayout>,
+    drops: Vec<(Experiment, Raw)>,
+) -> Vec<(Experiment, Raw, InForce)> {
+    let in_force = |experiment: &Experiment, net| {
+        let (hooks, mut memory) = (hooks?, tracer.memory().ok()?);
+        let hook = experiment.hook as u8;
+        let entries = hooks.entries(&mut memory, net, Family::Ipv4, hook);
+        Some(InForce { entries, functions: hooks.hooked(&mut memory, net, Family::Ipv4, hook) })
+    };
+    let add = |(experiment, raw): (Experiment, Raw)| {
+        let in_force = in_force(&experiment, raw.net).unwrap_or_default();
+        (experiment, raw, in_force)
+    };
+    drops.into_iter().map(add).collect()
 }
 
 /// Sends the packet of each and waits for their events.

@@ -153,6 +153,10 @@ pub struct KernelLayout {
     pub nft_do_chain: TextRange,
     /// Text of nf_queue.
     pub nf_queue: TextRange,
+    /// Text of br_handle_frame, which calls the functions of its hook itself.
+    pub br_handle_frame: TextRange,
+    /// Text of br_nf_pre_routing, a hook function of bridges that frees what it drops itself on newer kernels.
+    pub br_nf_pre_routing: TextRange,
     /// net.list (include/net/net_namespace.h): the list of all network namespaces.
     pub net_list: Option<u32>,
     /// qdisc_skb_cb.data (include/net/sch_generic.h): what tc programs see as their control block.

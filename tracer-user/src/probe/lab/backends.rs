@@ -18,6 +18,8 @@ pub struct Backends {
     pub legacy: bool,
     /// Connection tracking: its hook functions drop packets, too.
     pub conntrack: bool,
+    /// BPF programs as hook functions (from 6.4): each may drop packets, and there is all that is needed to learn from.
+    pub programs: bool,
 }
 
 impl Backends {
@@ -38,13 +40,14 @@ impl Backends {
             // Not ip_tables: that can be there without this table, and then asking for the table loads it.
             legacy: has("iptable_filter", "iptable_filter_table_init"),
             conntrack: has("nf_conntrack", "nf_conntrack_in"),
+            programs: has_symbol("nf_hook_run_bpf"),
         }
     }
 
     /// True if there is nothing to learn from, or for.
     #[must_use]
     pub fn is_empty(self) -> bool {
-        !self.nft && !self.legacy && !self.conntrack
+        !self.nft && !self.legacy && !self.conntrack && !self.programs
     }
 
     /// Whether tables of a family can have [`nft::Verdict::Reject`].
@@ -73,6 +76,8 @@ mod tests {
         assert_eq!(Backends::judge(&none, &|function| function == "iptable_filter_table_init"), legacy);
         let conntrack = Backends::judge(&|module| module == "nf_conntrack", &none);
         assert!(conntrack.conntrack && !conntrack.is_empty() && Backends::default().is_empty());
+        let programs = Backends::judge(&none, &|function| function == "nf_hook_run_bpf");
+        assert!(programs.programs && !programs.is_empty());
         let engine_alone = Backends::judge(&|module| module == "ip_tables", &|name| name == "ipt_do_table");
         assert!(!engine_alone.legacy, "asking for the table would load it");
     }
