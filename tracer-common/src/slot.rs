@@ -38,7 +38,8 @@ pub struct FlowKey {
     pub source_port: u16,
     /// Destination port in host byte order; ICMP: `type << 8 | code`.
     pub destination_port: u16,
-    /// `skb->protocol`, host byte order (`ETH_P_*`, include/uapi/linux/if_ether.h).
+    /// `skb->protocol`, host byte order (`ETH_P_*`, include/uapi/linux/if_ether.h); of a packet on a hook that has none yet,
+    /// that of the raw socket which sent it.
     pub ethertype: u16,
     /// IP protocol number after any extension headers (IANA protocol numbers).
     pub transport: u8,

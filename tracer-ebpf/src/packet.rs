@@ -2,8 +2,9 @@
 //! the bytes that the full event carries.
 
 use crate::{
-    maps::{HEADER_WORDS, Scratch, has, scratch, skb_field},
-    memory::{copy, read},
+    maps::{HEADER_WORDS, Scratch, control, has, offset, scratch, skb_field},
+    memory::{copy, is_kernel_address, read},
+    stack,
 };
 use core::mem::offset_of;
 use network_types::{
@@ -45,6 +46,7 @@ const EXTENSIONS: u32 = 6;
 #[inline(never)]
 pub extern "C" fn parse_packet(index: u32) -> u32 {
     let scratch = scratch!(index);
+    let control = control!();
     if !has!(skb_protocol, skb_head, skb_network_header, skb_tail) {
         return 0;
     }
@@ -52,7 +54,10 @@ pub extern "C" fn parse_packet(index: u32) -> u32 {
     unsafe {
         (*scratch).network = 0;
         (*scratch).transport = 0;
-        let ethertype = u16::from_be(skb_field!(scratch, skb_protocol, u16));
+        let mut ethertype = u16::from_be(skb_field!(scratch, skb_protocol, u16));
+        if ethertype == 0 && stack::is_netfilter(control, (*scratch).key.location) {
+            ethertype = of_raw_socket(scratch);
+        }
         (*scratch).key.ethertype = ethertype;
 
         let start = skb_field!(scratch, skb_network_header, u16);
@@ -79,6 +84,27 @@ pub extern "C" fn parse_packet(index: u32) -> u32 {
         }
     }
     0
+}
+
+/// The protocol of a packet on a hook of netfilter that has none yet: older kernels set it after the hooks where the sender
+/// of a raw socket wrote the header itself (raw_send_hdrinc, net/ipv4/raw.c). Its socket tells; 0 without.
+#[inline(always)]
+unsafe fn of_raw_socket(scratch: *const Scratch) -> u16 {
+    const AF_INET: u16 = 2;
+    const AF_INET6: u16 = 10;
+    if !has!(skb_sk, sock_family) {
+        return 0;
+    }
+    // SAFETY: a map value.
+    let socket = unsafe { skb_field!(scratch, skb_sk, u64) };
+    if !is_kernel_address(socket) {
+        return 0;
+    }
+    match read::<u16>(socket + offset!(sock_family) as u64) {
+        Some(AF_INET) => ETH_P_IP,
+        Some(AF_INET6) => ETH_P_IPV6,
+        _ => 0,
+    }
 }
 
 /// The first four bytes of an IPv4-mapped address's last eight (`::ffff:0:0/96`, RFC 4291 2.5.5.2).
