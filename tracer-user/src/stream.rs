@@ -474,7 +474,7 @@ impl Stream {
             event.drop.bpf.clone_from(&told.bpf);
             event.drop.cilium.clone_from(&told.cilium);
         } else {
-            event.drop.bpf = self.at_tc(key, None, None);
+            event.drop.take_program(self.at_tc(key, None, None), None);
             event.drop.take_netfilter(self.netfilter(&Evidence::of_key(key), key.location, None));
         }
         event

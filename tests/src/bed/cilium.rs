@@ -220,6 +220,7 @@ fn pinned(name: &str, kind: u32, sizes: (u32, usize), entries: &[(Vec<u8>, Vec<u
         fd: u32,
         flags: u32,
     }
+    program::lift_limit();
     let create = Create { kind, key: sizes.0, value: sizes.1 as u32, most: 1024, flags: NO_PREALLOC };
     // SAFETY: the command reads such a structure; it returns a new descriptor.
     let map = unsafe { OwnedFd::from_raw_fd(program::bpf(MAP_CREATE, &create).context("create a map")?) };

@@ -117,6 +117,7 @@ pub(super) fn load(kind: u32, attach_type: u32, name: &str, instructions: &[u64]
         interface: 0,
         attach_type,
     };
+    lift_limit();
     // SAFETY: the command reads such a structure and what it points to; it returns a new descriptor.
     unsafe { Ok(OwnedFd::from_raw_fd(bpf(PROG_LOAD, &load)?)) }
 }
@@ -130,6 +131,13 @@ pub(super) fn id_of(program: &OwnedFd) -> io::Result<u32> {
     // SAFETY: the command reads such a structure and writes as much as it says.
     unsafe { bpf(OBJ_GET_INFO_BY_FD, &ask)? };
     Ok(info[1])
+}
+
+/// Lifts the limit that kernels before 5.11 count programs and maps against (RLIMIT_MEMLOCK).
+pub(super) fn lift_limit() {
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: a plain structure. If it fails, so does what needs it.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
 }
 
 /// bpf(2).

@@ -79,15 +79,18 @@ impl Program {
     pub fn load(name: &str, does: Does) -> Result<Self> {
         /// `__sk_buff.cb`
         const CB: u64 = 48;
-        // struct bpf_insn: BPF_ST | BPF_MEM | BPF_W, BPF_ALU64 | BPF_MOV | BPF_K, BPF_JMP | BPF_EXIT.
-        let store =
-            |(at, word): (usize, &u32)| 0x62 | 1 << 8 | (CB + 4 * at as u64) << 16 | u64::from(*word) << 32;
+        // struct bpf_insn: r2 = word, *(u32 *)(r1 + offset) = r2 (BPF_ALU64 | BPF_MOV | BPF_K, BPF_STX | BPF_MEM | BPF_W): older
+        // kernels store no constants there.
+        let store = |(at, word): (usize, &u32)| {
+            [0xb7 | 2 << 8 | u64::from(*word) << 32, 0x63 | 1 << 8 | 2 << 12 | (CB + 4 * at as u64) << 16]
+        };
         let (words, verdict) = match does {
             Does::Drop => ([].as_slice(), SHOT),
             Does::Nothing => ([].as_slice(), NEXT),
             Does::MarkAndDrop(ref words) => (words.as_slice(), SHOT),
         };
-        let mut instructions: Vec<u64> = words.iter().enumerate().map(store).collect();
+        let mut instructions: Vec<u64> = words.iter().enumerate().flat_map(store).collect();
+        // r0 = verdict, BPF_JMP | BPF_EXIT.
         instructions.extend([0xb7 | u64::from(verdict.cast_unsigned()) << 32, 0x95]);
         let fd = program::load(TYPE_CLASSIFIER, 0, name, &instructions).context("load a tc program")?;
         Ok(Self { id: program::id_of(&fd).context("ask for a BPF program's id")?, fd })

@@ -96,8 +96,10 @@ impl Bed {
 
     /// And the hook.
     fn expect(&self, confidence: &str) -> Expect {
+        // Without a reason, and without an answer, it may as well have been an error.
+        let class = if kernel::has_reasons() || confidence != "ambiguous" { "policy" } else { "error" };
         self.drops()
-            .field("/drop/class", "policy")
+            .field("/drop/class", class)
             .field("/drop/cilium", Value::Null)
             .field("/drop/bpf/hook", self.hook.name().to_uppercase())
             .field("/drop/bpf/interface", "s0")

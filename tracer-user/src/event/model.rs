@@ -2,7 +2,7 @@
 //! published JSON schema, so field names here are a contract.
 
 use crate::cilium::model::Cilium;
-use crate::netfilter::model::Netfilter;
+use crate::netfilter::model::{Confidence, Netfilter};
 use crate::tc::model::Bpf;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -231,9 +231,13 @@ pub struct Reason {
 }
 
 impl Reason {
-    /// Takes what was on the tc hook that dropped the packet, and the class that follows from what Cilium said. Where that
-    /// names the program already, it is not named twice.
+    /// Takes what was on the tc hook that dropped the packet, and the class that follows from that and from what Cilium said.
+    /// Where Cilium's answer names the program already, it is not named twice.
     pub fn take_program(&mut self, bpf: Option<Box<Bpf>>, destination: Option<IpAddr>) {
+        if bpf.as_ref().is_some_and(|bpf| bpf.confidence != Confidence::Ambiguous) {
+            // Without a drop reason it is known only now that somebody decided it.
+            self.class = Class::Policy;
+        }
         match &self.cilium {
             Some(cilium) => self.class = cilium.class(destination).unwrap_or(self.class),
             None => self.bpf = bpf,
