@@ -25,6 +25,12 @@ fn numbers(release: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
+/// True if this kernel's BTF describes its modules' types (from 5.11).
+#[must_use]
+pub fn describes_modules() -> bool {
+    version() >= (5, 11)
+}
+
 /// True if this kernel has the drop reason (`enum skb_drop_reason`, without its prefix).
 ///
 /// BTF keeps every name in one table of NUL-terminated strings, so a name that is not there is in no enum.

@@ -2,7 +2,7 @@
 //! the layouts of its versions.
 
 use super::expect::{Expect, verify, watch};
-use super::tc::Bed;
+use super::tc::{Bed, need_names};
 use super::{beside, both, one};
 use crate::bed::cilium::{Maps, Rule, Version, old_words, words};
 use crate::bed::kernel;
@@ -60,6 +60,7 @@ fn program(words: [u32; 5]) -> Result<Program> {
 
 /// The pod's side of a test bed with such a program on it; the maps are the caller's.
 fn attach(bed: &Bed, words: [u32; 5]) -> Result<()> {
+    need_names()?;
     bed.add_filter(&program(words)?, 1)
 }
 
@@ -253,6 +254,7 @@ fn nothing_left(family: Family) -> Result<()> {
 
 /// The very same words, by somebody else's program.
 fn foreign_program(family: Family) -> Result<()> {
+    need_names()?;
     let bed = Bed::new(family, Hook::Ingress)?;
     let words = words(WORLD, POD, DENIED, ENDPOINT.into());
     bed.add_filter(&Program::load("bouncer", Does::MarkAndDrop(words))?, 1)?;

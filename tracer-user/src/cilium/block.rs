@@ -31,7 +31,8 @@ pub struct Source {
 /// What is known of where a packet was dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
-    /// The kernel freed it for a tc or netkit program: [`is_of_a_program`].
+    /// The kernel freed it for a tc or netkit program: it says so, or may have where it does not tell. Anywhere else the
+    /// control block belongs to somebody else.
     pub is_of_a_program: bool,
     /// A program of Cilium's ([`super::programs::is_ciliums`]) is attached to that device and hook.
     pub has_ciliums: bool,
@@ -51,20 +52,6 @@ pub fn words(bytes: [u8; 20]) -> [u32; 5] {
         *word = u32::from_ne_bytes(*four);
     }
     words
-}
-
-/// True if such a drop may be a tc or netkit program's: the reason's name and the location as in
-/// [`crate::event::model::Reason`]. Anywhere else the control block belongs to somebody else.
-#[must_use]
-pub fn is_of_a_program(reason: Option<&str>, location: Option<&str>) -> bool {
-    let function = location.unwrap_or_default().split(['+', '.', ' ']).next().unwrap_or_default();
-    match reason {
-        Some("TC_INGRESS" | "TC_EGRESS") => true,
-        Some("NOT_SPECIFIED") => function == "netkit_xmit",
-        // The kernel has no reasons for tc (before 5.18), nor netkit.
-        None => matches!(function, "__netif_receive_skb_core" | "__dev_queue_xmit"),
-        Some(_) => false,
-    }
 }
 
 /// What Cilium said of this drop; `None` if it said nothing, or not so that it can be told from chance.
@@ -207,17 +194,5 @@ mod tests {
         bytes[8..12].copy_from_slice(&0x85_u32.to_ne_bytes());
         bytes[16..].copy_from_slice(&0x0849_0202_u32.to_ne_bytes());
         assert_eq!(words(bytes), [0, 0, 0x85, 0, 0x0849_0202]);
-    }
-
-    #[test]
-    fn where_a_program_dropped() {
-        assert!(is_of_a_program(Some("TC_INGRESS"), None));
-        assert!(is_of_a_program(Some("TC_EGRESS"), Some("__dev_queue_xmit+0x1")));
-        assert!(is_of_a_program(Some("NOT_SPECIFIED"), Some("netkit_xmit+0x7d [netkit]")));
-        assert!(is_of_a_program(None, Some("__netif_receive_skb_core.constprop.0+0x7d")));
-        assert!(!is_of_a_program(Some("NOT_SPECIFIED"), Some("__dev_queue_xmit+0x1")));
-        assert!(!is_of_a_program(Some("NO_SOCKET"), Some("netkit_xmit+0x1")));
-        assert!(!is_of_a_program(None, Some("nf_hook_slow+0x7d")));
-        assert!(!is_of_a_program(None, None));
     }
 }

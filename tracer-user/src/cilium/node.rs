@@ -10,6 +10,7 @@ use super::pins::{Pins, ROOTS};
 use super::programs::is_ciliums;
 use crate::event::decode::Raw;
 use crate::event::model::Drop;
+use crate::netfilter::model::Confidence;
 use crate::tc::model::Bpf;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
@@ -41,20 +42,15 @@ impl Node {
         }
     }
 
-    /// What Cilium says of a drop; `None` if it was not Cilium's. `bpf` is what was on the hook.
+    /// What Cilium says of a drop at a tc hook; `None` if it was not Cilium's. `bpf` is what was on the hook.
     pub fn explain(&mut self, raw: &Raw, event: &Drop, bpf: &Bpf) -> Option<Cilium> {
-        let why = &event.drop;
         let mut names =
             bpf.candidates.iter().chain([&bpf.filter]).filter_map(|filter| filter.program.as_deref());
         let program = names.find(|name| is_ciliums(name))?;
-        let place = Place {
-            is_of_a_program: block::is_of_a_program(why.reason.as_deref(), why.location.as_deref()),
-            has_ciliums: true,
-        };
+        let place = Place { is_of_a_program: true, has_ciliums: true };
         let Some(said) = self.words(raw).and_then(|words| block::recognise(words, place)) else {
-            // On kernels without reasons the same function frees packets for other reasons, too.
-            let is_certain = bpf.filter.program.is_some() && why.reason.is_some() && place.is_of_a_program;
-            return is_certain.then(|| without_block(program));
+            // Others may be on the hook, and on older kernels the same function frees packets for other reasons, too.
+            return (bpf.confidence == Confidence::Exact).then(|| without_block(program));
         };
         let packet = self.packet(raw, event);
         Some(explain(&said, &packet, Some(program), self.maps(), &Nobody))
