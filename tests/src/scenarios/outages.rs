@@ -364,7 +364,7 @@ fn snat_exhausted(backend: Backend, family: Family) -> Result<()> {
         .reason(&["NETFILTER_DROP"])
         .at(&["nf_hook_slow"]);
     let functions = ["nf_confirm", "ipv4_confirm", "ipv6_confirm"];
-    let said = ("nat-port-clash", "inferred");
+    let said = ("nat-port-clash", "error", "inferred");
     verify(stream, &[hook_function(expect, Hook::Postrouting, family, &functions, said)], &[])
 }
 
@@ -398,7 +398,7 @@ fn masquerade_moved(backend: Backend, family: Family) -> Result<()> {
     let functions = family.pick("nf_nat_ipv4_out", "nf_nat_ipv6_out");
     verify(
         stream,
-        &[hook_function(expect, Hook::Postrouting, family, &[functions], ("nat-failed", "exact"))],
+        &[hook_function(expect, Hook::Postrouting, family, &[functions], ("nat-failed", "error", "exact"))],
         &[],
     )
 }
@@ -419,13 +419,14 @@ fn hook_function(
     hook: Hook,
     family: Family,
     functions: &[&str],
-    (verdict, confidence): (&str, &str),
+    (verdict, class, confidence): (&str, &str, &str),
 ) -> Expect {
     // Without module BTF these functions have no names that can be trusted.
     if !expects_exact_here(Backend::Legacy) {
         return expect;
     }
     expect
+        .field("/drop/class", class)
         .field("/drop/netfilter/hook", hook.upper())
         .field("/drop/netfilter/family", family.name())
         .field_among("/drop/netfilter/function", functions)
@@ -479,10 +480,9 @@ fn conntrack_full(family: Family) -> Result<()> {
     let expect = Expect::at_least(1, &node.routed.router)
         .destination("udp", to)
         .reason(&["NETFILTER_DROP"])
-        .at(&["nf_hook_slow"])
-        .field("/drop/class", "resource");
+        .at(&["nf_hook_slow"]);
     let functions = ["nf_conntrack_in", "ipv4_conntrack_in", "ipv6_conntrack_in"];
-    let said = ("conntrack-table-full", "inferred");
+    let said = ("conntrack-table-full", "resource", "inferred");
     verify(stream, &[hook_function(expect, Hook::Prerouting, family, &functions, said)], &[])
 }
 
