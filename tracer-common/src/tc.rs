@@ -33,6 +33,9 @@ pub mod tc_word {
     pub const BY_REASON: u32 = 1 << 9;
     /// Not all filters could be read.
     pub const INCOMPLETE: u32 = 1 << 10;
+    /// A filter doesn't give its verdict itself, as tcx programs and those with `direct-action` do: its actions may go on to
+    /// the filters of another chain, which are not looked at.
+    pub const INDIRECT: u32 = 1 << 11;
 }
 
 /// Where the kernel keeps what is on tc hooks: offsets in bytes, [`ABSENT`] where this kernel has no such field.
@@ -82,12 +85,12 @@ pub struct TcLayout {
     pub bpf_program: u32,
     /// cls_bpf_prog.handle
     pub bpf_handle: u32,
+    /// cls_bpf_prog.exts_integrated (bool)
+    pub bpf_direct: u32,
     /// bpf_prog.aux
     pub program_aux: u32,
     /// bpf_prog_aux.id
     pub aux_id: u32,
-    /// Explicit padding.
-    pub reserved: u32,
 }
 
 impl TcLayout {
@@ -114,9 +117,9 @@ impl TcLayout {
         bpf_link: ABSENT,
         bpf_program: ABSENT,
         bpf_handle: ABSENT,
+        bpf_direct: ABSENT,
         program_aux: ABSENT,
         aux_id: ABSENT,
-        reserved: 0,
     };
 }
 

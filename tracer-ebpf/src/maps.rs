@@ -132,8 +132,8 @@ pub struct Scratch {
     pub expression: u64,
     /// A tc hook's filters: how many were found.
     pub filters: u32,
-    /// Likewise: 1 if there are more, or some could not be read.
-    pub incomplete: u32,
+    /// Likewise: `tc_word` bits of what is wrong with them.
+    pub faults: u32,
     /// Likewise: address of the classifier that is looked at (struct tcf_proto); 0: none is left.
     pub filter: u64,
     /// Likewise: address of its next program's list_head.

@@ -70,7 +70,7 @@ pub extern "C" fn attribute_tc(index: u32) -> u32 {
         }
         let device = skb_field!(scratch, skb_dev, u64);
         write_volatile(&raw mut (*scratch).filters, 0);
-        write_volatile(&raw mut (*scratch).incomplete, 0);
+        write_volatile(&raw mut (*scratch).faults, 0);
         let mut qdisc = field(device, miniq);
         if entry != ABSENT {
             let entry = field(device, entry);
@@ -88,11 +88,10 @@ pub extern "C" fn attribute_tc(index: u32) -> u32 {
             return 0;
         }
         let by_reason = if by_reason { tc_word::BY_REASON } else { 0 };
-        let incomplete =
-            if read_volatile(&raw const (*scratch).incomplete) != 0 { tc_word::INCOMPLETE } else { 0 };
+        let faults = read_volatile(&raw const (*scratch).faults);
         let count = if count > tc_word::COUNT { tc_word::COUNT } else { count };
         (*scratch).key.attribution[1] =
-            attribution_word(attribution_kind::TC, None, count | egress | by_reason | incomplete);
+            attribution_word(attribution_kind::TC, None, count | egress | by_reason | faults);
     }
     1
 }
@@ -126,12 +125,12 @@ unsafe fn list_entry(scratch: *mut Scratch, layout: *const TcLayout, entry: u64)
             }
             let id = id(layout, program);
             if id == 0 {
-                write_volatile(&raw mut (*scratch).incomplete, 1);
+                note(scratch, tc_word::INCOMPLETE);
             }
             add(scratch, TcFilter { program: id, ..TcFilter::default() });
             at += 1;
         }
-        write_volatile(&raw mut (*scratch).incomplete, 1);
+        note(scratch, tc_word::INCOMPLETE);
     }
 }
 
@@ -155,7 +154,7 @@ pub extern "C" fn list_filters(index: u32) -> u32 {
             write_volatile(&raw mut (*scratch).filter, next);
             at += 1;
         }
-        write_volatile(&raw mut (*scratch).incomplete, 1);
+        note(scratch, tc_word::INCOMPLETE);
     }
     0
 }
@@ -172,19 +171,21 @@ pub extern "C" fn list_filter(index: u32) -> u32 {
         let filter = read_volatile(&raw const (*scratch).filter);
         let ops = field(filter, (*layout).proto_ops);
         if ops == 0 || (*layout).ops_kind == ABSENT {
-            write_volatile(&raw mut (*scratch).incomplete, 1);
+            note(scratch, tc_word::INCOMPLETE);
             return 0;
         }
         let kind = read::<[u8; 16]>(ops + (*layout).ops_kind as u64).unwrap_or([0; 16]);
         let priority = number(filter, (*layout).proto_priority);
         let start = u32::from_ne_bytes([kind[0], kind[1], kind[2], kind[3]]);
         if start != BPF {
+            note(scratch, tc_word::INDIRECT);
             add(scratch, TcFilter { program: 0, priority, handle: 0, kind });
             return 0;
         }
         let head = field(filter, (*layout).proto_root);
         if head == 0 || (*layout).bpf_list == ABSENT || (*layout).bpf_link == ABSENT {
             // Where cls_bpf's own structures are is not known.
+            note(scratch, tc_word::INDIRECT);
             add(scratch, TcFilter { program: 0, priority, handle: 0, kind });
             return 0;
         }
@@ -199,11 +200,14 @@ pub extern "C" fn list_filter(index: u32) -> u32 {
             let own = node - (*layout).bpf_link as u64;
             // Classic BPF, which `tc` gives as bytecode, has no id.
             let program = id(layout, field(own, (*layout).bpf_program));
+            if !is_set(own, (*layout).bpf_direct) {
+                note(scratch, tc_word::INDIRECT);
+            }
             add(scratch, TcFilter { program, priority, handle: number(own, (*layout).bpf_handle), kind });
             write_volatile(&raw mut (*scratch).node, field(node, 0));
             at += 1;
         }
-        write_volatile(&raw mut (*scratch).incomplete, 1);
+        note(scratch, tc_word::INCOMPLETE);
     }
     0
 }
@@ -211,6 +215,20 @@ pub extern "C" fn list_filter(index: u32) -> u32 {
 #[inline(always)]
 fn number(at: u64, offset: u32) -> u32 {
     if offset == ABSENT { 0 } else { read::<u32>(at + offset as u64).unwrap_or(0) }
+}
+
+#[inline(always)]
+fn is_set(at: u64, offset: u32) -> bool {
+    offset != ABSENT && read::<u8>(at + offset as u64).is_some_and(|byte| byte & 1 == 1)
+}
+
+#[inline(always)]
+unsafe fn note(scratch: *mut Scratch, fault: u32) {
+    // SAFETY: a map value.
+    unsafe {
+        let faults = &raw mut (*scratch).faults;
+        write_volatile(faults, read_volatile(faults) | fault);
+    }
 }
 
 /// The id of the program at `program` (struct bpf_prog); 0 if it has none, or can't be read.

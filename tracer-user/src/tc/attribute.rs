@@ -46,7 +46,7 @@ pub fn answer(
     let more = has(tc_word::INCOMPLETE) || listed.len() < count;
     let only = if count == 1 && !more { listed.pop() } else { None };
     let confidence = match only {
-        Some(_) if has(tc_word::BY_REASON) => Confidence::Exact,
+        Some(_) if has(tc_word::BY_REASON) && !has(tc_word::INDIRECT) => Confidence::Exact,
         Some(_) => Confidence::Inferred,
         None => Confidence::Ambiguous,
     };
@@ -124,11 +124,12 @@ mod tests {
     #[test]
     fn classic_filters_have_a_classifier_and_a_priority() {
         let classic = TcFilter { priority: 49152 << 16 | 3, handle: 0x8000_0001, kind: kind(b"u32"), ..NONE };
-        let bpf = told(0, 1 | tc_word::BY_REASON, Some([classic, NONE, NONE, NONE]));
+        let bpf = told(0, 1 | tc_word::BY_REASON | tc_word::INDIRECT, Some([classic, NONE, NONE, NONE]));
         let Filter { attached, classifier, priority, handle, id, .. } = bpf.filter;
         assert_eq!((attached.as_deref(), classifier.as_deref()), (Some("clsact"), Some("u32")));
         assert_eq!((priority, handle.as_deref(), id), (Some(49152), Some("0x80000001"), None));
-        assert_eq!(bpf.confidence, Confidence::Exact);
+        // Its actions may have led to another chain's filters.
+        assert_eq!(bpf.confidence, Confidence::Inferred);
         // The key has no id of it: a line of counts says only that there was something.
         let bpf = told(0, 1 | tc_word::BY_REASON, None);
         assert_eq!((bpf.confidence, bpf.more, bpf.filter), (Confidence::Ambiguous, true, Filter::default()));

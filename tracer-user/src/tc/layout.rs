@@ -33,8 +33,8 @@ pub fn resolve(vmlinux: &Btf, cls_bpf: Option<&Btf>, reason: impl Fn(&str) -> Op
         bpf_link: of_bpf("cls_bpf_prog", "link"),
         bpf_program: of_bpf("cls_bpf_prog", "filter"),
         bpf_handle: of_bpf("cls_bpf_prog", "handle"),
+        bpf_direct: of_bpf("cls_bpf_prog", "exts_integrated"),
         program_aux: at("bpf_prog", "aux"),
         aux_id: at("bpf_prog_aux", "id"),
-        reserved: 0,
     }
 }
