@@ -2,6 +2,7 @@
 
 use super::expect::{Expect, verify, watch};
 use super::{both, skip};
+use crate::bed::kernel;
 use crate::bed::namespace::Namespace;
 use crate::bed::packet;
 use crate::bed::send;
@@ -23,32 +24,34 @@ pub(super) fn trials() -> Vec<Trial> {
     .collect()
 }
 
-/// Makes a device drop everything in one direction.
-fn tc_drop(netns: &Namespace, device: &str, direction: &str) -> Result<()> {
+/// Makes a device drop everything in one direction. Returns the classifier's kind, and how sure droptrace can be of it.
+fn tc_drop(netns: &Namespace, device: &str, direction: &str) -> Result<(&'static str, &'static str)> {
     netns.run(&format!("tc qdisc add dev {device} clsact"))?;
     let filter = format!("filter add dev {device} {direction}");
+    if netns.run(&format!("tc {filter} matchall action drop")).is_ok() {
+        // Its actions may lead to filters of other chains.
+        return Ok(("matchall", "inferred"));
+    }
     // A classic BPF program of one instruction, "return TC_ACT_SHOT", for kernels without matchall or gact. It needs
     // quotes, which the batch reader of tc understands.
-    netns
-        .run(&format!("tc {filter} matchall action drop"))
-        .or_else(|_| netns.feed("tc -batch -", &format!("{filter} bpf da bytecode \"1,6 0 0 2\"\n")))
-        .map(drop)
+    netns.feed("tc -batch -", &format!("{filter} bpf da bytecode \"1,6 0 0 2\"\n"))?;
+    let is_sure = kernel::has_reason("TC_INGRESS") && kernel::describes_modules();
+    Ok(("bpf", if is_sure { "exact" } else { "inferred" }))
 }
 
 /// What is said of such a filter.
-fn classic(expect: Expect) -> Expect {
+fn classic(expect: Expect, (kind, confidence): (&str, &str)) -> Expect {
     expect
         .field("/drop/bpf/attached", "clsact")
-        .field_among("/drop/bpf/classifier", &["matchall", "bpf"])
-        // Its actions may lead to filters of other chains.
-        .field("/drop/bpf/confidence", "inferred")
+        .field("/drop/bpf/classifier", kind)
+        .field("/drop/bpf/confidence", confidence)
         .field("/drop/bpf/program", Value::Null)
 }
 
 fn tc_ingress(family: Family) -> Result<()> {
     let pair = Pair::new()?;
     let (from, to) = (pair.client.port(family, 40_000), pair.server.port(family, 4242));
-    tc_drop(&pair.server.netns, "s0", "ingress")?;
+    let filter = tc_drop(&pair.server.netns, "s0", "ingress")?;
     let stream = watch()?;
     pair.client.inject(&vec![packet::udp(from, to, b"unwanted"); 3])?;
     let expect = Expect::drops(3, &pair.server.netns)
@@ -56,13 +59,13 @@ fn tc_ingress(family: Family) -> Result<()> {
         .reason(&["TC_INGRESS"])
         .at(&["__netif_receive_skb_core", "sch_handle_ingress", "tcf_classify", "__tcf_kfree_skb_list"])
         .interface("s0");
-    verify(stream, &[classic(expect)], &[&pair.client.netns])
+    verify(stream, &[classic(expect, filter)], &[&pair.client.netns])
 }
 
 fn tc_egress(family: Family) -> Result<()> {
     let pair = Pair::new()?;
     let (from, to) = (pair.client.port(family, 40_000), pair.server.port(family, 4242));
-    tc_drop(&pair.client.netns, "c0", "egress")?;
+    let filter = tc_drop(&pair.client.netns, "c0", "egress")?;
     let stream = watch()?;
     pair.client.netns.enter(|| send::udp(from, to, b"unwanted", 3))?;
     let expect = Expect::drops(3, &pair.client.netns)
@@ -70,7 +73,7 @@ fn tc_egress(family: Family) -> Result<()> {
         .reason(&["TC_EGRESS"])
         .at(&["__dev_queue_xmit", "sch_handle_egress", "__tcf_kfree_skb_list"])
         .interface("c0");
-    verify(stream, &[classic(expect)], &[&pair.server.netns])
+    verify(stream, &[classic(expect, filter)], &[&pair.server.netns])
 }
 
 /// Where a qdisc's victims are freed.
