@@ -5,7 +5,7 @@
 
 use crate::{
     maps::{Scratch, control, has, scratch, skb_field},
-    memory::{is_kernel_address, read},
+    memory::{copy, is_kernel_address, read},
 };
 use core::ptr::{read_volatile, write_volatile};
 use tracer_common::{
@@ -127,7 +127,7 @@ unsafe fn list_entry(scratch: *mut Scratch, layout: *const TcLayout, entry: u64)
             if id == 0 {
                 note(scratch, tc_word::INCOMPLETE);
             }
-            add(scratch, TcFilter { program: id, ..TcFilter::default() });
+            add(scratch, [id, 0, 0], 0);
             at += 1;
         }
         note(scratch, tc_word::INCOMPLETE);
@@ -174,19 +174,18 @@ pub extern "C" fn list_filter(index: u32) -> u32 {
             note(scratch, tc_word::INCOMPLETE);
             return 0;
         }
-        let kind = read::<[u8; 16]>(ops + (*layout).ops_kind as u64).unwrap_or([0; 16]);
+        let kind = ops + (*layout).ops_kind as u64;
         let priority = number(filter, (*layout).proto_priority);
-        let start = u32::from_ne_bytes([kind[0], kind[1], kind[2], kind[3]]);
-        if start != BPF {
+        if read::<u32>(kind) != Some(BPF) {
             note(scratch, tc_word::INDIRECT);
-            add(scratch, TcFilter { program: 0, priority, handle: 0, kind });
+            add(scratch, [0, priority, 0], kind);
             return 0;
         }
         let head = field(filter, (*layout).proto_root);
         if head == 0 || (*layout).bpf_list == ABSENT || (*layout).bpf_link == ABSENT {
             // Where cls_bpf's own structures are is not known.
             note(scratch, tc_word::INDIRECT);
-            add(scratch, TcFilter { program: 0, priority, handle: 0, kind });
+            add(scratch, [0, priority, 0], kind);
             return 0;
         }
         let list = head + (*layout).bpf_list as u64;
@@ -203,7 +202,7 @@ pub extern "C" fn list_filter(index: u32) -> u32 {
             if !is_set(own, (*layout).bpf_direct) {
                 note(scratch, tc_word::INDIRECT);
             }
-            add(scratch, TcFilter { program, priority, handle: number(own, (*layout).bpf_handle), kind });
+            add(scratch, [program, priority, number(own, (*layout).bpf_handle)], kind);
             write_volatile(&raw mut (*scratch).node, field(node, 0));
             at += 1;
         }
@@ -241,20 +240,28 @@ unsafe fn id(layout: *const TcLayout, program: u64) -> u32 {
     }
 }
 
-/// Adds a filter to the event, and the first two to the key.
+/// Adds a filter to the event, and the first two to the key: its program, priority and handle, and the address of its kind
+/// (0: none). Field by field, for a whole one would be cleared by a call of `memset`.
 #[inline(always)]
-unsafe fn add(scratch: *mut Scratch, filter: TcFilter) {
+unsafe fn add(scratch: *mut Scratch, [program, priority, handle]: [u32; 3], kind: u64) {
     // SAFETY: map values, and indices within the arrays.
     unsafe {
         let count = read_volatile(&raw const (*scratch).filters);
         if (count as usize) < TC_FILTERS {
-            let filters = (&raw mut (*scratch).own.event.filters).cast::<TcFilter>();
-            write_volatile(filters.add(count as usize), filter);
+            let to = (&raw mut (*scratch).own.event.filters).cast::<TcFilter>().add(count as usize);
+            write_volatile(&raw mut (*to).program, program);
+            write_volatile(&raw mut (*to).priority, priority);
+            write_volatile(&raw mut (*to).handle, handle);
+            let words = (&raw mut (*to).kind).cast::<u32>();
+            // What can't be read is cleared by the helper.
+            if kind == 0 || !copy(words.cast(), size_of::<[u8; 16]>() as u32, kind) {
+                write_volatile(words, 0);
+            }
         }
         let ids = &raw mut (*scratch).key.attribution[0];
         match count {
-            0 => write_volatile(ids, filter.program as u64),
-            1 => write_volatile(ids, read_volatile(ids) | (filter.program as u64) << 32),
+            0 => write_volatile(ids, program as u64),
+            1 => write_volatile(ids, read_volatile(ids) | (program as u64) << 32),
             _ => {}
         }
         write_volatile(&raw mut (*scratch).filters, count + 1);
