@@ -481,15 +481,20 @@ mod tests {
         assert!(note.starts_with(expected), "{note}");
     }
 
-    #[test]
-    fn which_way_it_went() {
-        let out = Packet {
+    /// What the pod sends, and is denied.
+    fn from_pod() -> (Block, Packet) {
+        let packet = Packet {
             source: address("10.11.1.5"),
             destination: address("10.244.3.7"),
             interface: Some(12),
             ..to_pod()
         };
-        let leaving = Block { source_identity: 12345, destination_identity: 2, endpoint: 0, ..BLOCK };
+        (Block { source_identity: 12345, destination_identity: 2, endpoint: 0, ..BLOCK }, packet)
+    }
+
+    #[test]
+    fn which_way_it_went() {
+        let (leaving, out) = from_pod();
         let is = |block: &Block, packet: &Packet| {
             let answer = of(block, packet, &maps(&[]));
             (answer.endpoint, answer.direction)
@@ -512,13 +517,7 @@ mod tests {
 
     #[test]
     fn egress_is_about_the_destination() {
-        let out = Packet {
-            source: address("10.11.1.5"),
-            destination: address("10.244.3.7"),
-            interface: Some(12),
-            ..to_pod()
-        };
-        let leaving = Block { source_identity: 12345, destination_identity: 2, endpoint: 0, ..BLOCK };
+        let (leaving, out) = from_pod();
         let allows = PolicyEntry { direction: Direction::Egress, ..entry(4711, Some(53)) };
         let answer = of(&leaving, &out, &maps(&[allows]));
         assert_eq!((answer.source_prefix, answer.destination_prefix.as_deref()), (None, Some("0.0.0.0/0")));

@@ -5,12 +5,12 @@ use super::maps::{
     IpcacheLayout, LocalEndpoint, Maps, Metrics, PERCPU_HASH, POLICY_PINS, PolicyLayout, PolicyMap, Resolved,
     Shape, Unread, check_metrics, metric,
 };
-use aya_obj::generated::{BPF_F_RDONLY, bpf_attr, bpf_cmd, bpf_map_info};
+use crate::probe::bpf;
+use aya_obj::generated::{bpf_cmd, bpf_map_info};
 use std::collections::BTreeMap;
-use std::ffi::CString;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -161,16 +161,10 @@ struct Entries {
 }
 
 impl Map {
-    /// Opens a pin (BPF_OBJ_GET).
+    /// Opens a pin.
     fn open(path: &Path) -> io::Result<Self> {
-        let path = CString::new(path.as_os_str().as_bytes())?;
-        let mut attributes = zeroed();
-        attributes.__bindgen_anon_4.pathname = path.as_ptr() as u64;
-        attributes.__bindgen_anon_4.file_flags = BPF_F_RDONLY;
-        let descriptor = bpf(bpf_cmd::BPF_OBJ_GET, &mut attributes)?;
-        // SAFETY: the kernel gave it to us just now, and nobody else has it.
-        let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
-        let info = info(&descriptor)?;
+        let descriptor = bpf::open_pin(path)?;
+        let info: bpf_map_info = bpf::info(descriptor.as_fd())?;
         let shape = Shape { kind: info.type_, key: info.key_size, value: info.value_size };
         if shape.key > SIZE || shape.value > SIZE {
             return Err(io::Error::other(format!("no map of Cilium's is like this: {shape}")));
@@ -222,11 +216,11 @@ impl Map {
         if key.is_some_and(|key| key.len() != self.shape.key as usize) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let mut attributes = zeroed();
-        attributes.__bindgen_anon_2.map_fd = descriptor_of(&self.descriptor);
+        let mut attributes = bpf::zeroed();
+        attributes.__bindgen_anon_2.map_fd = bpf::descriptor_of(self.descriptor.as_fd());
         attributes.__bindgen_anon_2.key = key.map_or(0, |key| key.as_ptr() as u64);
         attributes.__bindgen_anon_2.__bindgen_anon_1.value = to.as_mut_ptr() as u64;
-        match bpf(command, &mut attributes) {
+        match bpf::call(command, &mut attributes) {
             Ok(_) => Ok(true),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
             Err(error) => Err(error),
@@ -234,48 +228,15 @@ impl Map {
     }
 }
 
-/// Asks the kernel what a map is (BPF_OBJ_GET_INFO_BY_FD).
-fn info(map: &OwnedFd) -> io::Result<bpf_map_info> {
-    // SAFETY: a plain C structure of integers: zero is valid.
-    let mut info: bpf_map_info = unsafe { std::mem::zeroed() };
-    let mut attributes = zeroed();
-    attributes.info.bpf_fd = descriptor_of(map);
-    attributes.info.info_len = size_of_val(&info) as u32;
-    attributes.info.info = (&raw mut info) as u64;
-    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
-    Ok(info)
-}
-
 fn possible_cpus() -> io::Result<usize> {
     aya::util::nr_cpus().map_err(|(_, error)| error)
-}
-
-fn zeroed() -> bpf_attr {
-    // SAFETY: a plain C union of integers: zero is valid.
-    unsafe { std::mem::zeroed() }
-}
-
-#[allow(clippy::cast_sign_loss, reason = "a descriptor that is open")]
-fn descriptor_of(map: &OwnedFd) -> u32 {
-    map.as_raw_fd() as u32
-}
-
-/// bpf(2). What `attributes` points to must be alive and as large as the command takes it to be.
-fn bpf(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<i32> {
-    // SAFETY: the callers in this file see to it: keys and values have the sizes that the kernel said the map has.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<bpf_attr>())
-    };
-    match i32::try_from(result) {
-        Ok(result) if result >= 0 => Ok(result),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::maps::{Direction, HASH, LPM_TRIE, Ports};
     use super::*;
+    use std::ffi::CString;
     use std::io::Write as _;
 
     /// Runs in a mount namespace with a BPF file system of its own; not at all where that is not allowed.
@@ -314,24 +275,22 @@ mod tests {
     }
 
     fn create(kind: u32, key: u32, value: u32) -> io::Result<OwnedFd> {
-        let mut attributes = zeroed();
+        let mut attributes = bpf::zeroed();
         attributes.__bindgen_anon_1.map_type = kind;
         attributes.__bindgen_anon_1.key_size = key;
         attributes.__bindgen_anon_1.value_size = value;
         attributes.__bindgen_anon_1.max_entries = 70_000;
         // BPF_F_NO_PREALLOC, which tries demand.
         attributes.__bindgen_anon_1.map_flags = 1;
-        let descriptor = bpf(bpf_cmd::BPF_MAP_CREATE, &mut attributes)?;
-        // SAFETY: the kernel gave it to us just now.
-        Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+        bpf::opened(bpf_cmd::BPF_MAP_CREATE, &mut attributes)
     }
 
     fn update(map: &OwnedFd, key: &[u8], value: &[u8]) -> io::Result<()> {
-        let mut attributes = zeroed();
-        attributes.__bindgen_anon_2.map_fd = descriptor_of(map);
+        let mut attributes = bpf::zeroed();
+        attributes.__bindgen_anon_2.map_fd = bpf::descriptor_of(map.as_fd());
         attributes.__bindgen_anon_2.key = key.as_ptr() as u64;
         attributes.__bindgen_anon_2.__bindgen_anon_1.value = value.as_ptr() as u64;
-        bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attributes).map(|_| ())
+        bpf::call(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attributes).map(|_| ())
     }
 
     /// Makes a map, fills and pins it.
@@ -344,10 +303,10 @@ mod tests {
         }
         let path = root.join(GLOBALS).join(name);
         let path = CString::new(path.as_os_str().as_bytes()).unwrap();
-        let mut attributes = zeroed();
+        let mut attributes = bpf::zeroed();
         attributes.__bindgen_anon_4.pathname = path.as_ptr() as u64;
-        attributes.__bindgen_anon_4.bpf_fd = descriptor_of(&map);
-        bpf(bpf_cmd::BPF_OBJ_PIN, &mut attributes).unwrap();
+        attributes.__bindgen_anon_4.bpf_fd = bpf::descriptor_of(map.as_fd());
+        bpf::call(bpf_cmd::BPF_OBJ_PIN, &mut attributes).unwrap();
         map
     }
 

@@ -1,6 +1,7 @@
 //! The kernel as it is here: what this process may do, how its structures are laid out, what its symbols, drop
 //! reasons and clocks are.
 
+pub(crate) mod bpf;
 pub mod btf;
 pub mod clock;
 pub mod environment;

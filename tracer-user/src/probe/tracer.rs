@@ -14,12 +14,12 @@ use self::{
     watch::{PER_CPU, WatchMaps},
 };
 use super::{
+    bpf,
     kernel_log::{self, KernelLog},
     mapped::Mapped,
     object::{self, ObjectError},
 };
 use crate::filter::Compiled;
-use crate::tc::programs;
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, LpmTrie, MapData, MapError, RingBuf, lpm_trie},
@@ -28,9 +28,10 @@ use aya::{
         tp_btf::BtfTracePointLinkId,
     },
 };
+use aya_obj::generated::bpf_prog_info;
 use std::{
     io::{self, Write as _},
-    os::fd::{AsFd as _, AsRawFd as _},
+    os::fd::AsFd as _,
 };
 use tracer_common::{
     ABSENT, ConntrackOffsets, Control, CpuState, FlowKey, Layout, Memory, Offsets, ProbeOffsets, Role,
@@ -494,15 +495,9 @@ impl Tracer {
 
     /// `recursion_misses` of the program (struct bpf_prog_info, include/uapi/linux/bpf.h; 0 before 5.12).
     fn recursion_misses(&self) -> u64 {
-        let Some(fd) = self
-            .ebpf
-            .program("kfree_skb")
-            .and_then(|program| program.fd().ok())
-            .map(|fd| fd.as_fd().as_raw_fd())
-        else {
-            return 0;
-        };
-        programs::info(fd).map_or(0, |info| info.recursion_misses)
+        let program = self.ebpf.program("kfree_skb").and_then(|program| program.fd().ok());
+        let info = program.and_then(|fd| bpf::info::<bpf_prog_info>(fd.as_fd()).ok());
+        info.map_or(0, |info| info.recursion_misses)
     }
 }
 

@@ -1,12 +1,13 @@
 //! What the kernel says of BPF programs: by id, and where they are pinned. Only reads.
 
 use super::attribute::Program;
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_info};
+use crate::probe::bpf;
+use aya_obj::generated::bpf_prog_info;
 use std::{
     collections::HashMap,
-    fs, io,
+    fs,
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::{Path, PathBuf},
@@ -17,8 +18,6 @@ use std::{
 const BPFFS: &str = "/sys/fs/bpf";
 /// f_type of such a file system (BPF_FS_MAGIC, include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-/// BPF_F_RDONLY (include/uapi/linux/bpf.h): a pin that is opened so can't be used to change what it stands for.
-const READ_ONLY: u32 = 1 << 3;
 /// Pins and folders that are looked at, and how deep.
 const MOST_PINS: usize = 8192;
 const DEEPEST: usize = 8;
@@ -42,7 +41,7 @@ impl Programs {
             return known.clone();
         }
         // A program may be gone by now; or, without CAP_SYS_ADMIN, may not be asked for.
-        let info = by_id(id).and_then(|fd| info(fd.as_raw_fd())).ok();
+        let info = bpf::open_program(id).and_then(|fd| bpf::info::<bpf_prog_info>(fd.as_fd())).ok();
         let program = Program {
             name: info.as_ref().and_then(name),
             tag: info.map(|info| info.tag.iter().map(|byte| format!("{byte:02x}")).collect()),
@@ -70,54 +69,6 @@ fn name(info: &bpf_prog_info) -> Option<String> {
     (!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// BPF_PROG_GET_FD_BY_ID.
-fn by_id(id: u32) -> io::Result<OwnedFd> {
-    // SAFETY: a plain C union: zero is valid.
-    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
-    attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
-    opened(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr)
-}
-
-/// BPF_OBJ_GET, for reading.
-fn open_pin(path: &Path) -> io::Result<OwnedFd> {
-    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
-    // SAFETY: a plain C union: zero is valid.
-    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
-    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
-    attr.__bindgen_anon_4.file_flags = READ_ONLY;
-    opened(bpf_cmd::BPF_OBJ_GET, &mut attr)
-}
-
-fn opened(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
-    let fd = call(command, attr)?;
-    // SAFETY: the kernel has just opened it for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-fn call(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<RawFd> {
-    // SAFETY: `attr` is what the command takes, and lives as long as the call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of_val(attr)) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(RawFd::try_from(result).unwrap_or(-1)) }
-}
-
-/// What the kernel says of an open program (BPF_OBJ_GET_INFO_BY_FD).
-///
-/// # Errors
-/// If it is none.
-pub fn info(fd: RawFd) -> io::Result<bpf_prog_info> {
-    // SAFETY: plain C structures of integers: zero is valid.
-    let (mut info, mut attr): (bpf_prog_info, bpf_attr) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
-    #[allow(clippy::cast_sign_loss, reason = "a descriptor that is open")]
-    {
-        attr.info.bpf_fd = fd as u32;
-    }
-    attr.info.info_len = u32::try_from(size_of_val(&info)).unwrap_or(u32::MAX);
-    attr.info.info = (&raw mut info) as u64;
-    // The attribute describes `info`, which has the length that it says.
-    call(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    Ok(info)
-}
-
 fn is_bpffs(path: &Path) -> bool {
     let Ok(path) = std::ffi::CString::new(path.as_os_str().as_bytes()) else { return false };
     // SAFETY: a plain C structure: zero is valid; the call fills it.
@@ -140,7 +91,7 @@ fn pins(root: &Path) -> HashMap<u32, PathBuf> {
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() && depth < DEEPEST => folders.push((entry.path(), depth + 1)),
                 Ok(kind) if kind.is_file() => {
-                    let id = open_pin(&entry.path()).ok().and_then(|fd| program_of(&fd));
+                    let id = bpf::open_pin(&entry.path()).ok().and_then(|fd| program_of(&fd));
                     if let Some(id) = id {
                         found.entry(id).or_insert_with(|| entry.path());
                     }
