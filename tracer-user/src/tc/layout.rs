@@ -11,7 +11,7 @@ pub fn resolve(vmlinux: &Btf, cls_bpf: Option<&Btf>, reason: impl Fn(&str) -> Op
     let at = |container, path| vmlinux.offset_of(container, path).unwrap_or(ABSENT);
     let of_bpf = |container, path| cls_bpf.unwrap_or(vmlinux).offset_of(container, path).unwrap_or(ABSENT);
     let before = vmlinux.offset_of("tcx_entry", "bundle").zip(vmlinux.offset_of("tcx_entry", "miniq"));
-    TcLayout {
+    let layout = TcLayout {
         receive: TextRange::default(),
         transmit: TextRange::default(),
         reason_ingress: reason("TC_INGRESS").unwrap_or(ABSENT),
@@ -36,5 +36,61 @@ pub fn resolve(vmlinux: &Btf, cls_bpf: Option<&Btf>, reason: impl Fn(&str) -> Op
         bpf_direct: of_bpf("cls_bpf_prog", "exts_integrated"),
         program_aux: at("bpf_prog", "aux"),
         aux_id: at("bpf_prog_aux", "id"),
+    };
+    if lists_all(&layout) { layout } else { TcLayout::NONE }
+}
+
+/// True if nothing on a hook can be overlooked for want of a field: else one of several would look like the only one.
+fn lists_all(layout: &TcLayout) -> bool {
+    let has = |fields: &[u32]| fields.iter().all(|field| *field != ABSENT);
+    let classic =
+        [layout.miniq_filters, layout.proto_next, layout.proto_root, layout.proto_ops, layout.ops_kind];
+    let places = if layout.entry_ingress == ABSENT && layout.entry_egress == ABSENT {
+        has(&[layout.miniq_ingress, layout.miniq_egress])
+    } else {
+        let tcx = [layout.entry_items, layout.entry_parent, layout.miniq_before_bundle];
+        has(&[layout.entry_ingress, layout.entry_egress]) && has(&tcx)
+    };
+    places && has(&classic) && has(&[layout.program_aux, layout.aux_id])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_less_is_nothing_known() {
+        let old = TcLayout {
+            miniq_ingress: 1,
+            miniq_egress: 1,
+            miniq_filters: 1,
+            proto_next: 1,
+            proto_root: 1,
+            proto_ops: 1,
+            ops_kind: 1,
+            program_aux: 1,
+            aux_id: 1,
+            ..TcLayout::NONE
+        };
+        let tcx = TcLayout {
+            entry_ingress: 1,
+            entry_egress: 1,
+            entry_items: 1,
+            entry_parent: 1,
+            miniq_before_bundle: 1,
+            miniq_ingress: ABSENT,
+            miniq_egress: ABSENT,
+            ..old
+        };
+        assert!(lists_all(&old) && lists_all(&tcx));
+        let lacking = [
+            TcLayout { proto_next: ABSENT, ..old },
+            TcLayout { miniq_egress: ABSENT, ..old },
+            TcLayout { entry_items: ABSENT, ..tcx },
+            TcLayout { miniq_before_bundle: ABSENT, ..tcx },
+            TcLayout { entry_egress: ABSENT, ..tcx },
+            TcLayout::NONE,
+        ];
+        assert!(!lacking.iter().any(lists_all));
     }
 }
