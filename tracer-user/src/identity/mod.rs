@@ -1,0 +1,4 @@
+//! Who is at an address: pods, services, workloads, nodes, containers. The sources feed one inventory.
+
+pub mod object;
+pub mod sources;
