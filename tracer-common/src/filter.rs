@@ -30,8 +30,10 @@ pub mod dimension {
     pub const NETNS: u32 = 16;
     /// Drop reason.
     pub const REASON: u32 = 32;
+    /// Pods and services: [`EndKey`](super::EndKey)s of the same tuples, and network namespaces of pods.
+    pub const END: u32 = 64;
     /// How many.
-    pub const COUNT: usize = 6;
+    pub const COUNT: usize = 7;
     /// Added to an ethertype that stands in the protocol dimension.
     pub const ETHERTYPE: u32 = 1 << 16;
 }
@@ -50,6 +52,8 @@ pub mod filter_bit {
     pub const NOT_FROM: u32 = 16;
     /// A `--not --to-` word.
     pub const NOT_TO: u32 = 32;
+    /// In the dimension of ends the bits above are about pods, and those above moved up by this about services.
+    pub const SERVICE: u32 = 6;
 }
 
 /// Key of the address map (struct bpf_lpm_trie_key: prefix length, then the data, most significant byte first).
@@ -62,5 +66,18 @@ pub struct PrefixKey {
     pub address: [u8; 16],
 }
 
+/// Key of the map of ends: an address, alone or with a port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EndKey {
+    /// The address, IPv4 as `::ffff:a.b.c.d`.
+    pub address: [u8; 16],
+    /// Port, host byte order; 0 stands for all of the address.
+    pub port: u16,
+    /// IP protocol number of the port; 0 without a port.
+    pub protocol: u16,
+}
+
+const _: () = assert!(size_of::<EndKey>() == 20);
 const _: () = assert!(size_of::<FilterSpec>() == 4 + 4 * dimension::COUNT);
 const _: () = assert!(size_of::<PrefixKey>() == 20);

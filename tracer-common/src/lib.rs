@@ -24,7 +24,7 @@ pub use event::{
     BELOW_WORDS, Conntrack, Device, EXPRESSION_WORDS, Event, HEADER_BYTES, NEAR_WORDS, NetnsSource, OwnEvent,
     STACK_FRAMES, TUPLE_BYTES, WINDOW_WORDS, event_flag,
 };
-pub use filter::{FilterSpec, PrefixKey, dimension, filter_bit};
+pub use filter::{EndKey, FilterSpec, PrefixKey, dimension, filter_bit};
 pub use offsets::{ABSENT, ConntrackOffsets, Offsets};
 pub use slot::{FlowKey, Layout, Slot, flow_flag, slot_state};
 pub use tc::{TC_FILTERS, TcFilter, TcLayout, tc_word};
@@ -50,6 +50,7 @@ pod!(
     Role,
     Site,
     Event,
+    EndKey,
     FilterSpec,
     PrefixKey,
     Offsets,

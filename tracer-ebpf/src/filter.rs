@@ -1,13 +1,15 @@
 //! What the user asked to see (semantics: `tracer_common::filter`).
 //!
 //! Addresses and ports are looked for in the packet, in both tuples of its conntrack entry (turned to the packet's
-//! direction) and in the packet that a tunnel carries; one of these must satisfy address and port together.
+//! direction) and in the packet that a tunnel carries; one of these must satisfy address and port together. Pods and
+//! services are looked for in the same, but they may be found in different ones: where both ends were translated no
+//! tuple has both pods.
 
 use crate::{
     conntrack, emit,
     maps::{
-        FILTER, FILTER_ADDRESS, FILTER_INTERFACE, FILTER_NETNS, FILTER_PORT, FILTER_PROTOCOL, FILTER_REASON,
-        Scratch, constant, control, has, offset, scratch, skb_field,
+        FILTER, FILTER_ADDRESS, FILTER_END, FILTER_END_NETNS, FILTER_INTERFACE, FILTER_NETNS, FILTER_PORT,
+        FILTER_PROTOCOL, FILTER_REASON, Scratch, constant, control, has, offset, scratch, skb_field,
     },
     memory::{copy, is_kernel_address, read},
     netns,
@@ -16,11 +18,22 @@ use crate::{
 use aya_ebpf::maps::lpm_trie::Key;
 use core::mem::offset_of;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
-use tracer_common::{ABSENT, Control, dimension, filter_bit, flow_flag};
+use tracer_common::{ABSENT, Control, EndKey, dimension, filter_bit, flow_flag};
 
 /// Positive bits; the negative ones are `<< NEGATIVE` of them.
 const POSITIVE: u32 = filter_bit::EITHER | filter_bit::FROM | filter_bit::TO;
 const NEGATIVE: u32 = 3;
+
+/// Kinds of words about either end, the source, the destination: of pods and of services, wanted and unwanted.
+const EITHER: u32 = both(filter_bit::EITHER | filter_bit::NOT_EITHER);
+const FROM: u32 = both(filter_bit::FROM | filter_bit::NOT_FROM);
+const TO: u32 = both(filter_bit::TO | filter_bit::NOT_TO);
+const UNWANTED: u32 = both(POSITIVE << NEGATIVE);
+
+/// Bits about pods, and the same about services.
+const fn both(bits: u32) -> u32 {
+    bits | bits << filter_bit::SERVICE
+}
 
 /// `ip_conntrack_info` of a packet in the reply direction (IP_CT_IS_REPLY) up to the untracked mark.
 const REPLY_FIRST: u8 = 3;
@@ -89,7 +102,7 @@ unsafe fn passes(control: *const Control, scratch: *mut Scratch) -> bool {
         if active!(INTERFACE) && !single(interfaces(control, scratch), required!(INTERFACE)) {
             return false;
         }
-        if active!(ADDRESS) || active!(PORT) {
+        if active!(ADDRESS) || active!(PORT) || active!(END) {
             return tuples(control, scratch);
         }
         true
@@ -152,6 +165,18 @@ struct Ports {
     source: u16,
     destination: u16,
     known: bool,
+    /// Of which protocol.
+    protocol: u8,
+}
+
+/// What the tuples looked at until now say.
+struct Found {
+    /// One of them satisfies all wanted words about addresses and ports.
+    wanted: bool,
+    /// One of them satisfies an unwanted one.
+    unwanted: bool,
+    /// Kinds of words about pods and services that they satisfy.
+    ends: u32,
 }
 
 #[inline(always)]
@@ -160,16 +185,24 @@ unsafe fn tuples(control: *const Control, scratch: *mut Scratch) -> bool {
     unsafe {
         let key = &raw const (*scratch).key;
         let tuple = (&raw mut (*scratch).tuple).cast::<[u8; 16]>();
-        let mut wanted = false;
-        let mut unwanted = false;
+        // Without such words no tuple is needed: a packet in a pod's netns may have none.
+        let mut found = Found { wanted: !active!(ADDRESS) && !active!(PORT), unwanted: false, ends: 0 };
+        if active!(END) {
+            found.ends = FILTER_END_NETNS.get(&(*key).netns).copied().unwrap_or(0);
+        }
 
         if (*key).flags & flow_flag::ADDRESSES != 0 {
             *tuple = (*key).source;
             *tuple.add(1) = (*key).destination;
             let icmp = (*key).transport == protocol::ICMP || (*key).transport == protocol::ICMPV6;
             let known = (*key).flags & flow_flag::PORTS != 0 && !icmp;
-            let ports = Ports { source: (*key).source_port, destination: (*key).destination_port, known };
-            judge(tuple, ports, &mut wanted, &mut unwanted);
+            let ports = Ports {
+                source: (*key).source_port,
+                destination: (*key).destination_port,
+                known,
+                protocol: (*key).transport,
+            };
+            judge(tuple, ports, &mut found);
         }
 
         let (entry, info) = conntrack::of_packet(scratch);
@@ -177,39 +210,48 @@ unsafe fn tuples(control: *const Control, scratch: *mut Scratch) -> bool {
         if entry != 0 && original != ABSENT && reply != ABSENT {
             let in_reply = info >= REPLY_FIRST && info <= REPLY_LAST;
             if let Some(ports) = conntrack_tuple(control, entry + original as u64, tuple, in_reply) {
-                judge(tuple, ports, &mut wanted, &mut unwanted);
+                judge(tuple, ports, &mut found);
             }
             if let Some(ports) = conntrack_tuple(control, entry + reply as u64, tuple, !in_reply) {
-                judge(tuple, ports, &mut wanted, &mut unwanted);
+                judge(tuple, ports, &mut found);
             }
         }
 
         if let Some(ports) = inner(scratch, tuple) {
-            judge(tuple, ports, &mut wanted, &mut unwanted);
+            judge(tuple, ports, &mut found);
         }
-        wanted && !unwanted
+        let has_ends =
+            !active!(END) || (found.ends & required!(END) == required!(END) && found.ends & UNWANTED == 0);
+        found.wanted && !found.unwanted && has_ends
     }
 }
 
 /// Adds what one pair of ends says.
 #[inline(always)]
-unsafe fn judge(tuple: *const [u8; 16], ports: Ports, wanted: &mut bool, unwanted: &mut bool) {
+unsafe fn judge(tuple: *const [u8; 16], ports: Ports, found: &mut Found) {
     let mut satisfied = true;
+    if active!(END) {
+        // SAFETY: `tuple` has two addresses.
+        let (source, destination) = unsafe {
+            (end_bits(tuple, ports.source, &ports), end_bits(tuple.add(1), ports.destination, &ports))
+        };
+        found.ends |= ((source | destination) & EITHER) | (source & FROM) | (destination & TO);
+    }
     if active!(ADDRESS) {
         // SAFETY: `tuple` has two addresses.
         let (source, destination) = unsafe { (address_bits(tuple), address_bits(tuple.add(1))) };
         let (positive, negative) = combine(source, destination);
         satisfied &= positive & required!(ADDRESS) == required!(ADDRESS);
-        *unwanted |= negative;
+        found.unwanted |= negative;
     }
     if active!(PORT) {
         let (source, destination) =
             if ports.known { (port_bits(ports.source), port_bits(ports.destination)) } else { (0, 0) };
         let (positive, negative) = combine(source, destination);
         satisfied &= positive & required!(PORT) == required!(PORT);
-        *unwanted |= negative;
+        found.unwanted |= negative;
     }
-    *wanted |= satisfied;
+    found.wanted |= satisfied;
 }
 
 /// The kinds of words that two ends satisfy, and whether they satisfy an unwanted one.
@@ -226,6 +268,22 @@ unsafe fn address_bits(address: *const [u8; 16]) -> u32 {
     // SAFETY: the caller's.
     let key = Key::new(128, unsafe { *address });
     FILTER_ADDRESS.get(&key).copied().unwrap_or(0)
+}
+
+/// What an end satisfies: all of its address, or just this port of it.
+#[inline(always)]
+unsafe fn end_bits(address: *const [u8; 16], port: u16, ports: &Ports) -> u32 {
+    // SAFETY: the caller's; the map's values are plain numbers.
+    unsafe {
+        let mut key = EndKey { address: *address, port: 0, protocol: 0 };
+        let mut bits = FILTER_END.get(&key).copied().unwrap_or(0);
+        if ports.known {
+            key.port = port;
+            key.protocol = ports.protocol as u16;
+            bits |= FILTER_END.get(&key).copied().unwrap_or(0);
+        }
+        bits
+    }
 }
 
 #[inline(always)]
@@ -254,9 +312,9 @@ unsafe fn conntrack_tuple(
         let destination = u16::from_be(read::<u16>(at + (*layout).tuple_destination_port as u64)?);
         let known = transport != protocol::ICMP && transport != protocol::ICMPV6;
         Some(if turned {
-            Ports { source: destination, destination: source, known }
+            Ports { source: destination, destination: source, known, protocol: transport }
         } else {
-            Ports { source, destination, known }
+            Ports { source, destination, known, protocol: transport }
         })
     }
 }
@@ -331,6 +389,7 @@ unsafe fn inner(scratch: *const Scratch, tuple: *mut [u8; 16]) -> Option<Ports> 
             source: u16::from_be_bytes([word[0], word[1]]),
             destination: u16::from_be_bytes([word[2], word[3]]),
             known,
+            protocol: next,
         })
     }
 }

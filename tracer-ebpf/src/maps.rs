@@ -6,7 +6,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use tracer_common::{
-    Control, CpuState, Depth, FilterSpec, FlowKey, Layout, Memory, Offsets, OwnEvent, Site, Slot,
+    Control, CpuState, Depth, EndKey, FilterSpec, FlowKey, Layout, Memory, Offsets, OwnEvent, Site, Slot,
     watch::{self, Baseline, Chunk, List},
 };
 
@@ -20,7 +20,7 @@ pub static LAYOUT: Layout = Layout { cpus: 1, flow_slots: 1, coarse_slots: 1, ne
 
 /// What the user asked to see. Read with [`filter!`].
 #[unsafe(no_mangle)]
-pub static FILTER: FilterSpec = FilterSpec { active: 0, required: [0; 6] };
+pub static FILTER: FilterSpec = FilterSpec { active: 0, required: [0; 7] };
 
 /// A load-time constant, as the user half wrote it before the program was loaded. The verifier knows its value too,
 /// and drops the branches that this kernel doesn't need.
@@ -257,3 +257,11 @@ pub static FILTER_NETNS: HashMap<u32, u32> = HashMap::with_max_entries(1024, 0);
 /// Filter: drop reasons.
 #[map]
 pub static FILTER_REASON: HashMap<u32, u32> = HashMap::with_max_entries(1024, 0);
+
+/// Filter: addresses of pods and services. The user half keeps it up while the program runs, and sets the number.
+#[map]
+pub static FILTER_END: HashMap<EndKey, u32> = HashMap::with_max_entries(1, 0);
+
+/// Filter: network namespaces of pods, likewise.
+#[map]
+pub static FILTER_END_NETNS: HashMap<u32, u32> = HashMap::with_max_entries(1, 0);

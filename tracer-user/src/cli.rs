@@ -113,6 +113,54 @@ enum Other {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Filters")]
 struct FilterArgs {
+    /// Pods by name, or the beginning of it, with or without namespace: packets from or to them
+    #[arg(long, value_name = "[NS/]NAME")]
+    pod: Vec<String>,
+    /// Packets from such pods
+    #[arg(long, value_name = "[NS/]NAME")]
+    from_pod: Vec<String>,
+    /// Packets to such pods
+    #[arg(long, value_name = "[NS/]NAME")]
+    to_pod: Vec<String>,
+    /// Pods and services of this namespace; also that of names given without
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Vec<String>,
+    /// Packets from pods and services of this namespace
+    #[arg(long, value_name = "NAME")]
+    from_namespace: Vec<String>,
+    /// Packets to pods and services of this namespace
+    #[arg(long, value_name = "NAME")]
+    to_namespace: Vec<String>,
+    /// All namespaces, as without -n
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    all_namespaces: bool,
+    /// Pods with these labels, for example app=cart
+    #[arg(short = 'l', long, value_name = "SELECTOR", alias = "label")]
+    selector: Vec<String>,
+    /// Packets from pods with these labels
+    #[arg(long, value_name = "SELECTOR", alias = "from-label")]
+    from_selector: Vec<String>,
+    /// Packets to pods with these labels
+    #[arg(long, value_name = "SELECTOR", alias = "to-label")]
+    to_selector: Vec<String>,
+    /// Pods of a workload, for example deployment/cart
+    #[arg(long, value_name = "[NS/][KIND/]NAME")]
+    workload: Vec<String>,
+    /// Packets from pods of a workload
+    #[arg(long, value_name = "[NS/][KIND/]NAME")]
+    from_workload: Vec<String>,
+    /// Packets to pods of a workload
+    #[arg(long, value_name = "[NS/][KIND/]NAME")]
+    to_workload: Vec<String>,
+    /// A service: packets to and from its addresses, and its backends on its ports
+    #[arg(long, value_name = "[NS/]NAME")]
+    service: Vec<String>,
+    /// Packets from a service
+    #[arg(long, value_name = "[NS/]NAME")]
+    from_service: Vec<String>,
+    /// Packets to a service
+    #[arg(long, value_name = "[NS/]NAME")]
+    to_service: Vec<String>,
     /// Packets from or to this address or network
     #[arg(long, value_name = "CIDR")]
     ip: Vec<String>,
@@ -320,6 +368,21 @@ fn argument_id(flag: Flag) -> &'static str {
         Flag::Interface => "interface",
         Flag::Netns => "netns",
         Flag::Reason => "reason",
+        Flag::Pod(Side::Either) => "pod",
+        Flag::Pod(Side::From) => "from_pod",
+        Flag::Pod(Side::To) => "to_pod",
+        Flag::Namespace(Side::Either) => "namespace",
+        Flag::Namespace(Side::From) => "from_namespace",
+        Flag::Namespace(Side::To) => "to_namespace",
+        Flag::Selector(Side::Either) => "selector",
+        Flag::Selector(Side::From) => "from_selector",
+        Flag::Selector(Side::To) => "to_selector",
+        Flag::Workload(Side::Either) => "workload",
+        Flag::Workload(Side::From) => "from_workload",
+        Flag::Workload(Side::To) => "to_workload",
+        Flag::Service(Side::Either) => "service",
+        Flag::Service(Side::From) => "from_service",
+        Flag::Service(Side::To) => "to_service",
     }
 }
 
@@ -533,6 +596,8 @@ mod tests {
                 Flag::Protocol => "udp",
                 Flag::Interface => "eth0",
                 Flag::Reason => "X",
+                Flag::Pod(_) | Flag::Namespace(_) | Flag::Workload(_) | Flag::Service(_) => "cart",
+                Flag::Selector(_) => "app=cart",
                 Flag::Family(_) => "",
             };
             let line: Vec<&str> =

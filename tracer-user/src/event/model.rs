@@ -104,17 +104,49 @@ pub struct Endpoint {
     pub k8s: Option<K8s>,
 }
 
-/// What an address is in Kubernetes.
+/// What an address is: in Kubernetes, or on a host without.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct K8s {
-    /// Namespace.
+    /// Namespace of pod and service.
     pub namespace: Option<String>,
     /// Pod.
     pub pod: Option<String>,
     /// `kind/name` of the owner, for example `deployment/cart`.
     pub workload: Option<String>,
-    /// Service.
+    /// Service: the one that was dialled.
     pub service: Option<String>,
+    /// How the service is known.
+    #[serde(default)]
+    pub service_by: Option<ServiceBy>,
+    /// Where several services have this endpoint and nothing tells which was dialled: all of them, as `namespace/name`
+    /// where that is not the pod's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<String>,
+    /// The node that has this address, or that the pod runs on.
+    #[serde(default)]
+    pub node: Option<String>,
+    /// A container that is not of Kubernetes: its name, else its id.
+    #[serde(default)]
+    pub container: Option<String>,
+    /// A systemd unit of this node.
+    #[serde(default)]
+    pub unit: Option<String>,
+}
+
+/// How a service is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServiceBy {
+    /// By the original destination of the packet's conntrack entry.
+    Original,
+    /// By the address itself.
+    Address,
+    /// By the comment of the rule that dropped the packet.
+    Rule,
+    /// By IPVS's connection.
+    Ipvs,
+    /// By the EndpointSlices that hold address and port: which service was dialled is not known by that.
+    Endpoint,
 }
 
 /// A pair of ends.

@@ -59,6 +59,7 @@ pub fn compile(filter: &Filter, reason_names: &[(u32, String)]) -> Result<Compil
         let bit = word_bit(word);
         let dimension = word_dimension(word.flag);
         spec.active |= dimension;
+        let bit = if matches!(word.flag, Flag::Service(_)) { bit << filter_bit::SERVICE } else { bit };
         if !word.negated {
             spec.required[dimension.trailing_zeros() as usize] |= bit;
         }
@@ -73,6 +74,12 @@ pub fn compile(filter: &Filter, reason_names: &[(u32, String)]) -> Result<Compil
                     reasons.add(id, bit);
                 }
             }
+            // Which addresses those are changes while the program runs (`identity::select`).
+            Value::Pod(_)
+            | Value::Namespace(_)
+            | Value::Selector(_)
+            | Value::Workload(_)
+            | Value::Service(_) => {}
         }
     }
     Ok(Compiled {
@@ -113,19 +120,31 @@ fn word_dimension(flag: Flag) -> u32 {
         Flag::Interface => dimension::INTERFACE,
         Flag::Netns => dimension::NETNS,
         Flag::Reason => dimension::REASON,
+        Flag::Pod(_) | Flag::Namespace(_) | Flag::Selector(_) | Flag::Workload(_) | Flag::Service(_) => {
+            dimension::END
+        }
+    }
+}
+
+/// The bit of one end.
+pub(crate) fn side_bit(side: Side) -> u32 {
+    match side {
+        Side::Either => filter_bit::EITHER,
+        Side::From => filter_bit::FROM,
+        Side::To => filter_bit::TO,
     }
 }
 
 fn word_bit(word: &Word) -> u32 {
     let wanted = match word.flag {
-        Flag::Ip(Side::Either)
-        | Flag::Port(Side::Either)
-        | Flag::Protocol
-        | Flag::Interface
-        | Flag::Netns
-        | Flag::Reason => filter_bit::EITHER,
-        Flag::Ip(Side::From) | Flag::Port(Side::From) | Flag::Family(_) => filter_bit::FROM,
-        Flag::Ip(Side::To) | Flag::Port(Side::To) => filter_bit::TO,
+        Flag::Pod(side)
+        | Flag::Namespace(side)
+        | Flag::Selector(side)
+        | Flag::Workload(side)
+        | Flag::Service(side) => side_bit(side),
+        Flag::Ip(side) | Flag::Port(side) => side_bit(side),
+        Flag::Protocol | Flag::Interface | Flag::Netns | Flag::Reason => filter_bit::EITHER,
+        Flag::Family(_) => filter_bit::FROM,
     };
     // NOT_EITHER, NOT_FROM and NOT_TO are the wanted bits moved up by three.
     if word.negated { wanted << 3 } else { wanted }
@@ -381,7 +400,9 @@ mod tests {
         }
 
         fn word(&mut self) -> RawTestWord {
-            let flag = Flag::ALL[usize::try_from(self.below(12)).unwrap()];
+            // Words about pods take an inventory: see `identity::select`.
+            let flags: Vec<Flag> = Flag::ALL.into_iter().filter(|flag| flag.end().is_none()).collect();
+            let flag = flags[usize::try_from(self.below(u64::try_from(flags.len()).unwrap())).unwrap()];
             let text = match flag {
                 Flag::Ip(_) => self.network(),
                 Flag::Port(_) => self.below(3).to_string(),
@@ -390,6 +411,7 @@ mod tests {
                 Flag::Interface => self.pick(&["eth0", "veth1"]).to_owned(),
                 Flag::Netns => self.below(2).to_string(),
                 Flag::Reason => self.pick(&["TCP_*", "NO_SOCKET", "!TCP_RESET", "!*SOCKET", "*"]).to_owned(),
+                _ => unreachable!(),
             };
             (flag, text, self.below(4) == 0)
         }

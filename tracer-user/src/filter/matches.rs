@@ -1,7 +1,7 @@
 //! Filters over explained events: what a recording is filtered by, and what the compiled form is tested against.
 
-use super::{Filter, Flag, Protocol, Value, Word};
-use crate::event::model::{Drop, Endpoint};
+use super::{Filter, Flag, Protocol, Side, Value, Word};
+use crate::event::model::{Drop, Endpoint, K8s};
 use std::mem::discriminant;
 
 /// True if the filter lets the drop through. A line of counts only has no packet fields, so wanted words about the
@@ -23,6 +23,7 @@ pub fn matches(filter: &Filter, drop: &Drop) -> bool {
 fn all_flags(words: &[&Word], holds: impl Fn(&Word) -> bool) -> bool {
     let same = |a: &Flag, b: &Flag| match (a, b) {
         (Flag::Ip(a), Flag::Ip(b)) | (Flag::Port(a), Flag::Port(b)) => a == b,
+        (a, b) if a.end().is_some() => a == b,
         _ => discriminant(a) == discriminant(b),
     };
     words
@@ -54,7 +55,7 @@ fn tuples(drop: &Drop) -> Vec<Tuple<'_>> {
 }
 
 fn on_tuple(word: &Word, (source, destination): &Tuple<'_>) -> bool {
-    use super::Side::{Either, From, To};
+    use Side::{Either, From, To};
     let at = |end: &Endpoint| match &word.value {
         Value::Address(prefix) => end.address.is_some_and(|address| prefix.contains(address)),
         Value::Port(port) => end.port == Some(*port),
@@ -83,6 +84,43 @@ fn on_packet(word: &Word, drop: &Drop) -> bool {
         Value::Netns(inode) => network.netns == Some(*inode),
         Value::Reason(glob) => drop.drop.reason.as_ref().is_some_and(|name| glob.matches(name)),
         Value::Address(_) | Value::Port(_) => false,
+        Value::Pod(_) | Value::Namespace(_) | Value::Selector(_) | Value::Workload(_) | Value::Service(_) => {
+            word.flag.end().is_some_and(|side| on_ends(&word.value, side, drop))
+        }
+    }
+}
+
+/// True if an end of a tuple of the packet is that pod or service.
+fn on_ends(value: &Value, side: Side, drop: &Drop) -> bool {
+    let is_it = |end: &Endpoint| end.k8s.as_ref().is_some_and(|k8s| is_named(value, k8s));
+    tuples(drop).iter().any(|(source, destination)| match side {
+        Side::Either => is_it(source) || is_it(destination),
+        Side::From => is_it(source),
+        Side::To => is_it(destination),
+    })
+}
+
+/// Names are compared as they are in the event; it has no labels, so no selector selects it.
+fn is_named(value: &Value, k8s: &K8s) -> bool {
+    let is = |wanted: &Option<String>, is: &Option<String>| wanted.is_none() || wanted == is;
+    match value {
+        Value::Pod(named) => {
+            is(&named.namespace, &k8s.namespace)
+                && k8s.pod.as_ref().is_some_and(|pod| pod.starts_with(&named.name))
+        }
+        Value::Namespace(name) => k8s.namespace.as_ref() == Some(name),
+        Value::Workload(wanted) => {
+            let (kind, name) = match k8s.workload.as_deref().and_then(|workload| workload.split_once('/')) {
+                Some((kind, name)) => (Some(kind.to_owned()), name),
+                None => return false,
+            };
+            is(&wanted.namespace, &k8s.namespace) && is(&wanted.kind, &kind) && name == wanted.name
+        }
+        Value::Service(named) => {
+            is(&named.namespace, &k8s.namespace)
+                && (k8s.service.as_ref() == Some(&named.name) || k8s.services.contains(&named.name))
+        }
+        _ => false,
     }
 }
 

@@ -7,17 +7,23 @@
 //!   of its conntrack entry (both turned into the packet's direction), and the packet inside it (of a tunnel or
 //!   an ICMP error). There must be ONE tuple that satisfies all wanted address and port words together; no tuple
 //!   at all may hit an unwanted one.
+//! - Words about pods and services look at the tuples, too, and at the network namespace. But where both ends of a
+//!   connection were translated no one tuple has both pods, so they need not be found in the same. Of the words about one
+//!   end (`--pod`, `-n`, `-l`, `--workload` about either, `--from-pod` and so on about the source) one pod must satisfy
+//!   all. Which addresses those are the inventory says ([`crate::identity`]), while droptrace runs.
 //! - Every other word looks at the packet alone.
 
 mod compile;
 mod error;
 mod matches;
+mod names;
 pub mod netns;
 mod value;
 
 pub use compile::{Compiled, compile};
 pub use error::{WordError, near};
 pub use matches::matches;
+pub use names::{Named, Selector, WorkloadName};
 pub use value::{Glob, Prefix, Protocol, Value};
 
 use std::fmt;
@@ -39,6 +45,16 @@ pub enum Flag {
     Netns,
     /// `--reason`.
     Reason,
+    /// `--pod`, `--from-pod`, `--to-pod`.
+    Pod(Side),
+    /// `-n`, `--from-namespace`, `--to-namespace`.
+    Namespace(Side),
+    /// `-l`, `--from-selector`, `--to-selector`.
+    Selector(Side),
+    /// `--workload`, `--from-workload`, `--to-workload`.
+    Workload(Side),
+    /// `--service`, `--from-service`, `--to-service`.
+    Service(Side),
 }
 
 /// Which end of a packet.
@@ -63,7 +79,7 @@ pub enum Family {
 
 impl Flag {
     /// Every flag there is.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 27] = [
         Self::Ip(Side::Either),
         Self::Ip(Side::From),
         Self::Ip(Side::To),
@@ -76,7 +92,35 @@ impl Flag {
         Self::Interface,
         Self::Netns,
         Self::Reason,
+        Self::Pod(Side::Either),
+        Self::Pod(Side::From),
+        Self::Pod(Side::To),
+        Self::Namespace(Side::Either),
+        Self::Namespace(Side::From),
+        Self::Namespace(Side::To),
+        Self::Selector(Side::Either),
+        Self::Selector(Side::From),
+        Self::Selector(Side::To),
+        Self::Workload(Side::Either),
+        Self::Workload(Side::From),
+        Self::Workload(Side::To),
+        Self::Service(Side::Either),
+        Self::Service(Side::From),
+        Self::Service(Side::To),
     ];
+
+    /// Of which end of a packet a pod or service must be, for the flags that name some.
+    #[must_use]
+    pub fn end(self) -> Option<Side> {
+        match self {
+            Self::Pod(side)
+            | Self::Namespace(side)
+            | Self::Selector(side)
+            | Self::Workload(side)
+            | Self::Service(side) => Some(side),
+            _ => None,
+        }
+    }
 
     /// As it is written on the command line.
     #[must_use]
@@ -94,6 +138,21 @@ impl Flag {
             Self::Interface => "--interface",
             Self::Netns => "--netns",
             Self::Reason => "--reason",
+            Self::Pod(Side::Either) => "--pod",
+            Self::Pod(Side::From) => "--from-pod",
+            Self::Pod(Side::To) => "--to-pod",
+            Self::Namespace(Side::Either) => "-n",
+            Self::Namespace(Side::From) => "--from-namespace",
+            Self::Namespace(Side::To) => "--to-namespace",
+            Self::Selector(Side::Either) => "-l",
+            Self::Selector(Side::From) => "--from-selector",
+            Self::Selector(Side::To) => "--to-selector",
+            Self::Workload(Side::Either) => "--workload",
+            Self::Workload(Side::From) => "--from-workload",
+            Self::Workload(Side::To) => "--to-workload",
+            Self::Service(Side::Either) => "--service",
+            Self::Service(Side::From) => "--from-service",
+            Self::Service(Side::To) => "--to-service",
         }
     }
 }
@@ -143,6 +202,12 @@ impl Filter {
         Ok(Self { words })
     }
 
+    /// True if it has words about pods or services, which take an inventory.
+    #[must_use]
+    pub fn has_names(&self) -> bool {
+        self.words.iter().any(|word| word.flag.end().is_some())
+    }
+
     /// True if it lets everything through.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -162,6 +227,11 @@ fn parse_word(
         Flag::Protocol => value::protocol(text).map(Value::Protocol),
         Flag::Family(family) => Ok(Value::Protocol(Protocol::of_family(family))),
         Flag::Interface => value::interface(text).map(Value::Interface),
+        Flag::Pod(_) => names::pod(text).map(Value::Pod),
+        Flag::Namespace(_) => names::namespace(text).map(Value::Namespace),
+        Flag::Selector(_) => names::selector(text).map(Value::Selector),
+        Flag::Workload(_) => names::workload(text).map(Value::Workload),
+        Flag::Service(_) => names::service(text).map(Value::Service),
         Flag::Netns => resolve_netns(text)
             .map(Value::Netns)
             .map_err(|error| value::Problem { problem: error.to_string(), hint: error.hint() }),

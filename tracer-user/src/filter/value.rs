@@ -1,6 +1,7 @@
 //! What filter words stand for: prefixes, protocols, interface names, patterns of reasons.
 
 use super::Family;
+use super::names::{Named, Selector, WorkloadName};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tracer_common::dimension;
 
@@ -19,6 +20,16 @@ pub enum Value {
     Netns(u32),
     /// A drop reason.
     Reason(Glob),
+    /// Pods by name.
+    Pod(Named),
+    /// Pods and services by namespace.
+    Namespace(String),
+    /// Pods by label.
+    Selector(Selector),
+    /// Pods by workload.
+    Workload(WorkloadName),
+    /// Services by name.
+    Service(Named),
 }
 
 /// Why a text is no value, and what would be one.
@@ -29,7 +40,7 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    fn new(problem: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(super) fn new(problem: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { problem: problem.into(), hint: Some(hint.into()) }
     }
 }

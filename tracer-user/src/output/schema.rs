@@ -11,7 +11,7 @@ mod tests {
     use crate::cilium::model::{Cilium, Entry, Policy, VerdictBy};
     use crate::event::model::{
         Cause, Conntrack, Drop, Endpoint, Inner, K8s, Lost, LostPlace, Network, Original, Packet, Reason,
-        Record, Timestamp,
+        Record, ServiceBy, Timestamp,
     };
     use crate::netfilter::model::{Backend, Family, Method, Netfilter, RuleRef};
     use crate::netfilter::program::Program;
@@ -97,6 +97,11 @@ mod tests {
             pod: Some("cart".into()),
             workload: Some("deployment/cart".into()),
             service: Some("cart".into()),
+            service_by: Some(ServiceBy::Original),
+            services: vec!["redis".into()],
+            node: Some("n1".into()),
+            container: Some("web".into()),
+            unit: Some("nginx.service".into()),
         };
         let end = Endpoint { address: "10.0.0.1".parse().ok(), port: Some(80), k8s: Some(k8s) };
         let tuple = || Original { source: end.clone(), destination: end.clone() };

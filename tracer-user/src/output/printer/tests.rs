@@ -68,6 +68,7 @@ fn shop(milliseconds: u64) -> Drop {
             pod: Some(pod.into()),
             workload: None,
             service: service.map(str::to_owned),
+            ..K8s::default()
         })
     };
     let mut drop = no_socket(milliseconds, 3);

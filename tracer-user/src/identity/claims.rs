@@ -1,0 +1,158 @@
+//! Who had something at a time: an address, a network namespace. Both are given to others as soon as they are free, so
+//! each claim has a beginning and, later, an end.
+
+use crate::event::model::Timestamp;
+use std::collections::HashMap;
+use std::hash::Hash;
+
+/// How long after its end a claim still answers, where nobody else has claimed the thing: a pod's last packets are dropped
+/// after the pod is gone.
+pub const KEPT: i128 = 5 * 60 * 1_000_000_000;
+
+/// Claims to one thing, oldest first.
+type List = Vec<Claim>;
+
+/// One claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Claim {
+    /// Whose: a place in the inventory.
+    by: u32,
+    /// From when on.
+    from: Timestamp,
+    /// Until when; `None` while it lasts.
+    until: Option<Timestamp>,
+}
+
+/// Claims to things of one kind.
+#[derive(Clone, Debug)]
+pub struct Claims<K> {
+    lists: HashMap<K, List>,
+}
+
+impl<K> Default for Claims<K> {
+    fn default() -> Self {
+        Self { lists: HashMap::new() }
+    }
+}
+
+impl<K: Copy + Eq + Hash> Claims<K> {
+    /// `by` has it. `from` is when that began at the earliest, `told` when at the latest: that counts where somebody else
+    /// had it until now. Where `by` has it already nothing changes.
+    pub fn open(&mut self, key: K, by: u32, from: Timestamp, told: Timestamp) {
+        let list = self.lists.entry(key).or_default();
+        if list.iter().any(|claim| claim.by == by && claim.until.is_none()) {
+            return;
+        }
+        let from = if list.iter().any(|claim| claim.until.is_none()) { told } else { from };
+        // Beginnings are told late and in whole seconds, ends when they happen: where they cross, the end is right.
+        let ended = list.iter().filter_map(|claim| claim.until).max();
+        let from = ended.map_or(from, |ended| ended.max(from));
+        for claim in list.iter_mut().filter(|claim| claim.until.is_none()) {
+            claim.until = Some(from.max(claim.from));
+        }
+        list.push(Claim { by, from, until: None });
+    }
+
+    /// `by` has it no longer.
+    pub fn close(&mut self, key: K, by: u32, until: Timestamp) {
+        for claim in self.lists.get_mut(&key).into_iter().flatten() {
+            if claim.by == by && claim.until.is_none() {
+                claim.until = Some(until.max(claim.from));
+            }
+        }
+    }
+
+    /// Who had it at that time, or had it last, not long before.
+    #[must_use]
+    pub fn at(&self, key: K, time: Timestamp) -> Option<u32> {
+        let list = self.lists.get(&key)?;
+        let claim = list.iter().rev().find(|claim| claim.from <= time)?;
+        let is_its = claim.until.is_none_or(|until| time.0 <= until.0 + KEPT);
+        is_its.then_some(claim.by)
+    }
+
+    /// True if `by` has it or has had it not long ago, and nobody else has it.
+    #[must_use]
+    pub fn is_last(&self, key: K, by: u32) -> bool {
+        self.lists.get(&key).and_then(|list| list.last()).is_some_and(|claim| claim.by == by)
+    }
+
+    /// Forgets claims that no longer answer.
+    pub fn forget(&mut self, now: Timestamp) {
+        self.lists.retain(|_, list| {
+            list.retain(|claim| claim.until.is_none_or(|until| now.0 <= until.0 + KEPT));
+            !list.is_empty()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: i128 = 1_000_000_000;
+
+    fn at(seconds: i128) -> Timestamp {
+        Timestamp(seconds * SECOND)
+    }
+
+    #[test]
+    fn whoever_had_it_then_is_told() {
+        let mut claims = Claims::default();
+        claims.open('a', 1, at(100), at(100));
+        assert_eq!(claims.at('a', at(99)), None);
+        assert_eq!(claims.at('a', at(100)), Some(1));
+        claims.close('a', 1, at(200));
+        // Its last packets, then nobody's.
+        assert_eq!(claims.at('a', at(201)), Some(1));
+        assert_eq!(claims.at('a', at(501)), None);
+        claims.open('a', 2, at(210), at(210));
+        assert_eq!(claims.at('a', at(209)), Some(1));
+        assert_eq!(claims.at('a', at(210)), Some(2));
+        assert_eq!(claims.at('a', at(10_000)), Some(2));
+    }
+
+    #[test]
+    fn a_new_claim_does_not_begin_before_the_old_one_ended() {
+        let mut claims = Claims::default();
+        claims.open('a', 1, at(100), at(100));
+        claims.close('a', 1, at(200));
+        // The pod was created long before it was given the address.
+        claims.open('a', 2, at(150), at(150));
+        assert_eq!(claims.at('a', at(180)), Some(1));
+        assert_eq!(claims.at('a', at(199)), Some(1));
+        assert_eq!(claims.at('a', at(200)), Some(2));
+    }
+
+    #[test]
+    fn a_claim_whose_end_was_not_told_ends_where_the_next_begins() {
+        let mut claims = Claims::default();
+        claims.open('a', 1, at(100), at(100));
+        claims.open('a', 2, at(300), at(300));
+        assert_eq!(claims.at('a', at(299)), Some(1));
+        assert_eq!(claims.at('a', at(300)), Some(2));
+        // Told at last; it changes nothing any more.
+        claims.close('a', 1, at(310));
+        assert_eq!(claims.at('a', at(305)), Some(2));
+        assert!(claims.is_last('a', 2) && !claims.is_last('a', 1));
+    }
+
+    #[test]
+    fn a_claim_told_twice_is_one() {
+        let mut claims = Claims::default();
+        claims.open('a', 1, at(100), at(100));
+        claims.open('a', 1, at(200), at(200));
+        assert_eq!(claims.at('a', at(150)), Some(1));
+    }
+
+    #[test]
+    fn old_claims_are_forgotten() {
+        let mut claims = Claims::default();
+        claims.open('a', 1, at(100), at(100));
+        claims.close('a', 1, at(200));
+        claims.forget(at(500));
+        assert_eq!(claims.at('a', at(200)), Some(1));
+        claims.forget(at(501));
+        assert!(claims.lists.is_empty());
+    }
+}
