@@ -20,6 +20,7 @@ mod names;
 pub mod netns;
 mod value;
 
+pub(crate) use compile::side_bit;
 pub use compile::{Compiled, compile};
 pub use error::{WordError, near};
 pub use matches::matches;

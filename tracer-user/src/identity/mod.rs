@@ -1,7 +1,10 @@
 //! Who is at an address: pods, services, workloads, nodes, containers. The sources feed one inventory.
 
 pub mod claims;
+pub mod correlate;
 pub mod inventory;
+pub mod names;
 pub mod object;
+pub mod select;
 pub mod sources;
 pub mod workload;

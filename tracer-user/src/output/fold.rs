@@ -65,7 +65,7 @@ struct Key {
 
 impl Key {
     fn of(drop: &Drop) -> Self {
-        let pod = |end: &Endpoint| end.k8s.as_ref().and_then(words::pod);
+        let pod = |end: &Endpoint| end.k8s.as_ref().and_then(words::who);
         let end = |end: &Endpoint| (end.address, end.port, pod(end));
         let why = &drop.drop;
         Self {

@@ -19,15 +19,15 @@ pub(super) struct Group {
 
 impl Group {
     pub(super) fn of(drop: &Drop) -> Self {
-        let pod = |end: &Endpoint| end.k8s.as_ref().and_then(words::pod);
-        let service = drop.destination.k8s.as_ref().and_then(|k8s| k8s.service.as_ref());
+        let pod = |end: &Endpoint| end.k8s.as_ref().and_then(words::who);
+        let service = drop.destination.k8s.as_ref().and_then(words::service);
         Self {
             place: words::place(drop),
             cause: drop.drop.cause.as_ref().map(|cause| super::escape(&cause.id).into_owned()),
             netns: drop.network.netns,
             source: pod(&drop.source),
             destination: pod(&drop.destination),
-            service: service.map(|name| super::escape(name).into_owned()),
+            service,
         }
     }
 }

@@ -203,7 +203,7 @@ impl<O: Write, E: Write> Printer<O, E> {
     /// True the first time that a cause appears for a pod; where no pod is known, for a network namespace.
     fn is_new(&mut self, cause: &Cause, drop: &Drop) -> bool {
         let pods = [&drop.destination, &drop.source];
-        let pod = pods.into_iter().find_map(|end| end.k8s.as_ref().and_then(words::pod));
+        let pod = pods.into_iter().find_map(|end| end.k8s.as_ref().and_then(words::who));
         let whom = pod.unwrap_or_else(|| format!("{:?}", drop.network.netns));
         if self.said.len() >= MAX_SAID {
             self.said.clear();

@@ -26,9 +26,9 @@ pub(super) fn plural(number: u64) -> &'static str {
     if number == 1 { "" } else { "s" }
 }
 
-/// An end by its Kubernetes name, else by its address: `shop/cart:80`, `10.0.0.1:80`, `[fd00::1]:80`, `fd00::1`.
+/// An end by its name, else by its address: `shop/cart:80`, `node/n1:22`, `10.0.0.1:80`, `[fd00::1]:80`, `fd00::1`.
 pub(super) fn end(end: &Endpoint) -> String {
-    match (end.k8s.as_ref().and_then(pod), end.port) {
+    match (end.k8s.as_ref().and_then(who), end.port) {
         (Some(pod), Some(port)) => format!("{pod}:{port}"),
         (Some(pod), None) => pod,
         (None, _) => address(end),
@@ -46,13 +46,29 @@ fn address(end: &Endpoint) -> String {
     }
 }
 
-/// `namespace/pod`.
-pub(super) fn pod(k8s: &K8s) -> Option<String> {
-    let pod = k8s.pod.as_ref()?;
-    Some(match &k8s.namespace {
-        Some(namespace) => format!("{}/{}", escape(namespace), escape(pod)),
-        None => escape(pod).into_owned(),
-    })
+/// `namespace/pod`; what is no pod has its kind before its name: `container/web`, `unit/nginx.service`,
+/// `svc/namespace/name`, `node/n1`.
+pub(super) fn who(k8s: &K8s) -> Option<String> {
+    let spaced = |name: &str| match &k8s.namespace {
+        Some(namespace) => format!("{}/{}", escape(namespace), escape(name)),
+        None => escape(name).into_owned(),
+    };
+    let others = || {
+        let kinds = [("container", &k8s.container), ("unit", &k8s.unit)];
+        let named = kinds.into_iter().find_map(|(kind, name)| Some((kind, name.as_ref()?)));
+        named.map(|(kind, name)| format!("{kind}/{}", escape(name)))
+    };
+    let service = || k8s.service.as_deref().map(|name| format!("svc/{}", spaced(name)));
+    let node = || k8s.node.as_ref().map(|name| format!("node/{}", escape(name)));
+    k8s.pod.as_deref().map(spaced).or_else(others).or_else(service).or_else(node)
+}
+
+/// The service that an end belongs to, where its name is not the end's own: `redis`, `redis or cache`.
+pub(super) fn service(k8s: &K8s) -> Option<String> {
+    let has_other = k8s.pod.is_some() || k8s.container.is_some() || k8s.unit.is_some();
+    let one = k8s.service.as_ref().filter(|_| has_other).map(|name| escape(name).into_owned());
+    let several = || k8s.services.iter().map(|name| escape(name)).collect::<Vec<_>>().join(" or ");
+    one.or_else(|| Some(several()).filter(|names| !names.is_empty()))
 }
 
 /// `source -> destination`, by address.
@@ -67,7 +83,7 @@ pub(super) fn ends(drop: &Drop) -> String {
         return String::new();
     }
     let mut text = format!("{} -> {}", end(&drop.source), end(&drop.destination));
-    let service = drop.destination.k8s.as_ref().and_then(|k8s| k8s.service.as_ref());
+    let service = drop.destination.k8s.as_ref().and_then(service);
     match (service, dialled(drop)) {
         (Some(service), Some(original)) => {
             // The port is only worth its room where it was translated too.
@@ -75,9 +91,9 @@ pub(super) fn ends(drop: &Drop) -> String {
             if to.port == drop.destination.port {
                 to.port = None;
             }
-            text.push_str(&format!(" (svc {} {})", escape(service), address(&to)));
+            text.push_str(&format!(" (svc {service} {})", address(&to)));
         }
-        (Some(service), None) => text.push_str(&format!(" (svc {})", escape(service))),
+        (Some(service), None) => text.push_str(&format!(" (svc {service})")),
         (None, Some(original)) => text.push_str(&format!(" (dialled {})", address(&original.destination))),
         (None, None) => {}
     }

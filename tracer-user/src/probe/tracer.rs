@@ -1,5 +1,6 @@
 //! The kernel half, loaded and attached: its memory, its ring, its miss counter. Everything it holds dies with it.
 
+mod filter;
 mod memory;
 mod probes;
 mod second;
@@ -9,6 +10,7 @@ pub use memory::Reader;
 pub use probes::Probes;
 
 use self::{
+    filter::Ends,
     memory::READER,
     second::SECOND,
     watch::{PER_CPU, WatchMaps},
@@ -22,7 +24,7 @@ use super::{
 use crate::filter::Compiled;
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, LpmTrie, MapData, MapError, RingBuf, lpm_trie},
+    maps::{Array, MapData, MapError, RingBuf},
     programs::{
         BtfTracePoint, ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun as _,
         tp_btf::BtfTracePointLinkId,
@@ -35,7 +37,7 @@ use std::{
 };
 use tracer_common::{
     ABSENT, ConntrackOffsets, Control, CpuState, FlowKey, Layout, Memory, Offsets, ProbeOffsets, Role,
-    SequenceOffsets, Site, Slot, TcLayout, TextRange, slot_state,
+    SequenceOffsets, Site, Slot, TcLayout, TextRange, dimension, slot_state,
     watch::{Baseline, LISTS},
 };
 
@@ -181,6 +183,8 @@ pub struct Tracer {
     link: Option<BtfTracePointLinkId>,
     is_second_kept: bool,
     probes: Probes,
+    /// Pods and services that the filter means.
+    ends: Ends,
     layout: Layout,
     control: Mapped<Control>,
     cpus: Mapped<CpuState>,
@@ -236,7 +240,11 @@ impl Tracer {
     ///
     /// # Errors
     /// Whatever the kernel refuses.
-    pub fn start(kernel: &KernelLayout, filter: &Compiled, settings: Settings) -> Result<Self, TracerError> {
+    pub fn start(
+        kernel: &KernelLayout,
+        compiled: &Compiled,
+        settings: Settings,
+    ) -> Result<Self, TracerError> {
         let Settings { verbose, .. } = settings;
         if OBJECT.is_empty() {
             return Err(TracerError::NoObject);
@@ -252,10 +260,11 @@ impl Tracer {
         }
         let cpus = possible_cpus()?;
         let layout = layout_for(cpus);
+        let has_names = compiled.spec.active & dimension::END != 0;
         let mut ebpf = EbpfLoader::new()
             .override_global("OFFSETS", &kernel.offsets, true)
             .override_global("LAYOUT", &layout, true)
-            .override_global("FILTER", &filter.spec, true)
+            .override_global("FILTER", &compiled.spec, true)
             .override_global(aya_log::LEVEL, &kernel_log::level(verbose), true)
             .map_max_entries("EVENTS", u32::try_from(RING_BYTES).unwrap_or(u32::MAX))
             .map_max_entries("CPUS", cpus * Layout::LEVELS)
@@ -263,6 +272,8 @@ impl Tracer {
             .map_max_entries("SLOTS", layout.total())
             .map_max_entries("CHUNKS", layout.chunks)
             .map_max_entries("BASELINES", layout.chunks * cpus)
+            .map_max_entries("FILTER_END", if has_names { filter::ENDS } else { 1 })
+            .map_max_entries("FILTER_END_NETNS", if has_names { filter::NETNS } else { 1 })
             .map_max_entries("PROBED", if settings.probes { PROBED } else { 1 })
             .load(OBJECT)?;
 
@@ -302,7 +313,7 @@ impl Tracer {
         };
         // SAFETY: the page is ours, and no program runs yet.
         unsafe { control.at(0).write_volatile(page) };
-        fill_filter(&mut ebpf, filter)?;
+        filter::fill(&mut ebpf, compiled)?;
 
         let per_cpu: &mut RawTracePoint = program(&mut ebpf, PER_CPU)?;
         per_cpu.load().map_err(refused(PER_CPU))?;
@@ -320,6 +331,7 @@ impl Tracer {
             link,
             is_second_kept: false,
             probes: Probes::default(),
+            ends: Ends::default(),
             layout,
             control,
             cpus: cpu_states,
@@ -533,32 +545,6 @@ fn own_netns(ebpf: &mut Ebpf) -> Result<(u64, u64, u64), TracerError> {
     let path = "/proc/self/ns/net";
     let own = std::fs::metadata(path).map_err(|error| TracerError::File { path, error })?.ino();
     if seen == own && ops != 0 { Ok((net, ops, process)) } else { Err(TracerError::OwnNetns { seen, own }) }
-}
-
-fn fill_filter(ebpf: &mut Ebpf, filter: &Compiled) -> Result<(), TracerError> {
-    let fail = |name| move |error| TracerError::Map { name, error };
-    let name = "FILTER_ADDRESS";
-    let mut addresses: LpmTrie<_, [u8; 16], u32> = map(ebpf, name)?;
-    for (prefix, bits) in &filter.addresses {
-        addresses.insert(&lpm_trie::Key::new(prefix.length, prefix.address), bits, 0).map_err(fail(name))?;
-    }
-    fill(ebpf, "FILTER_PORT", filter.ports.iter().map(|(port, bits)| (u32::from(*port), *bits)))?;
-    fill(ebpf, "FILTER_PROTOCOL", filter.protocols.iter().copied())?;
-    fill(ebpf, "FILTER_INTERFACE", filter.interfaces.iter().copied())?;
-    fill(ebpf, "FILTER_NETNS", filter.netns.iter().copied())?;
-    fill(ebpf, "FILTER_REASON", filter.reasons.iter().copied())
-}
-
-fn fill<K: Pod>(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-    words: impl Iterator<Item = (K, u32)>,
-) -> Result<(), TracerError> {
-    let mut to: HashMap<_, K, u32> = map(ebpf, name)?;
-    for (value, bits) in words {
-        to.insert(value, bits, 0).map_err(|error| TracerError::Map { name, error })?;
-    }
-    Ok(())
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, TracerError> {

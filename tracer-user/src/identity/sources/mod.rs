@@ -5,6 +5,15 @@ use super::object::{Change, Source, Update};
 use crate::event::model::Timestamp;
 use tokio::sync::mpsc;
 
+/// A question to /proc, which is only looked through when there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Request {
+    /// Whose is this network namespace? A drop was seen in it.
+    Netns(u32),
+    /// Whose are the node's ports?
+    Sockets,
+}
+
 /// Where a source puts what it learns. Waits while the reader is behind, so memory stays bounded.
 #[derive(Clone, Debug)]
 pub struct Sink {

@@ -1,0 +1,221 @@
+//! Names for a running stream: keeps the inventory up, tells what a filter's words mean by now, and names drops.
+
+use super::correlate::{self, Host};
+use super::inventory::Inventory;
+use super::object::Update;
+use super::select::{Selected, Selection};
+use super::sources::Request;
+use crate::event::model::{Drop, Timestamp};
+use crate::filter::{Filter, Flag, Value, near};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// How long a question to /proc is not asked again.
+const ASKED: Duration = Duration::from_secs(5);
+/// Least time between two looks for what went long ago.
+const FORGETTING: Duration = Duration::from_secs(30);
+/// Questions remembered.
+const MAX_ASKED: usize = 4096;
+
+/// The names.
+#[derive(Debug)]
+pub struct Names {
+    inventory: Inventory,
+    host: Host,
+    selection: Option<Selection>,
+    selected: Selected,
+    version: u64,
+    requests: Option<mpsc::Sender<Request>>,
+    asked: HashMap<Request, Instant>,
+    forgot: Instant,
+}
+
+/// What has changed for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// Pods that the filter means now and did not before, as lines say it.
+    pub pods: Vec<String>,
+}
+
+impl Names {
+    /// Nothing is known yet. `requests` asks /proc.
+    #[must_use]
+    pub fn new(filter: &Filter, host: Host, requests: Option<mpsc::Sender<Request>>) -> Self {
+        Self {
+            inventory: Inventory::default(),
+            host,
+            selection: Selection::of(filter),
+            selected: Selected::default(),
+            version: 0,
+            requests,
+            asked: HashMap::new(),
+            forgot: Instant::now(),
+        }
+    }
+
+    /// What is known.
+    #[must_use]
+    pub fn inventory(&self) -> &Inventory {
+        &self.inventory
+    }
+
+    /// Takes what a source tells; a line for people comes back.
+    pub fn learn(&mut self, update: Update) -> Option<String> {
+        match update {
+            Update::Change(source, at, change) => {
+                self.inventory.apply(source, at, change);
+                None
+            }
+            Update::Note(line) => Some(line),
+        }
+    }
+
+    /// What the filter means now, if it names anybody and that may have changed since it was last asked.
+    pub fn select(&mut self) -> Option<(&Selected, News)> {
+        let selection = self.selection.as_mut()?;
+        if self.version == self.inventory.version() {
+            return None;
+        }
+        self.version = self.inventory.version();
+        let now = selection.select(&self.inventory, &self.host);
+        if now == self.selected {
+            return None;
+        }
+        let before = std::mem::replace(&mut self.selected, now);
+        let new: Vec<String> = self.selected.pods.difference(&before.pods).map(ToString::to_string).collect();
+        let pods = new.iter().map(|name| self.describe(name)).collect();
+        if self.selected.takes_sockets {
+            self.ask(Request::Sockets);
+        }
+        Some((&self.selected, News { pods }))
+    }
+
+    /// `shop/cart-7c9 (10.244.3.7, netns 4026532281)`; where it isn't on this node, which and what to do.
+    fn describe(&self, name: &str) -> String {
+        let pod = self.inventory.pods().find(|(_, pod)| !pod.is_gone() && pod.name.to_string() == name);
+        let Some((_, pod)) = pod else { return crate::output::escape(name).into_owned() };
+        let mut about: Vec<String> = pod.addresses().iter().map(ToString::to_string).collect();
+        about.extend(pod.netns().iter().map(|netns| format!("netns {netns}")));
+        if pod.host_network {
+            about.push("in the node's network namespace: told by its ports".to_owned());
+        }
+        let name = crate::output::escape(name);
+        let text =
+            if about.is_empty() { name.into_owned() } else { format!("{name} ({})", about.join(", ")) };
+        match &pod.node {
+            Some(node) if *node != self.host.name && pod.netns().is_empty() => {
+                let node = crate::output::escape(node);
+                format!(
+                    "{text}, on node {node}: only what passes this node is seen here; on {node}: droptrace --pod {name}",
+                    name = crate::output::escape(&pod.name.to_string())
+                )
+            }
+            _ => text,
+        }
+    }
+
+    /// Words that name nobody, each with names that are near.
+    #[must_use]
+    pub fn nobody(&self) -> Vec<String> {
+        let Some(selection) = &self.selection else { return Vec::new() };
+        let pods = || self.inventory.pods().map(|(_, pod)| pod);
+        let mut lines = Vec::new();
+        for word in selection.words().filter(|word| !word.negated) {
+            let known: Vec<&str> = match &word.value {
+                Value::Pod(named) if pods().all(|pod| !pod.name.name.starts_with(&named.name)) => {
+                    pods().map(|pod| pod.name.name.as_str()).collect()
+                }
+                Value::Service(named)
+                    if self.inventory.services().all(|service| service.name.name != named.name) =>
+                {
+                    self.inventory.services().map(|service| service.name.name.as_str()).collect()
+                }
+                Value::Namespace(name) if pods().all(|pod| pod.name.namespace != *name) => {
+                    pods().map(|pod| pod.name.namespace.as_str()).collect()
+                }
+                _ => continue,
+            };
+            let wanted = match &word.value {
+                Value::Pod(named) | Value::Service(named) => &named.name,
+                _ => &word.text,
+            };
+            let mut near = near(wanted, known);
+            near.dedup();
+            let near: Vec<_> = near.into_iter().map(crate::output::escape).collect();
+            let hint = if near.is_empty() { String::new() } else { format!("; near: {}", near.join(", ")) };
+            let what = match word.flag {
+                Flag::Service(_) => "no service",
+                Flag::Namespace(_) => "no pod in that namespace",
+                _ => "no pod",
+            };
+            lines.push(format!(
+                "{} {}: {what} yet{hint}",
+                word.flag.spelling(),
+                crate::output::escape(&word.text)
+            ));
+        }
+        if lines.is_empty() && self.selected.pods.is_empty() && self.selected.services.is_empty() {
+            lines.push("no pod or service is meant by the filter yet".to_owned());
+        }
+        lines
+    }
+
+    /// True if the filter names anybody.
+    #[must_use]
+    pub fn is_filtered(&self) -> bool {
+        self.selection.is_some()
+    }
+
+    /// What the filter means, as it was last asked.
+    #[must_use]
+    pub fn selected(&self) -> &Selected {
+        &self.selected
+    }
+
+    /// Names a drop, and asks about what it doesn't know.
+    pub fn name(&mut self, drop: &mut Drop) {
+        correlate::name(drop, &self.inventory, &self.host);
+        let Some(netns) = drop.network.netns else { return };
+        if Some(netns) != self.host.netns {
+            if !self.inventory.knows_netns(netns, drop.time) {
+                self.ask(Request::Netns(netns));
+            }
+        } else if [&drop.source, &drop.destination].into_iter().any(|end| {
+            let is_process = |k8s: &crate::event::model::K8s| {
+                k8s.pod.is_some() || k8s.container.is_some() || k8s.unit.is_some()
+            };
+            end.port.is_some()
+                && end.address.is_some_and(|address| self.host.addresses.contains(&address))
+                && !end.k8s.as_ref().is_some_and(is_process)
+        }) {
+            self.ask(Request::Sockets);
+        }
+    }
+
+    fn ask(&mut self, request: Request) {
+        let Some(requests) = &self.requests else { return };
+        let now = Instant::now();
+        if self.asked.get(&request).is_some_and(|asked| now < *asked + ASKED) {
+            return;
+        }
+        if self.asked.len() >= MAX_ASKED {
+            self.asked.clear();
+        }
+        // Where the other side is behind, it will be asked again.
+        if requests.try_send(request).is_ok() {
+            self.asked.insert(request, now);
+        }
+    }
+
+    /// Does what is to be done now and then. `now` is the wall clock.
+    pub fn tick(&mut self, now: Timestamp) {
+        if self.forgot.elapsed() >= FORGETTING {
+            self.forgot = Instant::now();
+            self.inventory.forget(now);
+        }
+        if self.selected.takes_sockets {
+            self.ask(Request::Sockets);
+        }
+    }
+}
