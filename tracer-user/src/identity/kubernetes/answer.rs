@@ -13,7 +13,7 @@ pub struct List<'a> {
     pub version: String,
     /// Where the next page begins; `None` on the last.
     pub next: Option<String>,
-    items: Vec<&'a RawValue>,
+    pub(super) items: Vec<&'a RawValue>,
 }
 
 /// What a page holds: an object, or why it can't be read.
