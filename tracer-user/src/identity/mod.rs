@@ -3,6 +3,7 @@
 pub mod claims;
 pub mod correlate;
 pub mod inventory;
+pub mod kubernetes;
 pub mod names;
 pub mod object;
 pub mod select;

@@ -1,6 +1,9 @@
 //! The sources of names, the only part of `identity` that asks the OS and the network. They run on a thread of their own
 //! and hand on what they learn; whatever becomes of them, the drop stream goes on.
 
+pub mod api;
+pub mod file;
+
 use super::object::{Change, Source, Update};
 use crate::event::model::Timestamp;
 use tokio::sync::mpsc;
@@ -47,6 +50,11 @@ impl Sink {
     /// If nobody reads any more.
     pub async fn note(&self, line: impl Into<String>) -> Result<(), Closed> {
         self.send(Update::Note(line.into())).await
+    }
+
+    /// Waits until nobody reads any more.
+    pub async fn closed(&self) {
+        self.updates.closed().await;
     }
 
     async fn send(&self, update: Update) -> Result<(), Closed> {
