@@ -1,6 +1,10 @@
 //! The sources of names, the only part of `identity` that asks the OS and the network. They run on a thread of their own
 //! and hand on what they learn; whatever becomes of them, the drop stream goes on.
 
+pub mod cri;
+pub mod node;
+pub mod proc;
+
 use super::object::{Change, Source, Update};
 use crate::event::model::Timestamp;
 use tokio::sync::mpsc;
@@ -38,6 +42,11 @@ impl Sink {
     /// If nobody reads any more.
     pub async fn note(&self, line: impl Into<String>) -> Result<(), Closed> {
         self.send(Update::Note(line.into())).await
+    }
+
+    /// Waits until nobody reads any more.
+    pub async fn closed(&self) {
+        self.updates.closed().await;
     }
 
     async fn send(&self, update: Update) -> Result<(), Closed> {
