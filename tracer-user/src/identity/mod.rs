@@ -1,5 +1,6 @@
 //! Who is at an address: pods, services, workloads, nodes, containers. The sources feed one inventory.
 
+pub mod cgroup;
 pub mod claims;
 pub mod correlate;
 pub mod inventory;

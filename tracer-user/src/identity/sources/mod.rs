@@ -2,19 +2,73 @@
 //! and hand on what they learn; whatever becomes of them, the drop stream goes on.
 
 pub mod api;
+pub mod cri;
 pub mod file;
+pub mod node;
+pub mod proc;
 
 use super::object::{Change, Source, Update};
 use crate::event::model::Timestamp;
+use std::{io, path::PathBuf, thread};
 use tokio::sync::mpsc;
 
-/// A question to /proc, which is only looked through when there is one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Request {
-    /// Whose is this network namespace? A drop was seen in it.
-    Netns(u32),
-    /// Whose are the node's ports?
-    Sockets,
+pub use proc::Request;
+
+/// Updates that wait between the sources and the stream: about what one page of the API server has.
+const ROOM: usize = 1024;
+/// Questions that wait for /proc.
+const QUESTIONS: usize = 64;
+
+/// Which sources to ask, and where they are.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The API server; `None` leaves it out.
+    pub api: Option<api::Options>,
+    /// Files of `--inventory`.
+    pub files: Vec<PathBuf>,
+}
+
+/// What the stream has of the running sources. When it is dropped they end.
+#[derive(Debug)]
+pub struct Feed {
+    /// What they tell.
+    pub updates: mpsc::Receiver<Update>,
+    /// Questions to /proc.
+    pub requests: mpsc::Sender<Request>,
+}
+
+/// Starts the sources on a thread of their own.
+///
+/// # Errors
+/// If the system gives no thread.
+pub fn start(options: Options) -> io::Result<Feed> {
+    let (sink, updates) = Sink::new(ROOM);
+    let (requests, questions) = mpsc::channel(QUESTIONS);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new().name("names".to_owned()).spawn(move || {
+        // Each ends when nobody reads any more, which is no news.
+        let _ = runtime.block_on(all(options, questions, sink));
+        // Look-ups of host names may hang on threads of their own.
+        runtime.shutdown_background();
+    })?;
+    Ok(Feed { updates, requests })
+}
+
+async fn all(options: Options, questions: mpsc::Receiver<Request>, sink: Sink) -> Result<(), Closed> {
+    let Options { api, files } = options;
+    let api = async {
+        match api {
+            Some(options) => api::watch(options, sink.clone()).await.map(|_| ()),
+            None => Ok(()),
+        }
+    };
+    tokio::try_join!(
+        file::tell(files, sink.clone()),
+        cri::watch(cri::Options::from_environment(), sink.clone()),
+        proc::watch(proc::Options::default(), questions, sink.clone()),
+        api,
+    )
+    .map(|_| ())
 }
 
 /// Where a source puts what it learns. Waits while the reader is behind, so memory stays bounded.
