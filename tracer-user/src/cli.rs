@@ -2,6 +2,7 @@
 //! refuses, it points at.
 
 use crate::filter::{Family, Filter, Flag, RawWord, Side, WordError, netns::NetnsError};
+use crate::identity::sources;
 use crate::output::{Format, Settings, TimeFormat, escape};
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, ArgMatches, Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -9,6 +10,7 @@ use jiff::tz::TimeZone;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What to do.
@@ -36,6 +38,8 @@ pub enum Command {
 pub struct Live {
     /// What to show.
     pub filter: Filter,
+    /// Where names come from.
+    pub names: NamesArgs,
     /// How to print it.
     pub output: OutputArgs,
     /// When to stop, and what the exit code says.
@@ -81,6 +85,8 @@ struct Cli {
     other: Option<Other>,
     #[command(flatten)]
     filters: FilterArgs,
+    #[command(flatten)]
+    names: NamesArgs,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -202,6 +208,34 @@ struct FilterArgs {
     not: Vec<bool>,
 }
 
+/// Where names of pods and services come from: all that answer, together.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Names")]
+pub struct NamesArgs {
+    /// Names from a file, as `kubectl get pods,services,endpointslices,nodes -A -o json` prints it
+    #[arg(long, value_name = "FILE")]
+    pub inventory: Vec<PathBuf>,
+    /// Leave the Kubernetes API server out: names come from the container runtime and /proc
+    #[arg(long)]
+    pub offline: bool,
+    /// How to reach the API server, as for kubectl
+    #[arg(long, value_name = "FILE", conflicts_with = "offline")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Which context of it
+    #[arg(long, value_name = "NAME", conflicts_with = "offline")]
+    pub context: Option<String>,
+}
+
+impl NamesArgs {
+    /// The same for the sources.
+    #[must_use]
+    pub fn sources(&self) -> sources::Options {
+        let Self { inventory, offline, kubeconfig, context } = self.clone();
+        let api = sources::api::Options { kubeconfig, context, ..Default::default() };
+        sources::Options { api: (!offline).then_some(api), files: inventory }
+    }
+}
+
 /// How to print.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Output")]
@@ -319,7 +353,7 @@ pub fn parse(
     }
     let words = raw_words(&matches).map_err(|stray| Refusal::stray_not(arguments, stray))?;
     let filter = Filter::parse(&words, resolve_netns).map_err(|error| Refusal::word(arguments, &error))?;
-    Ok(Command::Live(Box::new(Live { filter, output: cli.output, run: cli.run })))
+    Ok(Command::Live(Box::new(Live { filter, names: cli.names, output: cli.output, run: cli.run })))
 }
 
 /// The filters in the order of the command line, each with the `--not` that stands directly before it.

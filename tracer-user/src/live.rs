@@ -3,6 +3,12 @@
 use crate::{
     cli::{Live, ProbesWhen},
     event::model::Record,
+    identity::{
+        host::Host,
+        names::Names,
+        object::Update,
+        sources::{self, Feed},
+    },
     output::{End, Now, Outcome, Printer, Stop, Summary, exit_code},
     probe::{clock::StepWatch, tracer::Settings},
     start::{say, start},
@@ -19,7 +25,8 @@ use std::{
 use tokio::{
     io::{Interest, unix::AsyncFd},
     signal::unix::{SignalKind, signal},
-    time::{MissedTickBehavior, interval, sleep_until},
+    sync::mpsc,
+    time::{MissedTickBehavior, interval, sleep_until, timeout_at},
 };
 
 /// The programs' interval: each slot sends a full event at least once in it, and counts come out at its end.
@@ -27,20 +34,27 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// How often folded lines are looked at.
 const PRINT_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long the start waits for the names that a filter speaks of.
+const NAMES: Duration = Duration::from_secs(2);
+/// Updates of names taken before it is the drops' turn.
+const UPDATES: usize = 256;
+/// Pods that are listed at the start; more are counted.
+const LISTED: usize = 8;
+
 /// Runs until it is told to stop; returns the exit code.
 ///
 /// # Errors
 /// What went wrong, for people.
 pub fn run(live: &Live, arguments: &[OsString]) -> anyhow::Result<u8> {
-    let stream = match begin(live, arguments)? {
-        Ok(stream) => stream,
+    let (stream, updates) = match begin(live, arguments)? {
+        Ok(begun) => begun,
         Err(code) => return Ok(code),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("can't start the event loop")?;
-    let (end, summary) = runtime.block_on(follow(live, stream))?;
+    let (end, summary) = runtime.block_on(follow(live, stream, updates))?;
     Ok(exit_code(&Outcome {
         end,
         drops: summary.drops,
@@ -50,27 +64,106 @@ pub fn run(live: &Live, arguments: &[OsString]) -> anyhow::Result<u8> {
     }))
 }
 
-/// Starts and says what is watched; the exit code where that has no point here.
-fn begin(live: &Live, arguments: &[OsString]) -> anyhow::Result<Result<Stream, u8>> {
+/// What comes from the sources of names.
+type Updates = mpsc::Receiver<Update>;
+
+/// Starts; the exit code where that has no point here.
+fn begin(live: &Live, arguments: &[OsString]) -> anyhow::Result<Result<(Stream, Option<Updates>), u8>> {
     let settings = Settings { verbose: live.output.verbose, probes: live.run.probes == ProbesWhen::Always };
-    let started = start(&live.filter, settings, arguments)?;
-    if let Ok(stream) = &started {
-        let what = if live.filter.is_empty() { "all drops" } else { "the drops that match" };
-        let mechanism = if settings.probes {
-            "one program on the tracepoint kfree_skb, and probes on every packet that comes to a netfilter hook"
-        } else {
-            "one program on the tracepoint kfree_skb, none on packets that are not dropped"
-        };
-        say(&format!(
-            "watching {what} on {}: all network namespaces; {mechanism}; Ctrl-C ends",
-            stream.node()
-        ));
+    // They begin first: much of what they tell has come when the kernel half runs.
+    let feed = match sources::start(live.names.sources()) {
+        Ok(feed) => Some(feed),
+        Err(error) => {
+            say(&format!("note: addresses stay without names: {error}"));
+            None
+        }
+    };
+    let mut stream = match start(&live.filter, settings, arguments)? {
+        Ok(stream) => stream,
+        Err(code) => return Ok(Err(code)),
+    };
+    let host = Host::here(stream.node());
+    let (updates, requests) = feed.map(|Feed { updates, requests }| (updates, requests)).unzip();
+    stream.use_names(Names::new(&live.filter, host, requests));
+    Ok(Ok((stream, updates)))
+}
+
+/// Waits, for moments, until it is known whom the filter names; then says what is watched.
+async fn announce(live: &Live, stream: &mut Stream, updates: &mut Option<Updates>) -> anyhow::Result<()> {
+    let deadline = tokio::time::Instant::now() + NAMES;
+    let mut pods = Vec::new();
+    while let Some(open) = updates {
+        while let Ok(update) = open.try_recv() {
+            stream.take_name(update).inspect(|line| say(line));
+        }
+        pods.extend(stream.follow_names()?.into_iter().flat_map(|news| news.pods));
+        if !stream.names().is_filtered() || stream.names().has_matched() {
+            break;
+        }
+        match timeout_at(deadline, open.recv()).await {
+            Ok(Some(update)) => {
+                stream.take_name(update).inspect(|line| say(line));
+            }
+            Ok(None) => *updates = None,
+            Err(_) => break,
+        }
     }
-    Ok(started)
+    let what = if live.filter.is_empty() { "all drops" } else { "the drops that match" };
+    let mechanism = if live.run.probes == ProbesWhen::Always {
+        "one program on the tracepoint kfree_skb, and probes on every packet that comes to a netfilter hook"
+    } else {
+        "one program on the tracepoint kfree_skb, none on packets that are not dropped"
+    };
+    say(&format!("watching {what} on {}: all network namespaces; {mechanism}; Ctrl-C ends", stream.node()));
+    list(&pods);
+    if stream.names().is_filtered() && !stream.names().has_matched() {
+        for line in stream.names().nobody() {
+            say(&format!("{line}; waiting for it"));
+        }
+    }
+    Ok(())
+}
+
+/// Says which pods a filter means.
+fn list(pods: &[String]) {
+    for pod in pods.iter().take(LISTED) {
+        say(&format!("pod {pod}"));
+    }
+    if pods.len() > LISTED {
+        say(&format!("and {} pods more", pods.len() - LISTED));
+    }
+}
+
+/// Takes names that have come, at most some at a time. What is new for the filter is said.
+fn take_names(stream: &mut Stream, first: Option<Update>, updates: &mut Updates) -> anyhow::Result<()> {
+    let mut next = first.or_else(|| updates.try_recv().ok());
+    for _ in 0..UPDATES {
+        let Some(update) = next else { break };
+        stream.take_name(update).inspect(|line| say(line));
+        next = updates.try_recv().ok();
+    }
+    if let Some(update) = next {
+        stream.take_name(update).inspect(|line| say(line));
+    }
+    if let Some(news) = stream.follow_names().context("can't follow the pods that the filter means")? {
+        list(&news.pods);
+        if news.left_out > 0 {
+            say(&format!(
+                "note: the filter means more than the kernel half has room for: {} addresses are left out; narrow it",
+                news.left_out
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Prints until something ends it.
-async fn follow(live: &Live, mut stream: Stream) -> anyhow::Result<(End, Summary)> {
+async fn follow(
+    live: &Live,
+    mut stream: Stream,
+    mut updates: Option<Updates>,
+) -> anyhow::Result<(End, Summary)> {
+    announce(live, &mut stream, &mut updates).await?;
     let began = Instant::now();
     let now = |stream: &mut Stream| Now {
         elapsed: began.elapsed(),
@@ -128,20 +221,37 @@ async fn follow(live: &Live, mut stream: Stream) -> anyhow::Result<(End, Summary
             _ = prints.tick(), if printer.is_waiting() => flow = printer.tick(now(&mut stream)),
             ready = ring.readable() => {
                 let mut ready = ready?;
+                // A drop's names may be among what has come.
+                if let Some(updates) = &mut updates {
+                    take_names(&mut stream, None, updates)?;
+                }
                 let at = now(&mut stream);
                 let mut sink = |record: Record| pass(&mut printer, &record, at, &mut flow);
                 if !stream.drain(&mut sink) {
                     ready.clear_ready();
                 }
             }
+            update = received(&mut updates), if updates.is_some() => match (update, &mut updates) {
+                (Some(update), Some(updates)) => take_names(&mut stream, Some(update), updates)?,
+                _ => updates = None,
+            }
         }
     }
 
+    drop(updates);
     die_of_the_next_signal();
     let at = now(&mut stream);
     let mut sink = |record: Record| pass(&mut printer, &record, at, &mut flow);
     stream.finish(&mut sink)?;
-    Ok((End::Done, printer.finish(now(&mut stream))))
+    let names = stream.names();
+    let is_unmatched = live.run.duration.is_some() && names.is_filtered() && !names.has_matched();
+    if is_unmatched {
+        for line in names.nobody() {
+            say(&format!("error: {line}"));
+        }
+    }
+    let end = if is_unmatched { End::Unmatched } else { End::Done };
+    Ok((end, printer.finish(now(&mut stream))))
 }
 
 /// The first signal ends the run in order; a second one, or one during the end, ends it at once.
@@ -175,6 +285,13 @@ async fn any_readable<T: std::os::fd::AsRawFd>(
 ) -> io::Result<tokio::io::unix::AsyncFdReadyGuard<'_, T>> {
     match fd {
         Some(fd) => fd.readable().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn received(updates: &mut Option<Updates>) -> Option<Update> {
+    match updates {
+        Some(updates) => updates.recv().await,
         None => std::future::pending().await,
     }
 }

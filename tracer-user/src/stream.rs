@@ -8,6 +8,10 @@ use crate::event::{
     merge::Merge,
     model::{Cause, Class, Drop, Lost, LostPlace, Reason, Record, Timestamp},
 };
+use crate::identity::{
+    names::{Names, News},
+    object::Update,
+};
 use crate::netfilter::{
     bridge,
     evaluate::Packet,
@@ -56,6 +60,8 @@ pub struct Stream {
     programs: Programs,
     /// The node's Cilium, if it has one.
     cilium: cilium::node::Node,
+    /// Who is at an address.
+    names: Names,
     /// What the self-test said; `None` if it had nothing to learn from.
     learned: Option<Result<Learned, String>>,
     lost: Losses,
@@ -105,12 +111,39 @@ impl Stream {
             rulesets: Rulesets::default(),
             programs: Programs::default(),
             cilium: cilium::node::Node::new(control_block),
+            names: Names::default(),
             learned: None,
             lost: Losses::default(),
             last_tick,
             fill: 0,
             retired: None,
         })
+    }
+
+    /// Names drops from now on, and lets the filter follow what its words mean.
+    pub fn use_names(&mut self, names: Names) {
+        self.names = names;
+    }
+
+    /// The names.
+    #[must_use]
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// Takes what a source of names tells; a line for people comes back.
+    pub fn take_name(&mut self, update: Update) -> Option<String> {
+        self.names.learn(update)
+    }
+
+    /// Lets the kernel half follow what the filter's words mean by now; what is new is told.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn follow_names(&mut self) -> Result<Option<News>, TracerError> {
+        let Some((selected, mut news)) = self.names.select() else { return Ok(None) };
+        news.left_out = self.tracer.select(selected)?;
+        Ok(Some(news))
     }
 
     /// Attaches the programs that run on packets that are not dropped, too, wherever they can be of use now.
@@ -377,6 +410,7 @@ impl Stream {
             event.drop.cilium =
                 bpf.as_ref().and_then(|bpf| self.cilium.explain(&raw, &event, bpf)).map(Box::new);
             event.drop.take_program(bpf, event.destination.address);
+            self.names.name(&mut event);
             let Reason { class, cause, netfilter, bpf, cilium, .. } = &event.drop;
             let netfilter = netfilter.as_ref().map(|answer| Box::new(answer.of_others()));
             let bpf = bpf.as_ref().map(|answer| Box::new(answer.of_others()));
@@ -416,6 +450,7 @@ impl Stream {
         let _ = self.refresh_counters(true);
         self.drain(each);
         let now = monotonic_now()?;
+        self.names.tick(self.clock.to_realtime(now));
         let (from, to) = (self.clock.to_realtime(self.last_tick), self.clock.to_realtime(now));
         self.tell_rest(pending, from, to, each);
         self.last_tick = now;
@@ -477,6 +512,7 @@ impl Stream {
             event.drop.take_program(self.at_tc(key, None, None), None);
             event.drop.take_netfilter(self.netfilter(&Evidence::of_key(key), key.location, None));
         }
+        self.names.name(&mut event);
         event
     }
 

@@ -5,22 +5,12 @@
 //! looked for in the tuples of the packet's conntrack entry: a masqueraded packet has its node's address on the wire, and is
 //! its pod's all the same.
 
+use super::host::Host;
 use super::inventory::{Inventory, Known};
 use super::object::{Cgroup, Name, Protocol, Service};
 use crate::event::model::{Drop, Endpoint, K8s, ServiceBy, Timestamp};
 use crate::filter::Protocol as Wire;
 use std::net::IpAddr;
-
-/// This node.
-#[derive(Clone, Debug, Default)]
-pub struct Host {
-    /// Inode number of its own network namespace.
-    pub netns: Option<u32>,
-    /// Its name in Kubernetes.
-    pub name: String,
-    /// Addresses of its interfaces.
-    pub addresses: Vec<IpAddr>,
-}
 
 /// Names all ends of a drop.
 pub fn name(drop: &mut Drop, inventory: &Inventory, host: &Host) {

@@ -1,13 +1,15 @@
 //! Names for a running stream: keeps the inventory up, tells what a filter's words mean by now, and names drops.
 
-use super::correlate::{self, Host};
+use super::correlate;
+use super::host::Host;
 use super::inventory::Inventory;
-use super::object::Update;
+use super::object::{Change, Object, Update};
 use super::select::{Selected, Selection};
 use super::sources::Request;
 use crate::event::model::{Drop, Timestamp};
 use crate::filter::{Filter, Flag, Value, near};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
@@ -25,6 +27,7 @@ pub struct Names {
     host: Host,
     selection: Option<Selection>,
     selected: Selected,
+    has_matched: bool,
     version: u64,
     requests: Option<mpsc::Sender<Request>>,
     asked: HashMap<Request, Instant>,
@@ -36,6 +39,15 @@ pub struct Names {
 pub struct News {
     /// Pods that the filter means now and did not before, as lines say it.
     pub pods: Vec<String>,
+    /// Addresses and namespaces that found no room in the kernel half.
+    pub left_out: usize,
+}
+
+impl Default for Names {
+    /// Knows nobody.
+    fn default() -> Self {
+        Self::new(&Filter::default(), Host::default(), None)
+    }
 }
 
 impl Names {
@@ -47,6 +59,7 @@ impl Names {
             host,
             selection: Selection::of(filter),
             selected: Selected::default(),
+            has_matched: false,
             version: 0,
             requests,
             asked: HashMap::new(),
@@ -64,10 +77,24 @@ impl Names {
     pub fn learn(&mut self, update: Update) -> Option<String> {
         match update {
             Update::Change(source, at, change) => {
+                let is_node = matches!(&change, Change::Set(Object::Node(_)));
                 self.inventory.apply(source, at, change);
+                if is_node {
+                    self.find_own_name();
+                }
                 None
             }
             Update::Note(line) => Some(line),
+        }
+    }
+
+    /// The node may have another name in Kubernetes than the host has: its addresses tell.
+    fn find_own_name(&mut self) {
+        let host = &self.host;
+        let has_own = |address: &IpAddr| host.addresses.contains(address);
+        let own = self.inventory.nodes().find(|node| node.addresses.iter().any(has_own));
+        if let Some(name) = own.map(|node| node.name.clone()) {
+            self.host.name = name;
         }
     }
 
@@ -79,6 +106,7 @@ impl Names {
         }
         self.version = self.inventory.version();
         let now = selection.select(&self.inventory, &self.host);
+        self.has_matched |= !now.pods.is_empty() || !now.services.is_empty();
         if now == self.selected {
             return None;
         }
@@ -88,7 +116,7 @@ impl Names {
         if self.selected.takes_sockets {
             self.ask(Request::Sockets);
         }
-        Some((&self.selected, News { pods }))
+        Some((&self.selected, News { pods, left_out: 0 }))
     }
 
     /// `shop/cart-7c9 (10.244.3.7, netns 4026532281)`; where it isn't on this node, which and what to do.
@@ -167,6 +195,12 @@ impl Names {
         self.selection.is_some()
     }
 
+    /// True if the filter has ever meant anybody.
+    #[must_use]
+    pub fn has_matched(&self) -> bool {
+        self.has_matched
+    }
+
     /// What the filter means, as it was last asked.
     #[must_use]
     pub fn selected(&self) -> &Selected {
@@ -175,6 +209,9 @@ impl Names {
 
     /// Names a drop, and asks about what it doesn't know.
     pub fn name(&mut self, drop: &mut Drop) {
+        if self.inventory.version() == 0 {
+            return;
+        }
         correlate::name(drop, &self.inventory, &self.host);
         let Some(netns) = drop.network.netns else { return };
         if Some(netns) != self.host.netns {

@@ -1,7 +1,7 @@
 //! Which addresses and network namespaces the words of a filter mean now: a pure function of filter and inventory, asked
 //! again whenever the inventory changes. The kernel half's maps follow it (`tracer_common::filter`).
 
-use super::correlate::Host;
+use super::host::Host;
 use super::inventory::{Inventory, Known};
 use super::object::{Name, Protocol, Service};
 use crate::filter::{Filter, Flag, Named, Side, Value, Word, WorkloadName, side_bit};

@@ -5,6 +5,8 @@
 pub enum End {
     /// As asked: by `-c`, `--for`, one SIGINT or SIGTERM, or because nobody reads stdout any more.
     Done,
+    /// As asked, but nobody that the filter names was ever there.
+    Unmatched,
     /// A second SIGINT or SIGTERM.
     Killed,
     /// An error while running.
@@ -36,7 +38,7 @@ pub struct Outcome {
 pub fn exit_code(outcome: &Outcome) -> u8 {
     match outcome.end {
         End::Killed => 130,
-        End::Failed => 1,
+        End::Failed | End::Unmatched => 1,
         End::Usage => 2,
         End::Unsupported => 3,
         End::Done if outcome.assert_no_drops && outcome.drops > 0 => 4,
@@ -57,7 +59,7 @@ mod tests {
         assert_eq!(exit_code(&Outcome { strict: true, ..done }), 5);
         let clean = Outcome { drops: 0, lost: 0, assert_no_drops: true, strict: true, ..done };
         assert_eq!(exit_code(&clean), 0);
-        let ends = [(End::Failed, 1), (End::Usage, 2), (End::Unsupported, 3), (End::Killed, 130)];
+        let ends = [(End::Failed, 1), (End::Unmatched, 1), (End::Usage, 2), (End::Unsupported, 3), (End::Killed, 130)];
         for (end, code) in ends {
             assert_eq!(exit_code(&Outcome { end, assert_no_drops: true, ..done }), code);
         }
