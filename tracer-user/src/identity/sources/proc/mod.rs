@@ -15,6 +15,9 @@ use scan::Found;
 use std::time::Instant;
 use tokio::sync::mpsc;
 
+/// It is noted if more than one part of so many of the processes may not be looked at: some are protected from root, too.
+const NOTED: usize = 10;
+
 /// Where to read.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -108,7 +111,7 @@ impl Watch {
     ) -> Result<Vec<Object>, Closed> {
         let node = self.options.node.clone();
         let Ok(found) = tokio::task::spawn_blocking(move || scan(&node)).await else { return Ok(Vec::new()) };
-        if found.denied > 0 && !self.noted {
+        if found.denied * NOTED > found.processes && !self.noted {
             self.noted = true;
             let Found { processes, denied, .. } = found;
             let line = format!(

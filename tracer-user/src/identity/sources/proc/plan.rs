@@ -34,6 +34,7 @@ pub(super) struct Plan {
     sockets: Task,
     /// Those that a scan was made for: when the next may be, and the pause after that.
     looked: HashMap<u32, (Instant, Duration)>,
+    swept: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -64,9 +65,7 @@ impl Plan {
         match request {
             Request::Sockets => self.sockets.wanted = true,
             Request::Netns(inode) => {
-                if self.looked.len() >= MOST {
-                    self.looked.retain(|_, (next, _)| *next > now);
-                }
+                self.forget(now);
                 let is_full = self.looked.len() >= MOST;
                 match self.looked.get_mut(&inode) {
                     Some((next, _)) if *next > now => {}
@@ -82,6 +81,15 @@ impl Plan {
                     None => {}
                 }
             }
+        }
+    }
+
+    /// Forgets those that may be looked for again, where there are too many to remember; that is looked for once a second.
+    fn forget(&mut self, now: Instant) {
+        let swept = |at: Instant| now.saturating_duration_since(at) < AGAIN;
+        if self.looked.len() >= MOST && !self.swept.is_some_and(swept) {
+            self.looked.retain(|_, (next, _)| *next > now);
+            self.swept = Some(now);
         }
     }
 

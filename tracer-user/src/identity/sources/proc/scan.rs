@@ -90,8 +90,8 @@ pub(super) fn sockets(node: &Node) -> Found<Socket> {
     Found { things, processes, denied }
 }
 
-/// Calls `look` with each process, its network namespace and the node's: that of the first process. Returns how many
-/// there were, and how many could not be looked at for lack of permission.
+/// Calls `look` with each process, its network namespace and the node's. Returns how many there were, and how many could
+/// not be looked at for lack of permission.
 fn walk(proc: &Path, mut look: impl FnMut(u32, u32, u32)) -> (usize, usize) {
     let mut pids: Vec<u32> = fs::read_dir(proc)
         .into_iter()
@@ -99,7 +99,7 @@ fn walk(proc: &Path, mut look: impl FnMut(u32, u32, u32)) -> (usize, usize) {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
     pids.sort_unstable();
-    let Ok(host) = netns_of(proc, 1) else { return (pids.len(), pids.len()) };
+    let Some(host) = host_netns(proc) else { return (pids.len(), pids.len()) };
     let mut denied = 0;
     for &pid in &pids {
         match netns_of(proc, pid) {
@@ -108,6 +108,12 @@ fn walk(proc: &Path, mut look: impl FnMut(u32, u32, u32)) -> (usize, usize) {
         }
     }
     (pids.len(), denied)
+}
+
+/// The node's own network namespace: that of the first process. Where that one is protected, the kernel's threads have
+/// the same, of which kthreadd is number 2.
+fn host_netns(proc: &Path) -> Option<u32> {
+    [1, 2].into_iter().find_map(|pid| netns_of(proc, pid).ok())
 }
 
 /// The inode number in `net:[4026531840]`.
@@ -231,8 +237,9 @@ mod tests {
 
     #[test]
     fn the_own_port_is_found() {
-        if netns_of(Path::new("/proc"), 1).ok() != netns_of(Path::new("/proc/"), std::process::id()).ok() {
-            eprintln!("SKIP: not in the first process' network namespace, or not allowed to know");
+        let proc = Path::new("/proc");
+        if host_netns(proc).is_none() || host_netns(proc) != netns_of(proc, std::process::id()).ok() {
+            eprintln!("SKIP: not in the node's network namespace, or not allowed to know");
             return;
         }
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -248,10 +255,10 @@ mod tests {
         for _ in 0..3 {
             let began = Instant::now();
             let found = owners(&Node::new(["/"]));
-            println!("{} processes: {:?}, {} owners", found.processes, began.elapsed(), found.things.len());
+            eprintln!("{} processes: {:?}, {} owners", found.processes, began.elapsed(), found.things.len());
         }
         let began = Instant::now();
         let found = sockets(&Node::new(["/"]));
-        println!("{} processes: {:?}, {} ports", found.processes, began.elapsed(), found.things.len());
+        eprintln!("{} processes: {:?}, {} ports", found.processes, began.elapsed(), found.things.len());
     }
 }
