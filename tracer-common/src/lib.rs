@@ -11,6 +11,7 @@ mod control;
 mod event;
 mod filter;
 mod offsets;
+mod retransmit;
 mod slot;
 mod tc;
 pub mod watch;
@@ -26,6 +27,7 @@ pub use event::{
 };
 pub use filter::{EndKey, FilterSpec, PrefixKey, dimension, filter_bit};
 pub use offsets::{ABSENT, ConntrackOffsets, Offsets};
+pub use retransmit::Retransmit;
 pub use slot::{FlowKey, Layout, Slot, flow_flag, slot_state};
 pub use tc::{TC_FILTERS, TcFilter, TcLayout, tc_word};
 
@@ -57,5 +59,6 @@ pod!(
     ConntrackOffsets,
     FlowKey,
     Layout,
+    Retransmit,
     Slot
 );

@@ -85,6 +85,16 @@ offsets! {
         sock_state,
         /// sock.sk_protocol
         sock_protocol,
+        /// sock.__sk_common.skc_rcv_saddr
+        sock_source,
+        /// sock.__sk_common.skc_daddr
+        sock_destination,
+        /// sock.__sk_common.skc_dport (big endian)
+        sock_destination_port,
+        /// sock.__sk_common.skc_v6_rcv_saddr
+        sock_source_v6,
+        /// sock.__sk_common.skc_v6_daddr
+        sock_destination_v6,
         /// net_device.nd_net.net
         dev_net,
         /// net_device.ifindex
@@ -155,5 +165,5 @@ offsets! {
     }
 }
 
-const _: () = assert!(size_of::<Offsets>() == 4 * 42);
+const _: () = assert!(size_of::<Offsets>() == 4 * 47);
 const _: () = assert!(size_of::<ConntrackOffsets>() == 4 * 12);

@@ -13,6 +13,7 @@
 //! stack    saved registers on the kernel stack: netfilter's hook state
 //! conntrack  the packet's connection tracking entry
 //! filter   what the user asked to see
+//! retransmit  segments that TCP had to repeat
 //! counts   the slots in which every drop is counted
 //! emit     the full event
 //! maps     maps and load-time constants shared with the user half
@@ -34,6 +35,7 @@ mod netns;
 mod nft;
 mod packet;
 mod probes;
+mod retransmit;
 mod roles;
 mod stack;
 mod tc;
@@ -49,6 +51,14 @@ use aya_ebpf::{
 #[btf_tracepoint(function = "kfree_skb")]
 pub fn kfree_skb(ctx: BtfTracePointContext) -> i32 {
     drop::on_kfree_skb(&ctx);
+    0
+}
+
+/// Each segment that TCP repeats (include/trace/events/tcp.h). Attached only with a filter, to say what is seen where it
+/// finds no drop.
+#[btf_tracepoint(function = "tcp_retransmit_skb")]
+pub fn tcp_retransmit(ctx: BtfTracePointContext) -> i32 {
+    retransmit::on_retransmit(&ctx);
     0
 }
 

@@ -3,10 +3,11 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, LruPerCpuHashMap, PerCpuArray, RingBuf},
 };
 use tracer_common::{
-    Control, CpuState, Depth, EndKey, FilterSpec, FlowKey, Layout, Memory, Offsets, OwnEvent, Site, Slot,
+    Control, CpuState, Depth, EndKey, FilterSpec, FlowKey, Layout, Memory, Offsets, OwnEvent, Retransmit,
+    Site, Slot,
     watch::{self, Baseline, Chunk, List},
 };
 
@@ -265,3 +266,7 @@ pub static FILTER_END: HashMap<EndKey, u32> = HashMap::with_max_entries(1, 0);
 /// Filter: network namespaces of pods, likewise.
 #[map]
 pub static FILTER_END_NETNS: HashMap<u32, u32> = HashMap::with_max_entries(1, 0);
+
+/// To whom TCP has repeated segments, and how many; the user half sets the number.
+#[map]
+pub static RETRANSMITS: LruPerCpuHashMap<Retransmit, u64> = LruPerCpuHashMap::with_max_entries(1, 0);

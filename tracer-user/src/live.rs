@@ -38,6 +38,8 @@ const PRINT_INTERVAL: Duration = Duration::from_millis(100);
 const NAMES: Duration = Duration::from_secs(2);
 /// Updates of names taken before it is the drops' turn.
 const UPDATES: usize = 256;
+/// How often a filter that lets nothing through is said to.
+const STALL: Duration = Duration::from_secs(10);
 /// Pods that are listed at the start; more are counted.
 const LISTED: usize = 8;
 
@@ -82,6 +84,11 @@ fn begin(live: &Live, arguments: &[OsString]) -> anyhow::Result<Result<(Stream, 
         Ok(stream) => stream,
         Err(code) => return Ok(Err(code)),
     };
+    if !live.filter.is_empty()
+        && let Err(error) = stream.count_retransmits()
+    {
+        say(&format!("note: peers that do not answer are not told of: {error}"));
+    }
     let host = Host::here(stream.node());
     let (updates, requests) = feed.map(|Feed { updates, requests }| (updates, requests)).unzip();
     stream.use_names(Names::new(&live.filter, host, requests));
@@ -189,6 +196,11 @@ async fn follow(
     ticks.tick().await;
     let mut prints = interval(PRINT_INTERVAL);
     prints.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut stalls = interval(STALL);
+    stalls.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    stalls.tick().await;
+    let mut shown = 0;
+    let is_filtered = !live.filter.is_empty();
     let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
     let deadline = live.run.duration.map(|duration| tokio::time::Instant::now() + duration);
@@ -217,6 +229,14 @@ async fn follow(
                 if flow.is_continue() {
                     flow = printer.tick(now(&mut stream));
                 }
+            }
+            _ = stalls.tick(), if is_filtered => {
+                let seen = stream.stalled(&live.filter, STALL.as_secs());
+                if printer.shown() == shown {
+                    let at = now(&mut stream);
+                    pass(&mut printer, &Record::Stalled(seen), at, &mut flow);
+                }
+                shown = printer.shown();
             }
             _ = prints.tick(), if printer.is_waiting() => flow = printer.tick(now(&mut stream)),
             ready = ring.readable() => {

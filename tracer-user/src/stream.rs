@@ -6,8 +6,10 @@ use crate::event::{
     decode::Raw,
     explain::{Names as _, explain, explain_counts},
     merge::Merge,
-    model::{Cause, Class, Drop, Lost, LostPlace, Reason, Record, Timestamp},
+    model::{Cause, Class, Drop, Lost, LostPlace, Reason, Record, Stalled, Timestamp},
+    retransmit,
 };
+use crate::filter::Filter;
 use crate::identity::{
     names::{Names, News},
     object::Update,
@@ -31,7 +33,7 @@ use std::{
     io, thread,
     time::Duration,
 };
-use tracer_common::{Event, FlowKey, Layout, TC_FILTERS, TcFilter, attribution_kind, flow_flag};
+use tracer_common::{Event, FlowKey, Layout, Retransmit, TC_FILTERS, TcFilter, attribution_kind, flow_flag};
 
 /// Records taken from the ring before it is somebody else's turn: as many as can be in it at one moment.
 const BATCH: usize = RING_BYTES / size_of::<Event>() + 1;
@@ -62,6 +64,8 @@ pub struct Stream {
     cilium: cilium::node::Node,
     /// Who is at an address.
     names: Names,
+    /// Segments that TCP had repeated when it was last asked.
+    repeated: HashMap<Retransmit, u64>,
     /// What the self-test said; `None` if it had nothing to learn from.
     learned: Option<Result<Learned, String>>,
     lost: Losses,
@@ -112,6 +116,7 @@ impl Stream {
             programs: Programs::default(),
             cilium: cilium::node::Node::new(control_block),
             names: Names::default(),
+            repeated: HashMap::new(),
             learned: None,
             lost: Losses::default(),
             last_tick,
@@ -129,6 +134,32 @@ impl Stream {
     #[must_use]
     pub fn names(&self) -> &Names {
         &self.names
+    }
+
+    /// Counts what TCP repeats from now on, for [`Stream::stalled`].
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn count_retransmits(&mut self) -> Result<(), TracerError> {
+        self.tracer.count_retransmits()
+    }
+
+    /// What was seen, since it was last asked, of connections that the filter means.
+    pub fn stalled(&mut self, filter: &Filter, seconds: u64) -> Stalled {
+        let now = self.tracer.retransmits().unwrap_or_default();
+        let before = std::mem::replace(&mut self.repeated, now);
+        let names = &mut self.names;
+        let new = self.repeated.iter().filter_map(|(peer, count)| {
+            let more = count.saturating_sub(before.get(peer).copied().unwrap_or(0));
+            (more > 0).then_some((peer, more))
+        });
+        let time = self.clock.to_realtime(monotonic_now().unwrap_or(0));
+        retransmit::stalled(
+            new,
+            filter,
+            names,
+            Stalled { time, seconds, node: self.node.clone(), ..Stalled::default() },
+        )
     }
 
     /// Takes what a source of names tells; a line for people comes back.

@@ -14,3 +14,4 @@ pub mod explain;
 pub mod merge;
 pub mod model;
 pub mod packet;
+pub mod retransmit;

@@ -19,6 +19,38 @@ pub enum Record {
     Drop(Box<Drop>),
     /// Something was lost on the way: see [`Lost`].
     Lost(Lost),
+    /// A filter lets nothing through: see [`Stalled`].
+    Stalled(Stalled),
+}
+
+/// For a while no drop has passed the filter: what was seen instead.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stalled {
+    /// When the while ended.
+    pub time: Timestamp,
+    /// How long it was, in seconds.
+    pub seconds: u64,
+    /// The node's name.
+    pub node: String,
+    /// The filter, as it could be typed.
+    pub filter: String,
+    /// Segments that TCP repeated meanwhile, in connections that the filter means.
+    pub retransmits: u64,
+    /// To whom, those with most first.
+    pub peers: Vec<Peer>,
+}
+
+/// A peer that segments were repeated to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Who repeats them; without a port.
+    pub source: Endpoint,
+    /// Who does not answer.
+    pub destination: Endpoint,
+    /// How many segments.
+    pub retransmits: u64,
+    /// False where the connection was never answered: its SYNs are what is repeated.
+    pub answered: bool,
 }
 
 /// Something that the tracer could not see or keep.

@@ -20,6 +20,8 @@ pub struct Selected {
     pub pods: BTreeSet<Name>,
     /// Services that they mean.
     pub services: BTreeSet<Name>,
+    /// Which of the bits must be there.
+    pub required: u32,
     /// True if a host-network pod of this node is among them: its ports must be looked for.
     pub takes_sockets: bool,
 }
@@ -56,7 +58,7 @@ impl Selection {
     /// What they mean now.
     pub fn select(&mut self, inventory: &Inventory, host: &Host) -> Selected {
         self.note_exact(inventory);
-        let mut selected = Selected::default();
+        let mut selected = Selected { required: self.required(), ..Selected::default() };
         for group in self.groups() {
             let bit = side_bit(group.side) << if group.negated { NEGATIVE } else { 0 };
             let pods: Vec<(u32, &Known)> =
@@ -71,6 +73,15 @@ impl Selection {
             }
         }
         selected
+    }
+
+    fn required(&self) -> u32 {
+        let wanted = self.words.iter().filter(|word| !word.negated);
+        let bit = |word: &Word| {
+            let bit = word.flag.end().map_or(0, side_bit);
+            if matches!(word.flag, Flag::Service(_)) { bit << filter_bit::SERVICE } else { bit }
+        };
+        wanted.fold(0, |bits, word| bits | bit(word))
     }
 
     /// Wanted words about pods of one end are one group, wanted ones about services another.
@@ -170,6 +181,24 @@ impl Selection {
 const NEGATIVE: u32 = 3;
 
 impl Selected {
+    /// True if the filter means packets between these two. Of the source no port is known. What the kernel half does with a
+    /// packet's tuples, for one.
+    #[must_use]
+    pub fn means(&self, source: [u8; 16], destination: [u8; 16], ports: (u16, u16), netns: u32) -> bool {
+        let both = |bits: u32| bits | bits << filter_bit::SERVICE;
+        let of = |key: EndKey| self.ends.get(&key).copied().unwrap_or(0);
+        let (protocol, port) = ports;
+        let source = of(EndKey { address: source, port: 0, protocol: 0 });
+        let destination = of(EndKey { address: destination, port: 0, protocol: 0 })
+            | of(EndKey { address: destination, port, protocol });
+        let bits = self.netns.get(&netns).copied().unwrap_or(0)
+            | (source | destination) & both(filter_bit::EITHER | filter_bit::NOT_EITHER)
+            | source & both(filter_bit::FROM | filter_bit::NOT_FROM)
+            | destination & both(filter_bit::TO | filter_bit::NOT_TO);
+        let unwanted = both((filter_bit::EITHER | filter_bit::FROM | filter_bit::TO) << NEGATIVE);
+        bits & self.required == self.required && bits & unwanted == 0
+    }
+
     fn add_pod(
         &mut self,
         inventory: &Inventory,
@@ -384,7 +413,8 @@ mod tests {
         // Its last drops are still wanted.
         assert_eq!(ends(&after), ["10.0.0.1:0:1"]);
         inventory.forget(Timestamp(400_000_000_000));
-        assert_eq!(selection.select(&inventory, &host()), Selected::default());
+        let nobody = Selected { required: EITHER, ..Selected::default() };
+        assert_eq!(selection.select(&inventory, &host()), nobody);
     }
 
     #[test]
@@ -438,7 +468,8 @@ mod tests {
         let delete = Change::Delete(super::super::object::Kind::Sandbox, "shop-cart-0".to_owned());
         inventory.apply(Source::Cri, Timestamp(1), delete);
         inventory.apply(Source::Cri, Timestamp(2), Change::Set(sandbox("pay", "web", "10.0.0.1", 1, &[])));
-        assert_eq!(selection.select(&inventory, &host()), Selected::default());
+        let nobody = Selected { required: EITHER, ..Selected::default() };
+        assert_eq!(selection.select(&inventory, &host()), nobody);
     }
 
     #[test]

@@ -59,7 +59,13 @@ mod tests {
         assert_eq!(exit_code(&Outcome { strict: true, ..done }), 5);
         let clean = Outcome { drops: 0, lost: 0, assert_no_drops: true, strict: true, ..done };
         assert_eq!(exit_code(&clean), 0);
-        let ends = [(End::Failed, 1), (End::Unmatched, 1), (End::Usage, 2), (End::Unsupported, 3), (End::Killed, 130)];
+        let ends = [
+            (End::Failed, 1),
+            (End::Unmatched, 1),
+            (End::Usage, 2),
+            (End::Unsupported, 3),
+            (End::Killed, 130),
+        ];
         for (end, code) in ends {
             assert_eq!(exit_code(&Outcome { end, assert_no_drops: true, ..done }), code);
         }

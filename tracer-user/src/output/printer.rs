@@ -6,7 +6,7 @@ use super::line::{self, Palette};
 use super::summary::{Summary, Totals, background};
 use super::time::{Clock, TimeFormat};
 use super::{Format, Settings, escape, iptables, words};
-use crate::event::model::{Cause, Class, Drop, Lost, Record, Timestamp};
+use crate::event::model::{Cause, Class, Drop, Lost, Record, Stalled, Timestamp};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::io::{self, Write};
@@ -74,6 +74,7 @@ pub struct Printer<O: Write, E: Write> {
 enum JsonLine<'a> {
     Drop(&'a Drop),
     Lost(&'a Lost),
+    Stalled(&'a Stalled),
 }
 
 impl<O: Write, E: Write> Printer<O, E> {
@@ -112,12 +113,28 @@ impl<O: Write, E: Write> Printer<O, E> {
                 self.fold.push(drop, now.elapsed, &mut lines);
                 self.render(lines, &mut text);
             }
+            Record::Stalled(stalled) if self.settings.format == Format::Json => {
+                render_json(&JsonLine::Stalled(stalled), &mut text);
+            }
+            Record::Stalled(stalled) => {
+                let time = self.clock.show(now.wall);
+                let gap = if time.is_empty() { "" } else { "  " };
+                // stderr may be closed; the stream is what matters.
+                let _ = writeln!(self.err, "{time}{gap}-- {} --", words::stalled(stalled));
+                let _ = self.err.flush();
+            }
             Record::Lost(lost) => {
                 self.totals.lost(lost);
                 self.render_lost(lost, &mut text);
             }
         }
         self.write(&text)
+    }
+
+    /// Drops that were shown, or would have been if there were room.
+    #[must_use]
+    pub fn shown(&self) -> u64 {
+        self.totals.drops()
     }
 
     /// True if lines are kept back: [`Printer::tick`] prints them when they are due.

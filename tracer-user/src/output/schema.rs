@@ -10,8 +10,8 @@ mod tests {
     use crate::cilium::maps::Direction;
     use crate::cilium::model::{Cilium, Entry, Policy, VerdictBy};
     use crate::event::model::{
-        Cause, Conntrack, Drop, Endpoint, Inner, K8s, Lost, LostPlace, Network, Original, Packet, Reason,
-        Record, ServiceBy, Timestamp,
+        Cause, Conntrack, Drop, Endpoint, Inner, K8s, Lost, LostPlace, Network, Original, Packet, Peer,
+        Reason, Record, ServiceBy, Stalled, Timestamp,
     };
     use crate::netfilter::model::{Backend, Family, Method, Netfilter, RuleRef};
     use crate::netfilter::program::Program;
@@ -241,6 +241,10 @@ mod tests {
             let lost = Record::Lost(Lost { time: Timestamp(0), count: 1, place });
             is_valid(&serde_json::to_value(lost).unwrap()).unwrap();
         }
+        let Drop { source, destination, .. } = full_drop();
+        let peer = Peer { source, destination, retransmits: 3, answered: false };
+        let stalled = Record::Stalled(Stalled { seconds: 10, peers: vec![peer], ..Stalled::default() });
+        is_valid(&serde_json::to_value(stalled).unwrap()).unwrap();
     }
 
     #[test]

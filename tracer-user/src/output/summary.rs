@@ -24,6 +24,10 @@ pub(super) struct Totals {
 }
 
 impl Totals {
+    pub(super) fn drops(&self) -> u64 {
+        self.drops
+    }
+
     /// Drops that are shown, or would be if there were room.
     pub(super) fn shown(&mut self, drop: &Drop) {
         self.drops += drop.count;

@@ -3,7 +3,7 @@
 
 use super::escape::escape;
 use crate::cilium::{identity::Identity, maps::Direction, model::Cilium};
-use crate::event::model::{Drop, Endpoint, K8s, Original, Packet};
+use crate::event::model::{Drop, Endpoint, K8s, Original, Packet, Stalled};
 use crate::netfilter::model::{Backend, Confidence, Family, Netfilter};
 use crate::tc::model::{Bpf, Filter};
 use std::net::IpAddr;
@@ -96,6 +96,31 @@ pub(super) fn ends(drop: &Drop) -> String {
         (Some(service), None) => text.push_str(&format!(" (svc {service})")),
         (None, Some(original)) => text.push_str(&format!(" (dialled {})", address(&original.destination))),
         (None, None) => {}
+    }
+    text
+}
+
+/// `10 s: 0 drops for --pod cart on n1; 14 SYN retransmits from shop/cart to 10.96.3.4:6379 unanswered: lost off this node,
+/// or not answered`
+pub(super) fn stalled(stalled: &Stalled) -> String {
+    let Stalled { seconds, node, filter, peers, .. } = stalled;
+    let mut text = format!("{seconds} s: 0 drops for {} on {}", escape(filter), escape(node));
+    for peer in peers {
+        let count = thousands(peer.retransmits);
+        let s = plural(peer.retransmits);
+        let what = if peer.answered { "" } else { "SYN " };
+        let how = if peer.answered { "" } else { " unanswered" };
+        let named = |end_of: &Endpoint| match end_of.k8s.as_ref().and_then(who) {
+            Some(_) => format!("{} ({})", end(end_of), address(end_of)),
+            None => address(end_of),
+        };
+        let (from, to) = (end(&peer.source), named(&peer.destination));
+        text.push_str(&format!("; {count} {what}retransmit{s} from {from} to {to}{how}"));
+    }
+    if peers.is_empty() {
+        text.push_str("; no TCP retransmits either");
+    } else {
+        text.push_str(": lost off this node, or not answered");
     }
     text
 }

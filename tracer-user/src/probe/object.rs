@@ -80,7 +80,7 @@ mod tests {
         let contents = contents(object).unwrap();
         let probes = ["fentry/nf_hook_slow", "fexit/nf_hook_slow"];
         let on_expressions = ["kprobe", "kprobe/nft_immediate_eval", "kprobe/nft_target_eval_xt"];
-        let always = ["raw_tp", "tp_btf/kfree_skb"];
+        let always = ["raw_tp", "tp_btf/kfree_skb", "tp_btf/tcp_retransmit_skb"];
         assert_eq!(contents.programs, [&probes[..], &on_expressions, &always].concat());
         assert_eq!(contents.licence, "Dual MIT/GPL");
         assert_eq!(contents.unbounded_calls, Vec::<String>::new());

@@ -3,6 +3,7 @@
 mod filter;
 mod memory;
 mod probes;
+mod retransmit;
 mod second;
 mod watch;
 
@@ -274,6 +275,7 @@ impl Tracer {
             .map_max_entries("BASELINES", layout.chunks * cpus)
             .map_max_entries("FILTER_END", if has_names { filter::ENDS } else { 1 })
             .map_max_entries("FILTER_END_NETNS", if has_names { filter::NETNS } else { 1 })
+            .map_max_entries("RETRANSMITS", if compiled.spec.active != 0 { retransmit::PEERS } else { 1 })
             .map_max_entries("PROBED", if settings.probes { PROBED } else { 1 })
             .load(OBJECT)?;
 

@@ -1,0 +1,250 @@
+//! Names of pods and services: on the lines, and as filters. The names come from a file here, so that these tests run on
+//! every kernel; `cri` and `kube_api` have the other sources.
+
+use super::{beside, rules};
+use crate::bed::droptrace::{self, Droptrace, Output};
+use crate::bed::packet::{self, tcp_flag};
+use crate::bed::topology::{Family, Routed};
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::time::Duration;
+use tempfile::NamedTempFile;
+
+/// Three drops behind a router, told apart by their destination ports: from pod to pod, from the router to a pod, and from pod
+/// to service, after its address was translated.
+const POD: u64 = 1001;
+const NODE: u64 = 1002;
+const SERVICE: u64 = 6379;
+const EVERY: &[u64] = &[POD, NODE, SERVICE];
+
+/// Words of the command line, and the drops that they show. The client is pod `shop/cart-0`, the server `shop/redis-0`.
+const CASES: &[(&str, &str, &[u64])] = &[
+    ("pod", "--pod cart-0", &[POD, SERVICE]),
+    ("pod_of_namespace", "--pod shop/cart-0", &[POD, SERVICE]),
+    ("pod_of_other_namespace", "--pod pay/cart-0", &[]),
+    ("beginning_of_a_name", "--pod red", EVERY),
+    ("from_pod", "--from-pod cart-0", &[POD, SERVICE]),
+    ("to_pod", "--to-pod cart-0", &[]),
+    ("namespace", "-n shop", EVERY),
+    ("other_namespace", "-n pay", &[]),
+    ("selector", "-l app=cart", &[POD, SERVICE]),
+    ("selector_and_namespace", "-l app=cart -n pay", &[]),
+    ("workload", "--workload statefulset/cart", &[POD, SERVICE]),
+    ("service", "--service redis", &[SERVICE]),
+    ("to_service", "--to-service shop/redis", &[SERVICE]),
+    ("from_service", "--from-service redis", &[]),
+    ("both_ends", "--from-pod cart --to-pod redis", &[POD, SERVICE]),
+    ("with_a_port", "--pod cart-0 --to-port 6379", &[SERVICE]),
+    ("not", "--not --pod cart-0", &[NODE]),
+    ("pod_but_not_service", "--pod cart-0 --not --service redis", &[POD]),
+];
+
+pub(super) fn trials() -> Vec<Trial> {
+    let filters = CASES
+        .iter()
+        .map(|&(name, words, shown)| beside(format!("names::filter_{name}"), move || filter(words, shown)));
+    let rows: [(&str, fn() -> Result<()>); 4] = [
+        ("on_the_line", on_the_line),
+        ("masqueraded", masqueraded),
+        ("silent_peer", silent_peer),
+        ("nobody", nobody),
+    ];
+    filters.chain(rows.map(|(name, scenario)| beside(format!("names::{name}"), scenario))).collect()
+}
+
+/// What `kubectl get pods,services,endpointslices,nodes -A -o json` prints, in short.
+fn inventory() -> Result<NamedTempFile> {
+    let pod = |name: &str, app: &str, addresses: [&str; 2]| {
+        json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"namespace": "shop", "name": name, "uid": name, "labels": {"app": app},
+                "creationTimestamp": "2026-01-01T00:00:00Z",
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": app, "controller": true}]},
+            "spec": {"nodeName": "n1"},
+            "status": {"phase": "Running", "podIPs": addresses.map(|address| json!({"ip": address}))}})
+    };
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": [
+        pod("cart-0", "cart", ["10.77.1.1", "fd77:1::1"]),
+        pod("redis-0", "redis", ["10.77.2.1", "fd77:2::1"]),
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": "redis"},
+            "spec": {"clusterIPs": ["10.96.0.1"], "ports": [{"protocol": "TCP", "port": 6379, "targetPort": 6379}]}},
+        {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"namespace": "shop", "name": "redis-x", "labels": {"kubernetes.io/service-name": "redis"}},
+            "addressType": "IPv4", "ports": [{"protocol": "TCP", "port": 6379}],
+            "endpoints": [{"addresses": ["10.77.2.1"], "conditions": {"ready": true}}]},
+    ]});
+    let mut file = NamedTempFile::new()?;
+    file.write_all(list.to_string().as_bytes())?;
+    Ok(file)
+}
+
+/// The two pods, and a router that translates the service's address and drops what is sent to two ports.
+fn cluster() -> Result<Routed> {
+    let routed = Routed::new()?;
+    let server = routed.server.end.v4;
+    routed.router.feed(
+        "nft -f -",
+        &format!(
+            "table ip nat {{\nchain p {{\ntype nat hook prerouting priority -100;\nip daddr 10.96.0.1 tcp dport 6379 dnat to \
+             {server}\n}}\n}}\n"
+        ),
+    )?;
+    rules::chain(
+        &routed.router,
+        "inet",
+        "forward",
+        &format!("udp dport {POD} drop\ntcp dport {SERVICE} drop"),
+    )?;
+    Ok(routed)
+}
+
+fn send(routed: &Routed) -> Result<()> {
+    let from = |port| routed.client.port(Family::V4, port);
+    let service = "10.96.0.1:6379".parse()?;
+    routed.client.inject(&[
+        packet::udp(from(40_001), routed.server.port(Family::V4, POD as u16), b"x"),
+        packet::tcp(from(40_002), service, 1, 0, tcp_flag::SYN, b""),
+    ])?;
+    let to = routed.server.port(Family::V4, NODE as u16);
+    routed.router.enter(|| crate::bed::send::udp((routed.far.v4, 0).into(), to, b"x", 1)).map(drop)
+}
+
+fn with_names(words: &str) -> Result<(Droptrace, NamedTempFile)> {
+    let file = inventory()?;
+    let path = file.path().to_str().context("a path that is text")?.to_owned();
+    let mut arguments = vec!["--offline", "--inventory", &path];
+    arguments.extend(words.split_whitespace());
+    Ok((Droptrace::start(&arguments)?, file))
+}
+
+fn filter(words: &str, shown: &[u64]) -> Result<()> {
+    let routed = cluster()?;
+    let netns = [routed.router.inode(), routed.server.netns.inode()];
+    let (filtered, _file) = with_names(words)?;
+    let unfiltered = Droptrace::start(&["--offline"])?;
+    send(&routed)?;
+    let wanted: BTreeSet<u64> = shown.iter().copied().collect();
+    let ports = |output: &Output| -> BTreeSet<u64> {
+        output.drops_in(&netns).filter_map(|record| record.number("/destination/port")).collect()
+    };
+    // The unfiltered stream proves that all were dropped, so that what the filter hides was there to hide.
+    let every = BTreeSet::from_iter(EVERY.iter().copied());
+    unfiltered.wait("all drops came", |output| ports(output).is_superset(&every))?;
+    filtered
+        .wait("what matches came", |output| ports(output).is_superset(&wanted))
+        .context(words.to_owned())?;
+    let output = filtered.stop()?;
+    ensure!(ports(&output) == wanted, "{words} showed {:?} instead of {wanted:?}", ports(&output));
+    Ok(())
+}
+
+/// Checks fields of the one drop in a network namespace that went to a port.
+fn check(output: &Output, netns: u32, port: u64, fields: &[(&str, Value)]) -> Result<()> {
+    let netns = [netns];
+    let record = output.drops_in(&netns).find(|record| record.number("/destination/port") == Some(port));
+    let record = record.with_context(|| format!("no drop to port {port}"))?;
+    for (pointer, expected) in fields {
+        let got = record.get(pointer);
+        ensure!(got == expected, "{pointer} is {got} instead of {expected} in {}", record.brief());
+    }
+    Ok(())
+}
+
+/// Pod, workload, service and how it is known, of both ends, on the wire and as dialled.
+fn on_the_line() -> Result<()> {
+    let routed = cluster()?;
+    let router = routed.router.inode();
+    let (stream, _file) = with_names("")?;
+    send(&routed)?;
+    stream.wait("the drops came", |output| output.drops_in(&[router]).count() >= 2)?;
+    let output = stream.stop()?;
+    let pod = [
+        ("/source/k8s/namespace", json!("shop")),
+        ("/source/k8s/pod", json!("cart-0")),
+        ("/source/k8s/workload", json!("statefulset/cart")),
+        ("/source/k8s/service", Value::Null),
+        ("/destination/k8s/pod", json!("redis-0")),
+        ("/destination/k8s/workload", json!("statefulset/redis")),
+    ];
+    check(&output, router, POD, &pod)?;
+    check(&output, router, POD, &[("/destination/k8s/service", Value::Null)])?;
+    check(&output, router, SERVICE, &pod)?;
+    let dialled = [
+        ("/destination/k8s/service", json!("redis")),
+        ("/destination/k8s/service_by", json!("original")),
+        ("/original/destination/address", json!("10.96.0.1")),
+        ("/original/source/k8s/pod", json!("cart-0")),
+    ];
+    check(&output, router, SERVICE, &dialled)
+}
+
+/// A packet that has its node's address on the wire is its pod's all the same, and so is the answer to it.
+fn masqueraded() -> Result<()> {
+    const OUTSIDE: u16 = 9999;
+    let routed = Routed::new()?;
+    routed.router.feed(
+        "nft -f -",
+        "table ip nat {\nchain p {\ntype nat hook postrouting priority 100;\noifname \"r1\" masquerade\n}\n}\n",
+    )?;
+    routed.server.netns.feed(
+        "nft -f -",
+        "table inet t {\nchain c {\ntype filter hook input priority 0;\nudp dport 9999 reject\n}\n}\n",
+    )?;
+    routed.router.feed(
+        "nft -f -",
+        "table inet u {\nchain c {\ntype filter hook forward priority 0;\nip protocol icmp drop\n}\n}\n",
+    )?;
+    let router = routed.router.inode();
+    let (stream, _file) = with_names("--pod cart-0 --protocol icmp")?;
+    let (from, to) = (routed.client.port(Family::V4, 40_009), routed.server.port(Family::V4, OUTSIDE));
+    routed.client.inject(&[packet::udp(from, to, b"x")])?;
+    // The server's refusal goes to the router's address, and is the pod's by its connection.
+    stream.wait("the answer was dropped", |output| output.drops_in(&[router]).next().is_some())?;
+    let output = stream.stop()?;
+    let netns = [router];
+    let record = output.drops_in(&netns).next().context("no drop")?;
+    let pods = [record.get("/source/k8s/pod"), record.get("/destination/k8s/pod")];
+    ensure!(pods[1] == "cart-0", "the answer is for {} in {}", pods[1], record.brief());
+    Ok(())
+}
+
+/// Time for three SYNs more (tcp_syn_retries: after 1, 3 and 7 s).
+const SYNS: Duration = Duration::from_secs(8);
+
+/// Nothing is dropped here, and nobody answers: that is said.
+fn silent_peer() -> Result<()> {
+    let routed = Routed::new()?;
+    // A frame for another host is not dropped for a reason that anybody cares for (and hidden as routine).
+    let client = &routed.client.netns;
+    client.run("ip neigh replace 10.77.1.9 lladdr 02:00:00:00:00:09 dev c0 nud permanent")?;
+    let (stream, _file) = with_names("--pod cart-0 --to-ip 10.77.1.9")?;
+    let is_said = |record: &&crate::bed::record::Record| record.text("/type") == Some("stalled");
+    client.enter(|| {
+        let _unanswered = TcpStream::connect_timeout(&"10.77.1.9:443".parse()?, SYNS);
+        Ok(())
+    })?;
+    stream.wait("it is said", |output| output.records.iter().any(|record| is_said(&record)))?;
+    let output = stream.stop()?;
+    let said = output.records.iter().find(is_said).context("nothing is said")?;
+    ensure!(said.number("/retransmits") >= Some(2), "{said:?}");
+    ensure!(said.text("/peers/0/destination/address") == Some("10.77.1.9"), "{said:?}");
+    ensure!(said.number("/peers/0/destination/port") == Some(443), "{said:?}");
+    ensure!(said.text("/peers/0/source/k8s/pod") == Some("cart-0"), "{said:?}");
+    ensure!(*said.get("/peers/0/answered") == json!(false), "{said:?}");
+    Ok(())
+}
+
+/// A name that nobody has: near ones are told, and at the end the exit code.
+fn nobody() -> Result<()> {
+    let file = inventory()?;
+    let path = file.path().to_str().context("a path that is text")?;
+    let words = ["--offline", "--inventory", path, "--pod", "cart-1", "--for", "1s"];
+    let ended = Droptrace::spawn(droptrace::command(&words)?)?.end()?;
+    ended.expect_code(1)?;
+    let stderr = &ended.output.stderr;
+    ensure!(stderr.contains("--pod cart-1: no pod yet; near: cart-0"), "{stderr}");
+    Ok(())
+}
