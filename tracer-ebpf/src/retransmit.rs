@@ -7,7 +7,7 @@ use crate::{
     netns,
     packet::set_ipv4,
 };
-use aya_ebpf::programs::BtfTracePointContext;
+use aya_ebpf::{EbpfContext, programs::BtfTracePointContext};
 use core::mem::MaybeUninit;
 use tracer_common::Retransmit;
 
@@ -20,7 +20,8 @@ const TCP_SYN_SENT: u8 = 2;
 /// Counts one repeated segment of a socket (include/trace/events/tcp.h: sk, skb).
 #[inline(always)]
 pub fn on_retransmit(ctx: &BtfTracePointContext) {
-    let socket: u64 = ctx.arg(0);
+    // Read as a plain number: the verifier refuses arithmetic on a typed argument.
+    let Some(socket) = read::<u64>(ctx.as_ptr() as u64) else { return };
     let Some(control) = CONTROL.get_ptr(0) else { return };
     if !is_kernel_address(socket)
         || !has!(sock_net, sock_family, sock_state, sock_destination, sock_source, sock_destination_port)
