@@ -9,6 +9,7 @@ pub mod ebtables;
 pub mod flood;
 pub mod generate;
 pub mod kernel;
+pub mod kube_api;
 pub mod listing;
 pub mod mount;
 pub mod namespace;

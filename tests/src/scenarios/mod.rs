@@ -14,6 +14,7 @@ mod evaluation;
 mod expect;
 mod filter;
 mod hooks;
+mod kube_api;
 mod netfilter;
 mod no_drop;
 mod outages;
@@ -62,6 +63,7 @@ pub fn all() -> Vec<Trial> {
         counters::trials(),
         filter::trials(),
         hooks::trials(),
+        kube_api::trials(),
         netfilter::trials(),
         attribution::trials(),
         outages::trials(),

@@ -6,8 +6,8 @@ use super::lines::Lines;
 use super::pace::Pace;
 use super::trouble::{Trouble, words};
 use super::{Closed, Resource, Sink};
-use crate::identity::kubernetes::{self, Event, Unreadable};
-use crate::identity::object::{Change, Source};
+use crate::identity::kubernetes::{self, Event, Status, Unreadable};
+use crate::identity::object::{Change, Object, Source};
 use http::{Request, Response, header};
 use http_body_util::BodyExt;
 use kube::client::Body;
@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 /// Objects on a page of a list.
 const PAGE: usize = 500;
 /// Bytes of a page. Five hundred pods have about five million.
-const PAGE_BYTES: usize = 128 << 20;
+const PAGE_BYTES: usize = 64 << 20;
 /// Bytes of a line of a watch: one object, of which etcd holds no more than 1.5 MiB.
 const LINE_BYTES: usize = 16 << 20;
 /// Bytes of a refusal.
@@ -199,9 +199,12 @@ impl<'a> Follower<'a> {
                 Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
                 // Without a list there is nothing to go on from; with it the next watch does.
                 Ok(Some(Err(error))) if listing => return Err(Trouble::of_client(&error).into()),
-                Ok(None) if listing => return Err(Trouble::Cut("the list has no end".to_owned()).into()),
+                // An older server may take the question for that of a common watch, and end it, or say nothing more.
+                Ok(None) if listing => {
+                    let message = "the list has no end".to_owned();
+                    return Err(Trouble::Unsupported(Status { message, ..Status::default() }).into());
+                }
                 Err(_) if listing => {
-                    // An older server may take the question for that of a common watch, and never end the list.
                     self.streaming = false;
                     return Err(Trouble::Silent(timing.answer).into());
                 }
@@ -268,10 +271,7 @@ impl<'a> Follower<'a> {
         self.sink.change(Source::Api, change).await
     }
 
-    async fn object(
-        &mut self,
-        object: Result<crate::identity::object::Object, Unreadable>,
-    ) -> Result<(), Closed> {
+    async fn object(&mut self, object: Result<Object, Unreadable>) -> Result<(), Closed> {
         match object {
             Ok(object) => self.set(Change::Set(object)).await,
             Err(error) => {
@@ -370,7 +370,7 @@ async fn whole(mut body: Body, most: usize, pause: Duration) -> Result<Vec<u8>, 
             Err(_) => return Err(Trouble::Silent(pause)),
         };
         if all.len() + piece.len() > most {
-            return Err(Trouble::TooMuch("a page of more than 128 MiB"));
+            return Err(Trouble::TooMuch("a page of more than 64 MiB"));
         }
         all.extend_from_slice(&piece);
     }
