@@ -43,6 +43,12 @@ impl Request {
     pub fn is_watch(&self) -> bool {
         self.query.get("watch").is_some_and(|watch| watch == "true" || watch == "1")
     }
+
+    /// True if it is a watch that begins with a list.
+    #[must_use]
+    pub fn is_streaming_list(&self) -> bool {
+        self.is_watch() && self.query.get("sendInitialEvents").is_some_and(|send| send == "true")
+    }
 }
 
 /// What the server's thread and its owner share.
@@ -169,7 +175,7 @@ async fn answer(shared: Arc<Shared>, request: &hyper::Request<Incoming>, peer: S
     shared.speaking().await;
     let behaviour = shared.behaviour();
     if header(AUTHORIZATION) != format!("Bearer {}", behaviour.token) {
-        return refuse(status(401, "Unauthorized", "Unauthorized", json!({})));
+        return refuse(unauthorized());
     }
     let Some(resource) = resource.filter(|resource| !behaviour.missing.contains(resource.plural)) else {
         return refuse(status(
@@ -181,6 +187,9 @@ async fn answer(shared: Arc<Shared>, request: &hyper::Request<Incoming>, peer: S
     };
     if behaviour.forbidden.contains(resource.plural) {
         return refuse(forbidden(resource, asked.is_watch()));
+    }
+    if asked.is_streaming_list() && behaviour.streaming == Streaming::Refused {
+        return refuse(no_streaming());
     }
     match behaviour.lies.get(resource.plural) {
         Some(Lie::Text(text)) => return good(text.clone()),
@@ -216,14 +225,8 @@ fn watching(
     behaviour: &Behaviour,
     lie: Option<Lie>,
 ) -> Answer {
-    let streaming = asked.query.get("sendInitialEvents").is_some_and(|send| send == "true");
-    if streaming && behaviour.streaming == Streaming::Refused {
-        let message = "ListOptions.meta.k8s.io \"\" is invalid: sendInitialEvents: Forbidden: sendInitialEvents is \
-            forbidden for watch unless the WatchList feature gate is enabled";
-        return refuse(status(422, "Invalid", message, json!({"kind": "ListOptions"})));
-    }
     let version = asked.query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
-    let ends = streaming && behaviour.streaming == Streaming::Answered;
+    let ends = asked.is_streaming_list() && behaviour.streaming == Streaming::Answered;
     let begun = shared.with(|store| {
         let mut events = if version == 0 {
             store.initial(resource, form)
@@ -377,6 +380,17 @@ fn response(code: StatusCode, body: BoxBody<Bytes, io::Error>) -> Answer {
     answer
 }
 
+/// The answer to who is unknown.
+pub(super) fn unauthorized() -> Refusal {
+    status(401, "Unauthorized", "Unauthorized", json!({}))
+}
+
+/// The answer about what there is not.
+pub(super) fn not_found() -> Refusal {
+    status(404, "NotFound", "the server could not find the requested resource", json!({"kind": "unknown"}))
+}
+
+/// The answer to who may not.
 pub(super) fn forbidden(resource: &Resource, watch: bool) -> Refusal {
     let verb = if watch { "watch" } else { "list" };
     let group = resource.version.split_once('/').map_or("", |(group, _)| group);
@@ -385,6 +399,13 @@ pub(super) fn forbidden(resource: &Resource, watch: bool) -> Refusal {
         resource.plural
     );
     status(403, "Forbidden", &message, json!({"kind": resource.plural}))
+}
+
+/// As servers before 1.32 refuse a streaming list.
+fn no_streaming() -> Refusal {
+    let message = "ListOptions.meta.k8s.io \"\" is invalid: sendInitialEvents: Forbidden: sendInitialEvents is forbidden \
+        for watch unless the WatchList feature gate is enabled";
+    status(422, "Invalid", message, json!({"kind": "ListOptions", "group": "meta.k8s.io"}))
 }
 
 /// The parameters of a query.
