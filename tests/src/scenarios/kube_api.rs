@@ -13,26 +13,25 @@ use told::{TIMING, Told};
 use tracer_user::identity::object::{Kind, Object};
 
 pub(super) fn trials() -> Vec<Trial> {
-    let scenarios: [(&str, fn() -> Result<()>); 17] = [
-        ("a_cluster_becomes_known", a_cluster_becomes_known),
-        ("an_older_server_is_asked_for_pages", an_older_server_is_asked_for_pages),
-        ("a_list_without_end_is_given_up", a_list_without_end_is_given_up),
-        ("changes_come", changes_come),
-        ("a_watch_goes_on_from_the_bookmark", a_watch_goes_on_from_the_bookmark),
-        ("what_is_too_old_is_listed_again", what_is_too_old_is_listed_again),
-        ("a_watch_ends_and_goes_on", a_watch_ends_and_goes_on),
-        ("a_silent_server_is_noticed", a_silent_server_is_noticed),
-        ("a_server_restarts", a_server_restarts),
-        ("one_kind_is_forbidden", one_kind_is_forbidden),
-        ("credentials_expire", credentials_expire),
-        ("an_impostor_is_not_trusted", an_impostor_is_not_trusted),
-        ("one_broken_pod_spoils_no_other", one_broken_pod_spoils_no_other),
-        ("lies_are_survived", lies_are_survived),
-        ("a_flood_is_cut_off", a_flood_is_cut_off),
-        ("a_hasty_server_is_not_asked_hastily", a_hasty_server_is_not_asked_hastily),
-        ("it_ends_when_nobody_reads", it_ends_when_nobody_reads),
-    ];
-    scenarios.into_iter().map(|(name, scenario)| beside(format!("kube_api::{name}"), scenario)).collect()
+    vec![
+        beside("kube_api::a_cluster_becomes_known", a_cluster_becomes_known),
+        beside("kube_api::an_older_server_is_asked_for_pages", an_older_server_is_asked_for_pages),
+        beside("kube_api::a_list_without_end_is_given_up", a_list_without_end_is_given_up),
+        beside("kube_api::changes_come", changes_come),
+        beside("kube_api::a_watch_goes_on_from_the_bookmark", a_watch_goes_on_from_the_bookmark),
+        beside("kube_api::what_is_too_old_is_listed_again", what_is_too_old_is_listed_again),
+        beside("kube_api::a_watch_ends_and_goes_on", a_watch_ends_and_goes_on),
+        beside("kube_api::a_silent_server_is_noticed", a_silent_server_is_noticed),
+        beside("kube_api::a_server_restarts", a_server_restarts),
+        beside("kube_api::one_kind_is_forbidden", one_kind_is_forbidden),
+        beside("kube_api::credentials_expire", credentials_expire),
+        beside("kube_api::an_impostor_is_not_trusted", an_impostor_is_not_trusted),
+        beside("kube_api::one_broken_pod_spoils_no_other", one_broken_pod_spoils_no_other),
+        beside("kube_api::lies_are_survived", lies_are_survived),
+        beside("kube_api::a_flood_is_cut_off", a_flood_is_cut_off),
+        beside("kube_api::a_hasty_server_is_not_asked_hastily", a_hasty_server_is_not_asked_hastily),
+        beside("kube_api::it_ends_when_nobody_reads", it_ends_when_nobody_reads),
+    ]
 }
 
 /// A server that has a pod `shop/a`, and a node.

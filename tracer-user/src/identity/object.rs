@@ -314,6 +314,7 @@ pub enum Source {
 /// One change. A list comes as `Begin`, a `Set` for each thing, `End`: what was not set in between is gone, and until
 /// `End` what was known stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are the largest: a box would only cost")]
 pub enum Change {
     /// A list of that kind begins.
     Begin(Kind),
@@ -327,6 +328,7 @@ pub enum Change {
 
 /// What comes from a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are the largest: a box would only cost")]
 pub enum Update {
     /// Something changed, and when that became known.
     Change(Source, Timestamp, Change),

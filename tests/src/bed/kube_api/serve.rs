@@ -178,12 +178,7 @@ async fn answer(shared: Arc<Shared>, request: &hyper::Request<Incoming>, peer: S
         return refuse(unauthorized());
     }
     let Some(resource) = resource.filter(|resource| !behaviour.missing.contains(resource.plural)) else {
-        return refuse(status(
-            404,
-            "NotFound",
-            "the server could not find the requested resource",
-            json!({}),
-        ));
+        return refuse(not_found());
     };
     if behaviour.forbidden.contains(resource.plural) {
         return refuse(forbidden(resource, asked.is_watch()));

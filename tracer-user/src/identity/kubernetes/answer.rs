@@ -16,12 +16,9 @@ pub struct List<'a> {
     pub(super) items: Vec<&'a RawValue>,
 }
 
-/// What a page holds: an object, or why it can't be read.
-pub type ListEvent = Result<Found, Unreadable>;
-
 impl List<'_> {
-    /// Reads the objects, which are of that kind.
-    pub fn objects(&self, kind: Kind) -> impl Iterator<Item = ListEvent> {
+    /// Reads the objects, which are of that kind: each, or why it can't be read.
+    pub fn objects(&self, kind: Kind) -> impl Iterator<Item = Result<Found, Unreadable>> {
         self.items.iter().map(move |item| object(kind, item.get()))
     }
 }
@@ -49,6 +46,7 @@ pub fn list(json: &[u8]) -> Result<List<'_>, Unreadable> {
 
 /// A line of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Event {
     /// An object was added, or changed.
     Set(Found),
