@@ -2,15 +2,17 @@
 
 mod told;
 
-use super::beside;
+use super::{beside, skip};
 use crate::bed::kube_api::{Behaviour, Gone, KubeApi, Lie, Streaming, objects};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
-use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
+use std::{env, fs};
 use told::{TIMING, Told};
 use tracer_user::identity::object::{Kind, Object};
+use tracer_user::identity::sources::Sink;
+use tracer_user::identity::sources::api::{self, NotConfigured, Options};
 
 pub(super) fn trials() -> Vec<Trial> {
     vec![
@@ -30,6 +32,8 @@ pub(super) fn trials() -> Vec<Trial> {
         beside("kube_api::lies_are_survived", lies_are_survived),
         beside("kube_api::a_flood_is_cut_off", a_flood_is_cut_off),
         beside("kube_api::a_hasty_server_is_not_asked_hastily", a_hasty_server_is_not_asked_hastily),
+        beside("kube_api::a_kubeconfig_comes_later", a_kubeconfig_comes_later),
+        beside("kube_api::no_server_is_no_trouble", no_server_is_no_trouble),
         beside("kube_api::it_ends_when_nobody_reads", it_ends_when_nobody_reads),
     ]
 }
@@ -388,6 +392,38 @@ fn a_hasty_server_is_not_asked_hastily() -> Result<()> {
     let asked = api.requests().iter().filter(|asked| asked.resource == "pods").count();
     // Two seconds, and half of the longest pause each, after a few shorter ones.
     ensure!((5..40).contains(&asked), "asked {asked} times");
+    Ok(())
+}
+
+fn a_kubeconfig_comes_later() -> Result<()> {
+    let api = server()?;
+    let kubeconfig = fs::read(api.kubeconfig())?;
+    fs::remove_file(api.kubeconfig())?;
+    let mut told = Told::of(&api)?;
+    told.until("that it is not there", |told| !told.notes.is_empty())?;
+    ensure!(told.notes[0].contains("can't be asked: failed to read kubeconfig from"), "{:?}", told.notes);
+    fs::write(api.kubeconfig(), "clusters: {")?;
+    told.rest(Duration::from_millis(500))?;
+    fs::write(api.kubeconfig(), kubeconfig)?;
+    told.until("the pods", |told| told.knows("shop/a"))?;
+    ensure!(
+        told.notes.iter().filter(|note| note.contains("can't be asked")).count() == 1,
+        "{:?}",
+        told.notes
+    );
+    Ok(())
+}
+
+fn no_server_is_no_trouble() -> Result<()> {
+    let kubeconfig = env::home_dir().is_some_and(|home| home.join(".kube/config").exists());
+    if kubeconfig || ["KUBECONFIG", "KUBERNETES_SERVICE_HOST"].iter().any(|name| env::var_os(name).is_some())
+    {
+        return Err(skip("there is a kubeconfig here"));
+    }
+    let (sink, mut reader) = Sink::new(8);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(api::watch(Options::default(), sink));
+    ensure!(ended == Ok(NotConfigured) && reader.try_recv().is_err(), "it ended with {ended:?}");
     Ok(())
 }
 

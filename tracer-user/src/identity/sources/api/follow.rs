@@ -85,7 +85,7 @@ impl<'a> Follower<'a> {
     /// Follows it until nobody reads any more.
     pub(super) async fn run(mut self) -> Result<Infallible, Closed> {
         let timing = *self.server.timing();
-        let (mut pace, mut refusals) = (Pace::new(&timing), 0);
+        let (mut pace, mut failures, mut refusals) = (Pace::new(&timing), 0_u32, 0);
         let mut url = String::new();
         loop {
             let begun = Instant::now();
@@ -104,13 +104,16 @@ impl<'a> Follower<'a> {
                 Err(Stop::Closed) => return Err(Closed),
                 // A watch has ended, as they do. One that does at once, each time, is asked for less and less often.
                 Ok(()) => {
-                    refusals = 0;
+                    (failures, refusals) = (0, 0);
                     sleep(pace.after(begun.elapsed())).await;
                     continue;
                 }
                 Err(Stop::Trouble(trouble)) => trouble,
             };
+            failures = failures.saturating_add(1);
             match &trouble {
+                // A connection that was kept may have ended just then: that is no trouble yet.
+                Trouble::Cut(_) if failures == 1 => {}
                 Trouble::Gone if refusals < STUBBORN => self.version = None,
                 Trouble::Unsupported(_) if self.version.is_none() && self.streaming => {
                     self.streaming = false;
