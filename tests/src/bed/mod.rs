@@ -23,6 +23,7 @@ pub mod send;
 mod socket;
 pub mod tc;
 pub mod topology;
+pub mod tunnel_proxy;
 
 use anyhow::{Result, ensure};
 use std::thread;

@@ -3,7 +3,8 @@
 mod told;
 
 use super::{beside, skip};
-use crate::bed::kube_api::{Behaviour, Gone, KubeApi, Lie, Streaming, objects};
+use crate::bed::kube_api::{Behaviour, Gone, KubeApi, Lie, Request, Streaming, objects};
+use crate::bed::tunnel_proxy::TunnelProxy;
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use std::thread;
@@ -33,6 +34,7 @@ pub(super) fn trials() -> Vec<Trial> {
         beside("kube_api::a_flood_is_cut_off", a_flood_is_cut_off),
         beside("kube_api::a_hasty_server_is_not_asked_hastily", a_hasty_server_is_not_asked_hastily),
         beside("kube_api::a_kubeconfig_comes_later", a_kubeconfig_comes_later),
+        beside("kube_api::a_proxy_is_used", a_proxy_is_used),
         beside("kube_api::no_server_is_no_trouble", no_server_is_no_trouble),
         beside("kube_api::it_ends_when_nobody_reads", it_ends_when_nobody_reads),
     ]
@@ -169,8 +171,15 @@ fn what_is_too_old_is_listed_again() -> Result<()> {
         api.delete("pods", "shop", "vanishes");
         api.set(objects::pod("shop", "b", "node1", &["10.0.0.2"]));
         api.compact();
+        let before = api.requests().len();
         api.resume()?;
         told.until("another list", |told| told.lists_of(Kind::Pod) == 2)?;
+        let stale = |asked: &&Request| {
+            asked.resource == "pods" && asked.query.get("resourceVersion").is_some_and(|v| v == "3")
+        };
+        let requests = api.requests();
+        let asked = requests.iter().skip(before).filter(stale).count();
+        ensure!(asked == 1, "the version that is too old was asked for {asked} times");
         let pods: Vec<_> = told.known(Kind::Pod).keys().cloned().collect();
         ensure!(pods == ["shop/a", "shop/b"], "{streaming:?} {gone:?}: {pods:?}");
         api.set(objects::pod("shop", "c", "node1", &["10.0.0.3"]));
@@ -411,6 +420,17 @@ fn a_kubeconfig_comes_later() -> Result<()> {
         "{:?}",
         told.notes
     );
+    Ok(())
+}
+
+fn a_proxy_is_used() -> Result<()> {
+    let (api, proxy) = (server()?, TunnelProxy::start()?);
+    let mut kubeconfig: serde_json::Value = serde_json::from_slice(&fs::read(api.kubeconfig())?)?;
+    kubeconfig["clusters"][0]["cluster"]["proxy-url"] = proxy.url().into();
+    fs::write(api.kubeconfig(), kubeconfig.to_string())?;
+    let mut told = Told::of(&api)?;
+    told.until("the pods", |told| told.knows("shop/a") && told.lists.len() == 7)?;
+    ensure!(proxy.tunnels() >= 7 && told.notes.is_empty(), "{} tunnels, {:?}", proxy.tunnels(), told.notes);
     Ok(())
 }
 
