@@ -28,7 +28,7 @@ impl TunnelProxy {
             for stream in listener.incoming().flatten() {
                 let made = Arc::clone(&made);
                 // Whatever goes wrong with it is for the client to notice.
-                thread::spawn(move || drop(tunnel(stream, &made)));
+                thread::spawn(move || drop(tunnel(&stream, &made)));
             }
         });
         Ok(Self { address, tunnels })
@@ -47,7 +47,7 @@ impl TunnelProxy {
     }
 }
 
-fn tunnel(client: TcpStream, made: &AtomicU32) -> io::Result<()> {
+fn tunnel(client: &TcpStream, made: &AtomicU32) -> io::Result<()> {
     let mut reader = BufReader::new(client.try_clone()?);
     let mut asked = String::new();
     reader.read_line(&mut asked)?;
@@ -57,7 +57,7 @@ fn tunnel(client: TcpStream, made: &AtomicU32) -> io::Result<()> {
     }
     let target = asked.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next());
     let server = TcpStream::connect(target.ok_or(io::ErrorKind::InvalidInput)?)?;
-    (&client).write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+    (&*client).write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
     made.fetch_add(1, Ordering::Relaxed);
     let (mut from_server, mut to_client) = (server.try_clone()?, client.try_clone()?);
     thread::spawn(move || {
