@@ -3,7 +3,7 @@
 use super::connect::{Connection, Server};
 use super::health::{Health, News};
 use super::lines::Lines;
-use super::pace::Pace;
+use super::pace::{Pace, stray};
 use super::trouble::{Trouble, words};
 use super::{Closed, Resource, Sink};
 use crate::identity::kubernetes::{self, Event, Status, Unreadable};
@@ -177,8 +177,9 @@ impl<'a> Follower<'a> {
     async fn stream(&mut self, connection: &Connection) -> Result<(), Stop> {
         let timing = *self.server.timing();
         let listing = self.version.is_none();
-        let mut query =
-            format!("watch=true&allowWatchBookmarks=true&timeoutSeconds={}", timing.watch.as_secs());
+        // Zero would stand for the server's own default.
+        let watch = Duration::from_secs(stray(timing.watch).as_secs().max(1));
+        let mut query = format!("watch=true&allowWatchBookmarks=true&timeoutSeconds={}", watch.as_secs());
         match &self.version {
             Some(version) => write!(query, "&resourceVersion={}", encode(version)),
             None => {
@@ -196,7 +197,7 @@ impl<'a> Follower<'a> {
         let (mut lines, mut objects) = (Lines::new(LINE_BYTES), 0);
         loop {
             let listing = self.version.is_none();
-            let until = begun + if listing { timing.list } else { timing.watch + timing.margin };
+            let until = begun + if listing { timing.list } else { watch + timing.margin };
             let quiet = if listing { until.min(Instant::now() + timing.answer) } else { until };
             let piece = match timeout_at(quiet, body.frame()).await {
                 Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
