@@ -92,11 +92,14 @@ pub fn event(kind: Kind, line: &[u8]) -> Result<Event, Unreadable> {
             Err(error) => Event::Unreadable(error, key(kind, json).ok().map(|(_, version)| version)),
         },
         "DELETED" => {
-            let (key, version) = key(kind, json)?;
-            Event::Delete { key, version }
+            let named = key(kind, json);
+            named.map_or_else(
+                |error| Event::Unreadable(error, None),
+                |(key, version)| Event::Delete { key, version },
+            )
         }
         "BOOKMARK" => {
-            let wire::Bare { metadata } = serde_json::from_str(json)?;
+            let wire::Bare { metadata } = serde_json::from_str(json).unwrap_or_default();
             // Set on the bookmark after which a watch with sendInitialEvents has sent what was there at its start.
             let listed =
                 metadata.annotations.get("k8s.io/initial-events-end").is_some_and(|end| end == "true");
