@@ -4,9 +4,11 @@ mod told;
 
 use super::{beside, skip};
 use crate::bed::kube_api::{Behaviour, Gone, KubeApi, Lie, Request, Streaming, objects};
+use crate::bed::namespace::Namespace;
 use crate::bed::tunnel_proxy::TunnelProxy;
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 use std::{env, fs};
@@ -36,6 +38,7 @@ pub(super) fn trials() -> Vec<Trial> {
         beside("kube_api::a_kubeconfig_comes_later", a_kubeconfig_comes_later),
         beside("kube_api::a_proxy_is_used", a_proxy_is_used),
         beside("kube_api::no_server_is_no_trouble", no_server_is_no_trouble),
+        beside("kube_api::a_server_stays_in_its_namespace", a_server_stays_in_its_namespace),
         beside("kube_api::it_ends_when_nobody_reads", it_ends_when_nobody_reads),
     ]
 }
@@ -444,6 +447,23 @@ fn no_server_is_no_trouble() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(api::watch(Options::default(), sink));
     ensure!(ended == Ok(NotConfigured) && reader.try_recv().is_err(), "it ended with {ended:?}");
+    Ok(())
+}
+
+fn a_server_stays_in_its_namespace() -> Result<()> {
+    let netns = Namespace::new()?;
+    let mut api = netns.enter(server)?;
+    let address: SocketAddr = api.url().trim_start_matches("https://").parse()?;
+    for _ in 0..2 {
+        netns.enter(|| TcpStream::connect(address).context("from inside"))?;
+        ensure!(TcpStream::connect(address).is_err(), "it answers outside of its namespace");
+        api.stop()?;
+        ensure!(
+            netns.enter(|| Ok(TcpStream::connect(address).is_err()))?,
+            "it listens, though it was stopped"
+        );
+        api.resume()?;
+    }
     Ok(())
 }
 
