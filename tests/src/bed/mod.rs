@@ -9,6 +9,7 @@ pub mod ebtables;
 pub mod flood;
 pub mod generate;
 pub mod kernel;
+pub mod kube_api;
 pub mod listing;
 pub mod mount;
 pub mod namespace;
@@ -22,6 +23,7 @@ pub mod send;
 mod socket;
 pub mod tc;
 pub mod topology;
+pub mod tunnel_proxy;
 
 use anyhow::{Result, ensure};
 use std::thread;

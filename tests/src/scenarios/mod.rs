@@ -14,6 +14,7 @@ mod evaluation;
 mod expect;
 mod filter;
 mod hooks;
+mod kube_api;
 mod names;
 mod netfilter;
 mod no_drop;
@@ -63,6 +64,7 @@ pub fn all() -> Vec<Trial> {
         counters::trials(),
         filter::trials(),
         hooks::trials(),
+        kube_api::trials(),
         names::trials(),
         netfilter::trials(),
         attribution::trials(),

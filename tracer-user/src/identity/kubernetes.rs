@@ -7,7 +7,7 @@ mod answer;
 mod convert;
 mod wire;
 
-pub use answer::{Event, List, ListEvent, Status, event, list};
+pub use answer::{Event, List, Status, event, list};
 
 use super::object::{Key, Kind, Object};
 

@@ -16,12 +16,9 @@ pub struct List<'a> {
     pub(super) items: Vec<&'a RawValue>,
 }
 
-/// What a page holds: an object, or why it can't be read.
-pub type ListEvent = Result<Found, Unreadable>;
-
 impl List<'_> {
-    /// Reads the objects, which are of that kind.
-    pub fn objects(&self, kind: Kind) -> impl Iterator<Item = ListEvent> {
+    /// Reads the objects, which are of that kind: each, or why it can't be read.
+    pub fn objects(&self, kind: Kind) -> impl Iterator<Item = Result<Found, Unreadable>> {
         self.items.iter().map(move |item| object(kind, item.get()))
     }
 }
@@ -49,6 +46,7 @@ pub fn list(json: &[u8]) -> Result<List<'_>, Unreadable> {
 
 /// A line of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Event {
     /// An object was added, or changed.
     Set(Found),
@@ -94,11 +92,14 @@ pub fn event(kind: Kind, line: &[u8]) -> Result<Event, Unreadable> {
             Err(error) => Event::Unreadable(error, key(kind, json).ok().map(|(_, version)| version)),
         },
         "DELETED" => {
-            let (key, version) = key(kind, json)?;
-            Event::Delete { key, version }
+            let named = key(kind, json);
+            named.map_or_else(
+                |error| Event::Unreadable(error, None),
+                |(key, version)| Event::Delete { key, version },
+            )
         }
         "BOOKMARK" => {
-            let wire::Bare { metadata } = serde_json::from_str(json)?;
+            let wire::Bare { metadata } = serde_json::from_str(json).unwrap_or_default();
             // Set on the bookmark after which a watch with sendInitialEvents has sent what was there at its start.
             let listed =
                 metadata.annotations.get("k8s.io/initial-events-end").is_some_and(|end| end == "true");

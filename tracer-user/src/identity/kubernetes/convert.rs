@@ -144,7 +144,7 @@ fn labels(all: Labels) -> Labels {
 fn owner(owners: Vec<wire::OwnerReference>) -> Option<Owner> {
     let controller = owners.into_iter().find(|owner| owner.controller)?;
     (is_name(&controller.kind) && is_name(&controller.name))
-        .then(|| Owner { kind: controller.kind, name: controller.name })
+        .then_some(Owner { kind: controller.kind, name: controller.name })
 }
 
 /// The addresses among the texts: each once, in their order.

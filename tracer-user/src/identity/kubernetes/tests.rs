@@ -198,6 +198,17 @@ fn one_broken_object_spoils_no_other() {
 }
 
 #[test]
+fn a_broken_event_spoils_no_watch() {
+    let read = |line: &str| event(Kind::Pod, line.as_bytes());
+    assert!(matches!(read(r#"{"type":"DELETED","object":{"metadata":7}}"#), Ok(Event::Unreadable(_, None))));
+    let nothing = Event::Bookmark { version: String::new(), listed: false };
+    assert_eq!(read(r#"{"type":"BOOKMARK","object":[]}"#), Ok(nothing));
+    assert_eq!(read(r#"{"type":"ERROR","object":null}"#), Ok(Event::Error(Status::default())));
+    assert_eq!(read(r#"{"type":"LATER","object":1}"#), Ok(Event::Unknown));
+    assert!(read("{}").is_err() && read(r#"{"type":"ADDED"}"#).is_err());
+}
+
+#[test]
 fn what_is_kept_of_an_object_has_ceilings() {
     let many = |count: usize, entry: fn(usize) -> String| (0..count).map(entry).collect::<Vec<_>>().join(",");
     let json = format!(

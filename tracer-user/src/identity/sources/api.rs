@@ -38,7 +38,8 @@ pub struct Timing {
     pub answer: Duration,
     /// For all of a page of a list, or of a streaming list.
     pub list: Duration,
-    /// After which the server is asked to end a watch, in whole seconds. A quiet server and a dead one look alike before.
+    /// After which, or a half of which, the server is asked to end a watch, in whole seconds. Before, a quiet server and a
+    /// dead one look alike.
     pub watch: Duration,
     /// How much later the watch is given up, if the server has not ended it.
     pub margin: Duration,
@@ -54,7 +55,7 @@ impl Default for Timing {
             connect: Duration::from_secs(10),
             answer: Duration::from_secs(30),
             list: Duration::from_secs(120),
-            watch: Duration::from_secs(240),
+            watch: Duration::from_secs(300),
             margin: Duration::from_secs(15),
             retry: Duration::from_millis(800),
             retry_most: Duration::from_secs(30),

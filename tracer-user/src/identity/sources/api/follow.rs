@@ -3,11 +3,11 @@
 use super::connect::{Connection, Server};
 use super::health::{Health, News};
 use super::lines::Lines;
-use super::pace::Pace;
+use super::pace::{Pace, stray};
 use super::trouble::{Trouble, words};
 use super::{Closed, Resource, Sink};
-use crate::identity::kubernetes::{self, Event, Unreadable};
-use crate::identity::object::{Change, Source};
+use crate::identity::kubernetes::{self, Event, Status, Unreadable};
+use crate::identity::object::{Change, Object, Source};
 use http::{Request, Response, header};
 use http_body_util::BodyExt;
 use kube::client::Body;
@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 /// Objects on a page of a list.
 const PAGE: usize = 500;
 /// Bytes of a page. Five hundred pods have about five million.
-const PAGE_BYTES: usize = 128 << 20;
+const PAGE_BYTES: usize = 64 << 20;
 /// Bytes of a line of a watch: one object, of which etcd holds no more than 1.5 MiB.
 const LINE_BYTES: usize = 16 << 20;
 /// Bytes of a refusal.
@@ -85,7 +85,7 @@ impl<'a> Follower<'a> {
     /// Follows it until nobody reads any more.
     pub(super) async fn run(mut self) -> Result<Infallible, Closed> {
         let timing = *self.server.timing();
-        let (mut pace, mut refusals) = (Pace::new(&timing), 0);
+        let (mut pace, mut failures, mut refusals) = (Pace::new(&timing), 0_u32, 0);
         let mut url = String::new();
         loop {
             let begun = Instant::now();
@@ -104,13 +104,16 @@ impl<'a> Follower<'a> {
                 Err(Stop::Closed) => return Err(Closed),
                 // A watch has ended, as they do. One that does at once, each time, is asked for less and less often.
                 Ok(()) => {
-                    refusals = 0;
+                    (failures, refusals) = (0, 0);
                     sleep(pace.after(begun.elapsed())).await;
                     continue;
                 }
                 Err(Stop::Trouble(trouble)) => trouble,
             };
+            failures = failures.saturating_add(1);
             match &trouble {
+                // A connection that was kept may have ended just then: that is no trouble yet.
+                Trouble::Cut(_) if failures == 1 => {}
                 Trouble::Gone if refusals < STUBBORN => self.version = None,
                 Trouble::Unsupported(_) if self.version.is_none() && self.streaming => {
                     self.streaming = false;
@@ -174,8 +177,9 @@ impl<'a> Follower<'a> {
     async fn stream(&mut self, connection: &Connection) -> Result<(), Stop> {
         let timing = *self.server.timing();
         let listing = self.version.is_none();
-        let mut query =
-            format!("watch=true&allowWatchBookmarks=true&timeoutSeconds={}", timing.watch.as_secs());
+        // Zero would stand for the server's own default.
+        let watch = Duration::from_secs(stray(timing.watch).as_secs().max(1));
+        let mut query = format!("watch=true&allowWatchBookmarks=true&timeoutSeconds={}", watch.as_secs());
         match &self.version {
             Some(version) => write!(query, "&resourceVersion={}", encode(version)),
             None => {
@@ -193,15 +197,18 @@ impl<'a> Follower<'a> {
         let (mut lines, mut objects) = (Lines::new(LINE_BYTES), 0);
         loop {
             let listing = self.version.is_none();
-            let until = begun + if listing { timing.list } else { timing.watch + timing.margin };
+            let until = begun + if listing { timing.list } else { watch + timing.margin };
             let quiet = if listing { until.min(Instant::now() + timing.answer) } else { until };
             let piece = match timeout_at(quiet, body.frame()).await {
                 Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
                 // Without a list there is nothing to go on from; with it the next watch does.
                 Ok(Some(Err(error))) if listing => return Err(Trouble::of_client(&error).into()),
-                Ok(None) if listing => return Err(Trouble::Cut("the list has no end".to_owned()).into()),
+                // An older server may take the question for that of a common watch, and end it, or say nothing more.
+                Ok(None) if listing => {
+                    let message = "the list has no end".to_owned();
+                    return Err(Trouble::Unsupported(Status { message, ..Status::default() }).into());
+                }
                 Err(_) if listing => {
-                    // An older server may take the question for that of a common watch, and never end the list.
                     self.streaming = false;
                     return Err(Trouble::Silent(timing.answer).into());
                 }
@@ -268,10 +275,7 @@ impl<'a> Follower<'a> {
         self.sink.change(Source::Api, change).await
     }
 
-    async fn object(
-        &mut self,
-        object: Result<crate::identity::object::Object, Unreadable>,
-    ) -> Result<(), Closed> {
+    async fn object(&mut self, object: Result<Object, Unreadable>) -> Result<(), Closed> {
         match object {
             Ok(object) => self.set(Change::Set(object)).await,
             Err(error) => {
@@ -370,7 +374,7 @@ async fn whole(mut body: Body, most: usize, pause: Duration) -> Result<Vec<u8>, 
             Err(_) => return Err(Trouble::Silent(pause)),
         };
         if all.len() + piece.len() > most {
-            return Err(Trouble::TooMuch("a page of more than 128 MiB"));
+            return Err(Trouble::TooMuch("a page of more than 64 MiB"));
         }
         all.extend_from_slice(&piece);
     }

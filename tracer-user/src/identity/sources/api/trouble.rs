@@ -82,7 +82,7 @@ impl Trouble {
 
     /// What an error of the client means. The reason is somewhere down its chain of sources.
     pub(super) fn of_client(error: &(dyn Error + 'static)) -> Self {
-        let chain: Vec<_> = std::iter::successors(Some(error), |&error| error.source()).collect();
+        let chain: Vec<_> = std::iter::successors(Some(error), |error| cause(*error)).collect();
         let find =
             |matches: fn(&(dyn Error + 'static)) -> Option<Self>| chain.iter().find_map(|e| matches(*e));
         let deepest = chain.last().map(ToString::to_string).unwrap_or_default();
@@ -202,23 +202,25 @@ fn seconds(time: Duration) -> String {
     format!("{} s", time.as_secs_f64().ceil())
 }
 
-/// The error, or what an [`io::Error`] was made of.
-fn inner<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
-    let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    error.downcast_ref::<T>().or_else(|| wrapped.and_then(|wrapped| wrapped.downcast_ref::<T>()))
+/// What is below an error. An [`io::Error`] hides what it was made of: its source is that one's.
+fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
+    }
 }
 
 fn tls(error: &(dyn Error + 'static)) -> Option<Trouble> {
-    inner::<rustls::Error>(error).map(|error| Trouble::Tls(error.to_string()))
+    error.downcast_ref::<rustls::Error>().map(|error| Trouble::Tls(error.to_string()))
 }
 
 fn credentials(error: &(dyn Error + 'static)) -> Option<Trouble> {
-    match inner::<kube::Error>(error) {
+    match error.downcast_ref::<kube::Error>() {
         Some(kube::Error::Auth(error)) => return Some(Trouble::NoCredentials(error.to_string())),
         Some(kube::Error::RustlsTls(error)) => return Some(Trouble::Tls(error.to_string())),
         _ => {}
     }
-    inner::<kube::client::AuthError>(error).map(|error| Trouble::NoCredentials(error.to_string()))
+    error.downcast_ref::<kube::client::AuthError>().map(|error| Trouble::NoCredentials(error.to_string()))
 }
 
 fn network(error: &(dyn Error + 'static)) -> Option<Trouble> {
@@ -269,7 +271,8 @@ mod tests {
         let client = kube::Error::Service(Box::new(io::Error::other(refused)));
         assert!(matches!(Trouble::of_client(&client), Trouble::Unreachable(_)));
         let tls = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
-        let client = kube::Error::Service(Box::new(io::Error::new(io::ErrorKind::InvalidData, tls)));
+        let client =
+            kube::Error::Service(Box::new(io::Error::other(io::Error::new(io::ErrorKind::InvalidData, tls))));
         assert!(matches!(Trouble::of_client(&client), Trouble::Tls(why) if why.contains("UnknownIssuer")));
         assert_eq!(Trouble::of_status(410, b"").class(), Class::Answer);
         let expired = Status { code: 0, reason: "Expired".to_owned(), message: String::new() };
