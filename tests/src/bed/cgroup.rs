@@ -1,6 +1,7 @@
 //! Control groups of pods, as the kubelet names them with the cgroupfs driver.
 
 use anyhow::{Context, Result};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -63,6 +64,18 @@ pub fn folders(uid: &str) -> Vec<PathBuf> {
         .chain(hierarchies_of_1())
         .map(|hierarchy| hierarchy.join(&of_pod(uid)[1..]))
         .filter(|folder| folder.is_dir())
+        .collect()
+}
+
+/// Uids of pods that have control groups and begin so.
+#[must_use]
+pub fn uids(beginning: &str) -> BTreeSet<String> {
+    let hierarchies = std::iter::once(PathBuf::from(ROOT)).chain(hierarchies_of_1());
+    let pods = hierarchies.filter_map(|hierarchy| fs::read_dir(hierarchy.join("kubepods/burstable")).ok());
+    pods.flatten()
+        .flatten()
+        .filter_map(|entry| Some(entry.file_name().to_str()?.strip_prefix("pod")?.to_owned()))
+        .filter(|uid| uid.starts_with(beginning))
         .collect()
 }
 

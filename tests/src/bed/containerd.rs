@@ -27,7 +27,9 @@ const APPLETS: [&str; 4] = ["sleep", "nc", "httpd", "sh"];
 const PREFIX: &str = "dt-containerd-";
 /// Where packages put the CNI plug-ins.
 const PLUGINS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
+/// Where network namespaces have names, and where CNI keeps what it did.
 const NAMES: &str = "/run/netns";
+const RESULTS: &str = "/var/lib/cni/results";
 
 /// Why there can be no containerd here, if there can't.
 #[must_use]
@@ -266,15 +268,18 @@ impl Drop for Left {
 impl Left {
     /// Kills the shims and what runs in the pods, unmounts, and removes control groups, namespaces and the folder.
     fn remove(&self) {
-        // Where the pods' namespaces are is in the specifications that their containers were started with.
-        let named = namespaces(&self.folder);
         kill(&processes_of(&self.folder));
         self.uids.iter().for_each(|uid| cgroup::remove(uid));
         for point in mounts(&self.folder).iter().rev() {
             let _ = command::run(&format!("umount -l {point}"));
         }
-        for name in named {
-            let _ = command::run(&format!("ip netns del {name}"));
+        for (files, names) in self.uids.iter().map(|uid| networks(uid)) {
+            for name in names {
+                let _ = command::run(&format!("ip netns del {name}"));
+            }
+            for file in files {
+                let _ = fs::remove_file(file);
+            }
         }
         if let Err(error) = fs::remove_dir_all(&self.folder) {
             eprintln!("{} stays behind: {error}", self.folder.display());
@@ -288,40 +293,30 @@ pub fn remove_stale() {
     for entry in entries.flatten() {
         let Ok(name) = entry.file_name().into_string() else { continue };
         let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')).map(|(pid, _)| pid);
-        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            let uids = uids_in(&entry.path());
+        let Some(pid) = owner.and_then(|pid| pid.parse::<u32>().ok()) else { continue };
+        if !Path::new("/proc").join(pid.to_string()).exists() {
+            // All of its pods have uids that begin alike, which is all that is needed to find their traces.
+            let mut uids = cgroup::uids(&Pod::uids_of(pid));
+            uids.insert(Pod::uids_of(pid));
             drop(Left { folder: entry.path(), uids });
         }
     }
 }
 
-/// The specifications of the containers that were started below a folder.
-fn specifications(folder: &Path) -> Vec<serde_json::Value> {
-    let tasks = fs::read_dir(folder.join("state/io.containerd.runtime.v2.task/k8s.io"));
-    let read =
-        |task: fs::DirEntry| serde_json::from_slice(&fs::read(task.path().join("config.json")).ok()?).ok();
-    tasks.into_iter().flatten().flatten().filter_map(read).collect()
-}
-
-/// Names of the network namespaces of those containers.
-fn namespaces(folder: &Path) -> BTreeSet<String> {
-    let of = |spec: &serde_json::Value| {
-        let namespaces = spec["linux"]["namespaces"].as_array()?;
-        let netns = namespaces.iter().find(|namespace| namespace["type"] == "network")?;
-        let path = Path::new(netns["path"].as_str()?);
-        path.file_name()?.to_str().filter(|name| name.starts_with("cni-")).map(str::to_owned)
-    };
-    let named = specifications(folder).iter().filter_map(of).collect::<BTreeSet<String>>();
-    named.into_iter().filter(|name| Path::new(NAMES).join(name).exists()).collect()
-}
-
-/// Uids of the pods of those containers.
-fn uids_in(folder: &Path) -> BTreeSet<String> {
-    let of = |spec: &serde_json::Value| {
-        let path = spec["linux"]["cgroupsPath"].as_str()?;
-        Some(path.split('/').find_map(|part| part.strip_prefix("pod"))?.to_owned())
-    };
-    specifications(folder).iter().filter_map(of).collect()
+/// What CNI remembers of a pod's network, also of one that was never taken down: the files, and the names of the network
+/// namespaces in them.
+fn networks(uid: &str) -> (Vec<PathBuf>, BTreeSet<String>) {
+    let (mut files, mut names) = (Vec::new(), BTreeSet::new());
+    for entry in fs::read_dir(RESULTS).into_iter().flatten().flatten() {
+        let text = fs::read_to_string(entry.path()).unwrap_or_default();
+        if text.contains(uid) {
+            let words = text.split('"').filter_map(|word| word.rsplit_once("/run/netns/"));
+            names.extend(words.map(|(_, name)| name.to_owned()));
+            files.push(entry.path());
+        }
+    }
+    names.retain(|name| Path::new(NAMES).join(name).exists());
+    (files, names)
 }
 
 /// Processes that were started with the folder's name: containerd and its shims.
@@ -364,6 +359,7 @@ pub fn ensure_gone(folder: &Path, uids: &[String]) -> Result<()> {
     for uid in uids {
         let left = cgroup::folders(uid);
         ensure!(left.is_empty(), "control groups are left: {left:?}");
+        ensure!(networks(uid).0.is_empty(), "networks are left: {:?}", networks(uid));
     }
     Ok(())
 }

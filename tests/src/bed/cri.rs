@@ -156,10 +156,16 @@ impl Pod {
         Self {
             namespace: namespace.into(),
             name: name.into(),
-            uid: format!("{pid:08x}-d70b-4ace-8000-{number:012x}"),
+            uid: format!("{}{number:012x}", Self::uids_of(pid)),
             labels: BTreeMap::from([("app".into(), name.into())]),
             host_network: false,
         }
+    }
+
+    /// How the uids of all pods begin that this process makes.
+    #[must_use]
+    pub fn uids_of(process: u32) -> String {
+        format!("{process:08x}-d70b-4ace-8000-")
     }
 
     fn config(&self) -> PodSandboxConfig {
@@ -176,7 +182,8 @@ impl Pod {
                 namespace: self.namespace.clone(),
                 attempt: 0,
             }),
-            hostname: self.name.clone(),
+            // It is the node's where the network namespace is.
+            hostname: if self.host_network { String::new() } else { self.name.clone() },
             log_directory: String::new(),
             // Without any, the machine's own would be copied, with its servers.
             dns_config: Some(DnsConfig { options: vec!["ndots:1".into()] }),

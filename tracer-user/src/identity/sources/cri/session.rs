@@ -26,6 +26,9 @@ const TRIES: u8 = 3;
 /// How long a runtime without sandboxes is listened to before another one that is there gets its turn.
 const EMPTY: Duration = Duration::from_secs(30);
 
+/// Events that end sooner are switched off.
+const SWITCHED_OFF: Duration = Duration::from_secs(1);
+
 /// What was told of a sandbox.
 #[derive(Debug, Clone)]
 struct Known {
@@ -114,6 +117,10 @@ impl<'a> Session<'a> {
             match told {
                 Some(Told::Done) => pace.changed(),
                 Some(Told::Begun(changes)) => pace.due(Instant::now(), changes),
+                // Of a runtime that was restarted, or at once where they are switched off.
+                Some(Told::Ended) if begun.elapsed() > SWITCHED_OFF => {
+                    return Ok(Failure::Other("its events ended".into()));
+                }
                 Some(Told::Ended) => {
                     events = None;
                     pace.set_idle(idle(&events));
@@ -141,7 +148,7 @@ impl<'a> Session<'a> {
     async fn update(&mut self, list: Vec<PodSandbox>) -> Result<usize, Closed> {
         let list = list.iter().filter_map(sandbox::listed).take(MOST).collect();
         let Difference { ask, stopped, gone } = compare(&self.known, list);
-        let mut changes = stopped.len() + gone.len();
+        let mut changes = stopped.len() + gone.len() + self.lose_netns().await?;
         for id in gone {
             self.known.remove(&id);
             self.tell(Change::Delete(Kind::Sandbox, id)).await?;
@@ -184,6 +191,23 @@ impl<'a> Session<'a> {
             }
         }
         Ok(changes)
+    }
+
+    /// Tells of stopped sandboxes whose network namespace is gone now: that comes a moment later. Returns how many.
+    async fn lose_netns(&mut self) -> Result<usize, Closed> {
+        let has_lost = |known: &&Known| {
+            let Known { sandbox, netns, .. } = known;
+            !sandbox.ready
+                && sandbox.netns.is_some()
+                && netns.as_ref().and_then(|path| self.node.netns_at(path)).is_none()
+        };
+        let lost: Vec<Known> = self.known.values().filter(has_lost).cloned().collect();
+        let count = lost.len();
+        for mut known in lost {
+            known.sandbox.netns = None;
+            self.learnt(known).await?;
+        }
+        Ok(count)
     }
 
     /// A listed sandbox with its details.
