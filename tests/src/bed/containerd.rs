@@ -234,7 +234,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
             symlink("busybox", root.join("bin").join(applet))?;
         }
         let folder = image.display();
-        command::run(&format!("tar -C {}/root --owner=0 --group=0 -cf {folder}/layer.tar .", folder))?;
+        command::run(&format!("tar -C {folder}/root --owner=0 --group=0 -cf {folder}/layer.tar ."))?;
         let sum = command::run(&format!("sha256sum {folder}/layer.tar"))?;
         let sum = sum.split_whitespace().next().context("no sum")?;
         fs::write(

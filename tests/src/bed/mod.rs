@@ -9,6 +9,7 @@ pub mod containerd;
 pub mod cri;
 pub mod droptrace;
 pub mod ebtables;
+pub mod fake_runtime;
 pub mod flood;
 pub mod generate;
 pub mod kernel;

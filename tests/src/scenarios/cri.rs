@@ -4,6 +4,7 @@ use super::{beside, skip};
 use crate::bed::cgroup;
 use crate::bed::containerd::{self, Containerd, IMAGE};
 use crate::bed::cri::Pod;
+use crate::bed::fake_runtime::FakeRuntime;
 use crate::bed::{command, kernel, patience};
 use anyhow::{Context, Result, anyhow, ensure};
 use libtest_mimic::Trial;
@@ -12,6 +13,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,6 +29,8 @@ pub(super) fn trials() -> Vec<Trial> {
         beside("cri::a_runtime_that_is_not_there_is_waited_for", a_runtime_that_is_not_there_is_waited_for),
         beside("cri::a_runtime_that_restarts", a_runtime_that_restarts),
         beside("cri::a_runtime_without_its_service", a_runtime_without_its_service),
+        beside("cri::a_runtime_that_tells_of_events", a_runtime_that_tells_of_events),
+        beside("cri::events_are_not_taken_from_the_kubelet", events_are_not_taken_from_the_kubelet),
         beside("cri::owners_of_netns_by_proc", owners_of_netns_by_proc),
         beside("cri::owner_of_a_port_by_proc", owner_of_a_port_by_proc),
     ]
@@ -76,9 +80,9 @@ impl Watching {
         Self { updates, _stop: stop }
     }
 
-    /// Of a runtime.
-    fn cri(containerd: &Containerd) -> Self {
-        let options = cri::Options { socket: Some(containerd.socket()), node: Node::new(["/"]) };
+    /// Of the runtime that listens there.
+    fn cri(socket: PathBuf) -> Self {
+        let options = cri::Options { socket: Some(socket), node: Node::new(["/"]) };
         Self::start(|sink| cri::watch(options, sink))
     }
 
@@ -193,7 +197,7 @@ fn sandboxes_come_stop_and_go() -> Result<()> {
     let mut bed = containerd()?;
     let before = Pod::new("shop", "before");
     let before_id = bed.run(&before)?;
-    let watching = Watching::cri(&bed);
+    let watching = Watching::cri(bed.socket());
     let list = watching.list()?;
     ensure!(list.len() == 1, "not only the pod that was there: {list:?}");
     ensure_true(list.get(&before_id).context("another one")?, &before)?;
@@ -252,7 +256,7 @@ fn a_runtime_that_is_not_there_is_waited_for() -> Result<()> {
     let id = bed.run(&pod)?;
     bed.kill();
     fs::remove_file(bed.socket())?;
-    let watching = Watching::cri(&bed);
+    let watching = Watching::cri(bed.socket());
     let told = watching.during(Duration::from_millis(500));
     ensure!(told.is_empty(), "without a runtime something was told: {told:?}");
     bed.resume()?;
@@ -264,7 +268,7 @@ fn a_runtime_that_restarts() -> Result<()> {
     let mut bed = containerd()?;
     let (stays, goes) = (Pod::new("shop", "stays"), Pod::new("shop", "goes"));
     let (stays_id, goes_id) = (bed.run(&stays)?, bed.run(&goes)?);
-    let watching = Watching::cri(&bed);
+    let watching = Watching::cri(bed.socket());
     let list = watching.list()?;
     ensure!(list.keys().eq(BTreeSet::from([&stays_id, &goes_id])), "{list:?}");
     bed.kill();
@@ -302,7 +306,7 @@ fn a_runtime_without_its_service() -> Result<()> {
         text.replace("disabled_plugins = [", "disabled_plugins = [\"io.containerd.grpc.v1.cri\", "),
     )?;
     bed.spawn()?;
-    let watching = Watching::cri(&bed);
+    let watching = Watching::cri(bed.socket());
     let (_, note) = watching.wait("a note", |update| match update {
         Update::Note(line) if line.contains("nobody listens") => None,
         Update::Note(line) => Some(line),
@@ -319,6 +323,40 @@ fn a_runtime_without_its_service() -> Result<()> {
     })?;
     ensure!(note.contains("containerd.sock"), "{note}");
     ensure!(watching.list()?.is_empty(), "there is no pod");
+    Ok(())
+}
+
+fn a_runtime_that_tells_of_events() -> Result<()> {
+    let runtime = FakeRuntime::start("v2.0.1")?;
+    let watching = Watching::cri(runtime.socket());
+    ensure!(watching.list()?.is_empty(), "there is none yet");
+    for number in 0..5 {
+        let id = format!("s{number}");
+        let made = Instant::now();
+        runtime.make(&id);
+        let (at, sandbox) = watching.sandbox(&id, true)?;
+        let delay = at.saturating_duration_since(made);
+        ensure!(sandbox.pod.name == format!("pod-{id}") && sandbox.netns.is_some(), "{sandbox:?}");
+        // Well before it would be asked without an event.
+        ensure!(delay < SOON, "known after {delay:?}");
+    }
+    // What happens in a sandbox is no reason to ask.
+    let asked = runtime.asked("ListPodSandbox");
+    (0..10).for_each(|_| runtime.tell_of_container("s0"));
+    let told = watching.during(Duration::from_millis(500));
+    ensure!(told.is_empty() && runtime.asked("ListPodSandbox") == asked, "asked for nothing, told {told:?}");
+    ensure!(runtime.asked("PodSandboxStatus") == 5, "each sandbox is asked about once");
+    Ok(())
+}
+
+/// containerd 1.7 gives each event to one listener only.
+fn events_are_not_taken_from_the_kubelet() -> Result<()> {
+    let runtime = FakeRuntime::start("v1.7.27")?;
+    let watching = Watching::cri(runtime.socket());
+    watching.list()?;
+    runtime.make("s0");
+    watching.sandbox("s0", true)?;
+    ensure!(runtime.asked("GetContainerEvents") == 0, "events were asked for");
     Ok(())
 }
 

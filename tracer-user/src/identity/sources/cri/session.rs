@@ -2,7 +2,7 @@
 
 use super::client::{Client, Failure};
 use super::messages::{PodSandbox, VersionResponse};
-use super::pace::Pace;
+use super::pace::{Changes, Pace};
 use super::sandbox::{self, Detail};
 use super::trigger::{Events, Signs, Told};
 use crate::identity::object::{Change, Kind, Object, Sandbox, Source};
@@ -144,18 +144,20 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Tells what is different, and returns how many sandboxes came, became ready, stopped or went.
-    async fn update(&mut self, list: Vec<PodSandbox>) -> Result<usize, Closed> {
+    /// Tells what is different, and returns what of it network namespaces tell of, too.
+    async fn update(&mut self, list: Vec<PodSandbox>) -> Result<Changes, Closed> {
         let list = list.iter().filter_map(sandbox::listed).take(MOST).collect();
         let Difference { ask, stopped, gone } = compare(&self.known, list);
-        let mut changes = stopped.len() + gone.len() + self.lose_netns().await?;
+        let mut changes = Changes { made: 0, gone: self.lose_netns().await? };
         for id in gone {
-            self.known.remove(&id);
+            let had_netns = self.known.remove(&id).is_some_and(|known| known.sandbox.netns.is_some());
+            changes.gone += usize::from(had_netns);
             self.tell(Change::Delete(Kind::Sandbox, id)).await?;
         }
         for mut sandbox in stopped {
             let netns = self.known.get(&sandbox.id).and_then(|known| known.netns.clone());
             sandbox.netns = netns.as_ref().and_then(|path| self.node.netns_at(path));
+            changes.gone += usize::from(netns.is_some() && sandbox.netns.is_none());
             self.learnt(Known { sandbox, netns, tries: 0 }).await?;
         }
         let client = self.client.clone();
@@ -178,7 +180,8 @@ impl<'a> Session<'a> {
                 }
             };
             let known = self.known.get(&sandbox.id);
-            changes += usize::from(known.is_none_or(|known| !known.sandbox.ready));
+            let is_new = known.is_none_or(|known| !known.sandbox.ready);
+            changes.made += usize::from(is_new && !detail.host_network);
             let tries = known.map_or(TRIES, |known| known.tries.saturating_sub(1));
             let again = known.is_some_and(|known| known.sandbox.ready);
             let learnt = self.complete(sandbox, detail, tries);
