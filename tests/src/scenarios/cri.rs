@@ -246,7 +246,11 @@ fn sandboxes_come_stop_and_go() -> Result<()> {
     for (pid, _) in cgroup::processes(&before.uid) {
         command::run(&format!("kill -9 {pid}"))?;
     }
-    watching.sandbox(&before_id, false)?;
+    let (_, sandbox) = watching.sandbox(&before_id, false)?;
+    ensure!(sandbox.netns.is_some(), "its network namespace is still there: {sandbox:?}");
+    bed.client().stop(&before_id)?;
+    let (_, sandbox) = watching.sandbox(&before_id, false)?;
+    ensure!(sandbox.netns.is_none(), "now it is not: {sandbox:?}");
     Ok(())
 }
 
