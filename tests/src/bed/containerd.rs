@@ -348,18 +348,24 @@ fn mounts(folder: &Path) -> Vec<String> {
     points.filter(|point| point.starts_with(&prefix)).map(str::to_owned).collect()
 }
 
-/// Checks that nothing of a containerd is left.
+/// Names of the network namespaces of a pod.
+#[must_use]
+pub fn namespaces(uid: &str) -> BTreeSet<String> {
+    networks(uid).1
+}
+
+/// Checks that nothing of a containerd and a pod of it is left, whose network namespaces had these names.
 ///
 /// # Errors
 /// When something is; the message says what.
-pub fn ensure_gone(folder: &Path, uids: &[String]) -> Result<()> {
+pub fn ensure_gone(folder: &Path, uid: &str, names: &BTreeSet<String>) -> Result<()> {
     ensure!(!folder.exists(), "{} is left", folder.display());
     ensure!(processes_of(folder).is_empty(), "processes are left: {:?}", processes_of(folder));
     ensure!(mounts(folder).is_empty(), "mounts are left: {:?}", mounts(folder));
-    for uid in uids {
-        let left = cgroup::folders(uid);
-        ensure!(left.is_empty(), "control groups are left: {left:?}");
-        ensure!(networks(uid).0.is_empty(), "networks are left: {:?}", networks(uid));
-    }
+    let groups = cgroup::folders(uid);
+    ensure!(groups.is_empty(), "control groups are left: {groups:?}");
+    ensure!(networks(uid).0.is_empty(), "networks are left: {:?}", networks(uid));
+    let name = names.iter().find(|name| Path::new(NAMES).join(name).exists());
+    ensure!(name.is_none(), "a network namespace is left: {name:?}");
     Ok(())
 }

@@ -177,20 +177,13 @@ fn bed_ends_with_a_panic() -> Result<()> {
     let mut names = BTreeSet::new();
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| {
         let _ran = bed.run(&pod);
-        names = netns_names();
+        names = containerd::namespaces(&uid);
         let _held = bed;
         // Not a panic, which would print: the same unwinding, silently.
         std::panic::resume_unwind(Box::new(()));
     }));
     ensure!(outcome.is_err() && !names.is_empty(), "no pod's network namespace was made");
-    containerd::ensure_gone(&folder, &[uid])
-}
-
-/// The names of pods' network namespaces.
-fn netns_names() -> BTreeSet<String> {
-    let entries = fs::read_dir("/run/netns").into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter(|name| name.starts_with("cni-")).collect()
+    containerd::ensure_gone(&folder, &uid, &names)
 }
 
 fn sandboxes_come_stop_and_go() -> Result<()> {
