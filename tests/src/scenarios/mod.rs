@@ -7,6 +7,7 @@ mod cilium;
 mod cli;
 mod clock;
 mod counters;
+mod cri;
 mod device;
 mod differential;
 mod doctor;
@@ -58,6 +59,7 @@ pub fn all() -> Vec<Trial> {
         bed::trials(),
         cilium::trials(),
         cli::trials(),
+        cri::trials(),
         device::trials(),
         doctor::trials(),
         evaluation::trials(),
