@@ -20,6 +20,7 @@ mod names;
 mod netfilter;
 mod no_drop;
 mod outages;
+mod pods;
 mod queue;
 mod routing;
 mod rules;
@@ -71,6 +72,7 @@ pub fn all() -> Vec<Trial> {
         netfilter::trials(),
         attribution::trials(),
         outages::trials(),
+        pods::trials(),
         queue::trials(),
         no_drop::trials(),
         routing::trials(),
