@@ -3,7 +3,9 @@
 
 use super::{beside, rules};
 use crate::bed::droptrace::{self, Droptrace, Output};
+use crate::bed::kube_api::{Behaviour, KubeApi, Lie, objects};
 use crate::bed::packet::{self, tcp_flag};
+use crate::bed::record::Record;
 use crate::bed::topology::{Family, Routed};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
@@ -11,7 +13,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
 
 /// Three drops behind a router, told apart by their destination ports: from pod to pod, from the router to a pod, and from pod
@@ -55,7 +57,21 @@ pub(super) fn trials() -> Vec<Trial> {
         ("silent_peer", silent_peer),
         ("nobody", nobody),
     ];
-    filters.chain(rows.map(|(name, scenario)| beside(format!("names::{name}"), scenario))).collect()
+    let servers: [(&str, fn(&mut Behaviour)); 6] = [
+        ("good", |_| {}),
+        ("silent", |behaviour| behaviour.silent = true),
+        ("refusing", |behaviour| behaviour.token = "another".to_owned()),
+        ("mad", |behaviour| lie(behaviour, &Lie::Text("{\"items\": 7}".to_owned()))),
+        ("huge", |behaviour| lie(behaviour, &Lie::Huge(100 << 20))),
+        ("slow", |behaviour| lie(behaviour, &Lie::Slow(Duration::from_millis(100)))),
+    ];
+    let servers = servers.map(|(name, behaviour)| {
+        beside(format!("names::drops_go_on_with_a_{name}_server"), move || drops_go_on(behaviour))
+    });
+    filters
+        .chain(servers)
+        .chain(rows.map(|(name, scenario)| beside(format!("names::{name}"), scenario)))
+        .collect()
 }
 
 /// What `kubectl get pods,services,endpointslices,nodes -A -o json` prints, in short.
@@ -223,7 +239,7 @@ fn silent_peer() -> Result<()> {
     let client = &routed.client.netns;
     client.run("ip neigh replace 10.77.1.9 lladdr 02:00:00:00:00:09 dev c0 nud permanent")?;
     let (stream, _file) = with_names("--pod cart-0 --to-ip 10.77.1.9")?;
-    let is_said = |record: &&crate::bed::record::Record| record.text("/type") == Some("stalled");
+    let is_said = |record: &&Record| record.text("/type") == Some("stalled");
     client.enter(|| {
         let _unanswered = TcpStream::connect_timeout(&"10.77.1.9:443".parse()?, SYNS);
         Ok(())
@@ -249,4 +265,50 @@ fn nobody() -> Result<()> {
     let stderr = &ended.output.stderr;
     ensure!(stderr.contains("--pod cart-1: no pod yet; near: cart-0"), "{stderr}");
     Ok(())
+}
+
+fn lie(behaviour: &mut Behaviour, lie: &Lie) {
+    let resources = ["pods", "services", "endpointslices", "nodes", "namespaces", "replicasets", "jobs"];
+    behaviour.lies.extend(resources.map(|resource| (resource.to_owned(), lie.clone())));
+}
+
+/// Pods of the server's cluster besides the two: what is listed takes a while.
+const OTHERS: u32 = 3000;
+/// How soon a drop must be told: it waits 300 ms for a name, and the machine may be busy.
+const SOON: Duration = Duration::from_secs(4);
+
+/// Whatever the API server does, drops come out, and with a good one their names, too.
+fn drops_go_on(behaviour: fn(&mut Behaviour)) -> Result<()> {
+    let routed = cluster()?;
+    let router = routed.router.inode();
+    let api = KubeApi::start("127.0.0.1:0".parse()?)?;
+    api.set(objects::pod("shop", "cart-0", "n1", &["10.77.1.1"]));
+    for pod in 0..OTHERS {
+        let address = std::net::Ipv4Addr::from_bits(0x0af4_0000 + pod).to_string();
+        api.set(objects::pod("crowd", &format!("pod-{pod}"), "n2", &[&address]));
+    }
+    let mut is_good = true;
+    api.behave(|own| {
+        behaviour(own);
+        is_good = !own.silent && own.lies.is_empty() && own.token == Behaviour::default().token;
+    });
+    let kubeconfig = api.kubeconfig();
+    let stream = Droptrace::start(&["--kubeconfig", kubeconfig.to_str().context("a path that is text")?])?;
+    for round in 1..=5 {
+        let sent = Instant::now();
+        send(&routed)?;
+        let count = |output: &Output| output.drops_in(&[router]).map(Record::count).sum::<u64>();
+        stream.wait("the drops came", |output| count(output) >= 2 * round)?;
+        ensure!(sent.elapsed() < SOON, "the drops of round {round} took {:?}", sent.elapsed());
+    }
+    if is_good {
+        let is_named = |record: &Record| record.text("/source/k8s/pod") == Some("cart-0");
+        let since = Instant::now();
+        while !stream.output().drops_in(&[router]).any(is_named) && since.elapsed() < SOON {
+            send(&routed)?;
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        ensure!(stream.output().drops_in(&[router]).any(is_named), "no name came");
+    }
+    stream.stop().map(drop)
 }
