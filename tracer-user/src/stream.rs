@@ -438,8 +438,10 @@ impl Stream {
             event.segments = own;
             event.drop.take_netfilter(netfilter);
             let bpf = self.at_tc(&raw.key, Some(&raw.filters), event.network.interface.as_deref());
-            event.drop.cilium =
-                bpf.as_ref().and_then(|bpf| self.cilium.explain(&raw, &event, bpf)).map(Box::new);
+            event.drop.cilium = bpf
+                .as_ref()
+                .and_then(|bpf| self.cilium.explain(&raw, &event, bpf, self.names.inventory()))
+                .map(Box::new);
             event.drop.take_program(bpf, event.destination.address);
             self.names.name(&mut event);
             let Reason { class, cause, netfilter, bpf, cilium, .. } = &event.drop;

@@ -3,13 +3,14 @@
 use super::block::{self, Place};
 use super::cache::Cached;
 use super::explain::{Packet, explain, without_block};
-use super::identity::Nobody;
-use super::maps::Unread;
+use super::known::Known;
+use super::maps::{Maps as _, Unread};
 use super::model::Cilium;
 use super::pins::{Pins, ROOTS};
 use super::programs::is_ciliums;
 use crate::event::decode::Raw;
 use crate::event::model::Drop;
+use crate::identity::inventory::Inventory;
 use crate::netfilter::model::Confidence;
 use crate::tc::model::Bpf;
 use std::os::unix::fs::MetadataExt as _;
@@ -42,8 +43,9 @@ impl Node {
         }
     }
 
-    /// What Cilium says of a drop at a tc hook; `None` if it was not Cilium's. `bpf` is what was on the hook.
-    pub fn explain(&mut self, raw: &Raw, event: &Drop, bpf: &Bpf) -> Option<Cilium> {
+    /// What Cilium says of a drop at a tc hook; `None` if it was not Cilium's. `bpf` is what was on the hook; the inventory
+    /// knows pods, identities and policies.
+    pub fn explain(&mut self, raw: &Raw, event: &Drop, bpf: &Bpf, inventory: &Inventory) -> Option<Cilium> {
         let mut names =
             bpf.candidates.iter().chain([&bpf.filter]).filter_map(|filter| filter.program.as_deref());
         let program = names.find(|name| is_ciliums(name))?;
@@ -53,7 +55,13 @@ impl Node {
             return (bpf.confidence == Confidence::Exact).then(|| without_block(program));
         };
         let packet = self.packet(raw, event);
-        Some(explain(&said, &packet, Some(program), self.maps(), &Nobody))
+        let known = Known::of(inventory, event.time, &said, &packet);
+        let maps = self.maps();
+        let mut answer = explain(&said, &packet, Some(program), maps, &known);
+        // What it could not read was said.
+        let endpoints = maps.endpoints().unwrap_or_default();
+        known.add_policies(&mut answer, &endpoints);
+        Some(answer)
     }
 
     fn words(&self, raw: &Raw) -> Option<[u32; 5]> {

@@ -279,8 +279,8 @@ mod tests {
             let present = keys(full.pointer(pointer).and_then(Value::as_object).unwrap());
             assert_eq!(described, present, "{name}");
         }
-        // And `lost`.
-        assert_eq!(defs.len(), places.len() + 1);
+        // And `lost`, `stalled` and its `peer`.
+        assert_eq!(defs.len(), places.len() + 3);
     }
 
     #[test]
