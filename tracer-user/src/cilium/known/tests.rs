@@ -62,7 +62,7 @@ fn pod(name: &str, app: &str, node: &str, address: &str) -> Value {
         "status": {"podIPs": [{"ip": address}]}})
 }
 
-fn policy(name: &str, spec: Value) -> Value {
+fn policy(name: &str, spec: &Value) -> Value {
     json!({"metadata": {"namespace": "shop", "name": name}, "spec": spec})
 }
 
@@ -100,8 +100,8 @@ fn a_pod_of_a_node_without_cilium() {
         (
             NETWORK,
             &[
-                policy("allow-frontend", frontend),
-                policy("other", json!({"podSelector": {"matchLabels": {"app": "db"}}})),
+                policy("allow-frontend", &frontend),
+                policy("other", &json!({"podSelector": {"matchLabels": {"app": "db"}}})),
             ],
         ),
         (CILIUM, &[]),
@@ -130,8 +130,8 @@ fn what_no_source_tells_of_is_null_and_what_there_is_none_of_is_empty() {
     assert_eq!(of(&[]), (None, vec![]));
     assert_eq!(of(std::slice::from_ref(&pods)), (None, vec![]));
     let all: &[(Of, &[Value])] = &[(NETWORK, &[]), (CILIUM, &[]), (CLUSTERWIDE, &[])];
-    assert_eq!(of(&[&[pods.clone()][..], all].concat()), (Some(0), vec![]));
-    let (policies, unread) = of(&[pods.clone(), (NETWORK, &[]), (CLUSTERWIDE, &[])]);
+    assert_eq!(of(&[&[pods][..], all].concat()), (Some(0), vec![]));
+    let (policies, unread) = of(&[pods, (NETWORK, &[]), (CLUSTERWIDE, &[])]);
     assert_eq!((policies, unread.len()), (Some(0), 1));
     assert!(unread[0].starts_with("no source has told of any CiliumNetworkPolicy"), "{unread:?}");
     assert!(unread[0].contains("kubectl auth can-i list ciliumnetworkpolicies.cilium.io"), "{unread:?}");
@@ -187,7 +187,7 @@ fn an_identitys_own_labels_come_before_the_pods() {
 fn only_a_policys_verdict_on_a_pod_has_policies() {
     let lists: &[(Of, &[Value])] = &[
         (Of::Pod, &[pod("web-0", "web", "c-1", "10.11.1.5")]),
-        (NETWORK, &[policy("p", json!({"podSelector": {}}))]),
+        (NETWORK, &[policy("p", &json!({"podSelector": {}}))]),
         (CILIUM, &[]),
         (CLUSTERWIDE, &[]),
     ];

@@ -5,7 +5,7 @@ use crate::identity::policy::PolicyKind;
 use crate::identity::{kubernetes, policy::NAMESPACE};
 use serde_json::{Value, json};
 
-fn policy(kind: PolicyKind, name: &str, spec: Value) -> Arc<Policy> {
+fn policy(kind: PolicyKind, name: &str, spec: &Value) -> Arc<Policy> {
     let json = json!({"metadata": {"namespace": "shop", "name": name}, "spec": spec});
     match kubernetes::object(Kind::Policy(kind), &json.to_string()).unwrap().object {
         Object::Policy(policy) => Arc::new(policy),
@@ -35,7 +35,7 @@ fn to(direction: Direction, port: u16) -> What {
 }
 
 /// Why a policy did not let a packet in on port 6379; `None` if it is not about the pod.
-fn why(kind: PolicyKind, spec: Value, who: &Who) -> Option<String> {
+fn why(kind: PolicyKind, spec: &Value, who: &Who) -> Option<String> {
     let policies = [policy(kind, "p", spec)];
     let (all, _) = explain(policies.iter(), &redis(), who, &to(Direction::Ingress, 6379));
     all.into_iter().next().and_then(|policy| policy.why_not)
@@ -129,7 +129,7 @@ fn network_policies() {
             Some("the nearest of its 2 rules: port: it is about TCP 80"),
         ),
     ] {
-        let found = why(Network, spec.clone(), &who);
+        let found = why(Network, &spec, &who);
         match (&found, expected) {
             (None, None) => {}
             (Some(found), Some(expected)) if found.contains(expected) => {}
@@ -297,7 +297,7 @@ fn ciliums_policies() {
             Some(MATCHES),
         ),
     ] {
-        let found = why(kind, spec.clone(), &who);
+        let found = why(kind, &spec, &who);
         match (&found, expected) {
             (None, None) => {}
             (Some(found), Some(expected)) if found.contains(expected) => {}
@@ -312,7 +312,7 @@ fn egress_is_about_the_destination() {
         "ports": [{"port": "sql"}]}]});
     let cilium = json!({"endpointSelector": {}, "egress": [{"toFQDNs": [{"matchName": "api.example.com"}]},
         {"toServices": [{"k8sService": {"serviceName": "db", "namespace": "shop"}}]}]});
-    let policies = [policy(Network, "a", spec), policy(Cilium, "b", cilium)];
+    let policies = [policy(Network, "a", &spec), policy(Cilium, "b", &cilium)];
     let ports = Some(vec![("sql".to_owned(), 6, 5432)]);
     let what = What { destination: Some(Pod { ports, ..Pod::default() }), ..to(Direction::Egress, 5432) };
     let (all, _) = explain(policies.iter(), &redis(), &batch(), &what);
@@ -331,10 +331,10 @@ fn egress_is_about_the_destination() {
 #[test]
 fn those_that_deny_come_first_and_the_rest_is_counted() {
     let deny = json!({"endpointSelector": {}, "ingressDeny": [{"fromEntities": ["all"]}]});
-    let nothing = || json!({"podSelector": {}});
-    let mut policies: Vec<_> = (0..80).map(|n| policy(Network, &format!("n{n:02}"), nothing())).collect();
-    policies.push(policy(Clusterwide, "z", deny));
-    policies.push(policy(Network, "maybe", json!({"podSelector": {}, "ingress": [{}]})));
+    let nothing = json!({"podSelector": {}});
+    let mut policies: Vec<_> = (0..80).map(|n| policy(Network, &format!("n{n:02}"), &nothing)).collect();
+    policies.push(policy(Clusterwide, "z", &deny));
+    policies.push(policy(Network, "maybe", &json!({"podSelector": {}, "ingress": [{}]})));
     let (all, left_out) = explain(policies.iter(), &redis(), &world(), &to(Direction::Ingress, 1));
     assert_eq!((all.len(), left_out), (TOLD, 82 - TOLD));
     let named: Vec<_> = all.iter().map(|it| (it.namespace.as_deref(), &*it.name, &*it.kind)).collect();
@@ -347,7 +347,7 @@ fn those_that_deny_come_first_and_the_rest_is_counted() {
 fn one_that_is_not_kept_whole_says_so() {
     let peers: Vec<_> =
         (0..3000).map(|n| json!({"ipBlock": {"cidr": format!("192.0.{}.0/24", n % 250)}})).collect();
-    let found = why(Network, json!({"podSelector": {}, "ingress": [{"from": peers}]}), &world()).unwrap();
+    let found = why(Network, &json!({"podSelector": {}, "ingress": [{"from": peers}]}), &world()).unwrap();
     assert!(
         found.ends_with("so that may not be all") && found.contains("(the nearest of 2000 peers)"),
         "{found}"
