@@ -18,6 +18,7 @@ fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             return ExitCode::from(2);
         }
+        bed::containerd::remove_stale();
         bed::namespace::remove_stale();
     }
     libtest_mimic::run(&arguments, scenarios::all()).exit_code()

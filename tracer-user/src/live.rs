@@ -238,7 +238,13 @@ async fn follow(
                 }
                 shown = printer.shown();
             }
-            _ = prints.tick(), if printer.is_waiting() => flow = printer.tick(now(&mut stream)),
+            _ = prints.tick(), if printer.is_waiting() || stream.is_holding() => {
+                let at = now(&mut stream);
+                stream.release(&mut |record| pass(&mut printer, &record, at, &mut flow));
+                if flow.is_continue() {
+                    flow = printer.tick(now(&mut stream));
+                }
+            }
             ready = ring.readable() => {
                 let mut ready = ready?;
                 // A drop's names may be among what has come.

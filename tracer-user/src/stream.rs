@@ -29,14 +29,16 @@ use crate::probe::{
 };
 use crate::tc::{self, model::Bpf, programs::Programs};
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     io, thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tracer_common::{Event, FlowKey, Layout, Retransmit, TC_FILTERS, TcFilter, attribution_kind, flow_flag};
 
 /// Records taken from the ring before it is somebody else's turn: as many as can be in it at one moment.
 const BATCH: usize = RING_BYTES / size_of::<Event>() + 1;
+/// Drops that wait for a name at most.
+const HELD: usize = 1024;
 /// Self-tests before one that fails is believed.
 const SELF_TESTS: u32 = 3;
 /// Proofs of one that is repeated: it may have failed because it was wrong, and luck must not pass for right.
@@ -64,6 +66,10 @@ pub struct Stream {
     cilium: cilium::node::Node,
     /// Who is at an address.
     names: Names,
+    /// Drops that wait for a name.
+    held: VecDeque<Held>,
+    /// Slots of which that showed that the filter does not mean them: they passed by what is no pod's any more.
+    unmeant: HashSet<u32>,
     /// Segments that TCP had repeated when it was last asked.
     repeated: HashMap<Retransmit, u64>,
     /// What the self-test said; `None` if it had nothing to learn from.
@@ -74,6 +80,13 @@ pub struct Stream {
     /// Flow slots in use on the fullest CPU.
     fill: u32,
     retired: Option<Retired>,
+}
+
+/// A drop that waits for a name.
+struct Held {
+    slot: u32,
+    since: Instant,
+    event: Drop,
 }
 
 /// What of a slot's last full event holds for all its drops.
@@ -116,6 +129,8 @@ impl Stream {
             programs: Programs::default(),
             cilium: cilium::node::Node::new(control_block),
             names: Names::default(),
+            held: VecDeque::new(),
+            unmeant: HashSet::new(),
             repeated: HashMap::new(),
             learned: None,
             lost: Losses::default(),
@@ -405,6 +420,34 @@ impl Stream {
         }
     }
 
+    /// True if drops wait for their names: [`Stream::release`] soon.
+    #[must_use]
+    pub fn is_holding(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Lets go of drops whose names have come, or have not come in time.
+    pub fn release(&mut self, each: &mut dyn FnMut(Record)) {
+        for _ in 0..self.held.len() {
+            let Some(held) = self.held.pop_front() else { break };
+            if self.names.awaits_name(&held.event, held.since.elapsed()) {
+                self.held.push_back(held);
+            } else {
+                self.let_go(held, each);
+            }
+        }
+    }
+
+    fn let_go(&mut self, held: Held, each: &mut dyn FnMut(Record)) {
+        let Held { slot, mut event, .. } = held;
+        if !self.names.means(&event) {
+            self.unmeant.insert(slot);
+            return;
+        }
+        self.names.name(&mut event);
+        each(Record::Drop(Box::new(event)));
+    }
+
     /// Takes what is in the ring. True if there may be more.
     pub fn drain(&mut self, each: &mut dyn FnMut(Record)) -> bool {
         let more = self.drain_ring(each);
@@ -464,7 +507,11 @@ impl Stream {
             let bpf = bpf.as_ref().map(|answer| Box::new(answer.of_others()));
             let told = Told { class: *class, cause: cause.clone(), netfilter, bpf, cilium: cilium.clone() };
             self.told.insert(raw.slot, told);
-            each(Record::Drop(Box::new(event)));
+            if self.held.len() < HELD && self.names.awaits_name(&event, Duration::ZERO) {
+                self.held.push_back(Held { slot: raw.slot, since: Instant::now(), event });
+            } else {
+                each(Record::Drop(Box::new(event)));
+            }
         }
         true
     }
@@ -538,6 +585,9 @@ impl Stream {
         }
         while self.drain(each) {}
         self.tick(each)?;
+        while let Some(held) = self.held.pop_front() {
+            self.let_go(held, each);
+        }
         Ok(())
     }
 
@@ -654,6 +704,7 @@ impl Stream {
                 let slots = layout.generation(generation);
                 self.merge.forget(slots.clone());
                 self.told.retain(|slot, _| !slots.contains(slot));
+                self.unmeant.retain(|slot| !slots.contains(slot));
             }
             return;
         }
@@ -685,6 +736,7 @@ impl Stream {
         for reading in readings {
             if let Some(share) = self.merge.settle(reading.slot, reading.count, reading.segments)
                 && !self.is_own(reading.key.netns)
+                && !self.unmeant.contains(&reading.slot)
             {
                 let reading = Reading { count: share.count, segments: share.segments, ..reading };
                 each(Record::Drop(Box::new(self.counted(&reading, from, to))));

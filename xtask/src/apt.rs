@@ -31,17 +31,31 @@ pub(crate) fn available(names: &BTreeSet<String>) -> Result<BTreeSet<String>> {
     Ok(with_candidate(&policy))
 }
 
-/// Installs packages without recommended ones, and without removing any of the machine's.
+/// Installs packages without recommended ones, and without removing any of the machine's. Services that come along are
+/// not started: systemctl, which their packages' scripts call, then takes the machine for one that is not running.
 pub(crate) fn install(packages: &BTreeSet<String>) -> Result<()> {
     process::output(
         apt_get()
             .args(["-qq", "install", "--yes", "--no-install-recommends", "--no-remove"])
             .args(["-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=300"])
-            .args(packages),
+            .args(packages)
+            .env(OFFLINE.0, OFFLINE.1),
     )
     .map(|_quiet| ())
     .context("the packages cannot be installed")
 }
+
+/// Lets a service not start with the machine. One that runs is left alone.
+pub(crate) fn disable(service: &str) -> Result<()> {
+    if process::find_program("systemctl").is_none() {
+        return Ok(());
+    }
+    process::output(Command::new("systemctl").args(["--quiet", "disable", service]).env(OFFLINE.0, OFFLINE.1))
+        .map(|_quiet| ())
+}
+
+/// systemd's docs/ENVIRONMENT.md
+const OFFLINE: (&str, &str) = ("SYSTEMD_OFFLINE", "1");
 
 /// Those of `packages` that can be installed, and those that others would have to be removed for.
 pub(crate) fn split(packages: &BTreeSet<String>) -> (BTreeSet<String>, BTreeSet<String>) {

@@ -228,6 +228,9 @@ fn install(workspace: &Workspace, missing: &Missing) -> Result<()> {
             fit.iter().map(String::as_str).collect::<Vec<_>>().join(" ")
         ));
         apt::install(&fit)?;
+        for (_, service) in tools::SERVICES.iter().filter(|(package, _)| fit.contains(*package)) {
+            apt::disable(service)?;
+        }
     }
     for (package, program) in unpack {
         process::note(&format!(

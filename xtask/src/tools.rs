@@ -28,7 +28,7 @@ impl Tool {
 }
 
 /// For the tests in network namespaces of this kernel.
-pub(crate) const NAMESPACE_TOOLS: [Tool; 14] = [
+pub(crate) const NAMESPACE_TOOLS: [Tool; 18] = [
     Tool::new("ip", &["iproute2"]),
     Tool::new("iptables-legacy", &["iptables"]),
     Tool::new("iptables-nft", &["iptables"]),
@@ -43,15 +43,23 @@ pub(crate) const NAMESPACE_TOOLS: [Tool; 14] = [
     Tool::new("ncat", &["ncat"]),
     Tool::new("sysctl", &["procps"]),
     Tool::new("modprobe", &["kmod"]),
+    // Pods: a container runtime, its network plug-ins, what runs in them.
+    Tool::new("containerd", &["containerd"]),
+    Tool::new("runc", &["runc"]),
+    Tool::new("/usr/lib/cni/bridge", &["containernetworking-plugins"]),
+    Tool::new("busybox", &["busybox-static", "busybox"]),
 ];
+
+/// Services that come with packages of the tests, which start their own: installing a package must not leave one that
+/// runs, now or after the machine's next start.
+pub(crate) const SERVICES: [(&str, &str); 1] = [("containerd", "containerd.service")];
 
 /// What droptrace is measured against.
 pub(crate) const BENCH_TOOLS: [Tool; 1] = [Tool::new("bpftrace", &["bpftrace"])];
 
 /// For the virtual machines.
-pub(crate) const VM_TOOLS: [Tool; 8] = [
+pub(crate) const VM_TOOLS: [Tool; 7] = [
     Tool::new("qemu-system-x86_64", &["qemu-system-x86"]),
-    Tool::new("busybox", &["busybox-static", "busybox"]),
     Tool::new("dash", &["dash"]),
     Tool::new("depmod", &["kmod"]),
     Tool::new("cpio", &["cpio"]),

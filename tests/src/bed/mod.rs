@@ -1,11 +1,15 @@
 //! The test bed: network namespaces and what connects them, senders, and the runner of the binary under test.
 
 pub mod backend;
+pub mod cgroup;
 pub mod cilium;
 pub mod clock;
 pub mod command;
+pub mod containerd;
+pub mod cri;
 pub mod droptrace;
 pub mod ebtables;
+pub mod fake_runtime;
 pub mod flood;
 pub mod generate;
 pub mod kernel;

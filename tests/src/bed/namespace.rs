@@ -86,14 +86,7 @@ impl Namespace {
     /// # Errors
     /// When the namespace cannot be entered, or the closure fails.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let file = File::open(self.path()).with_context(|| format!("open netns {}", self.name))?;
-        let inside = move || {
-            join(&file).with_context(|| format!("enter netns {}", self.name))?;
-            drop(file);
-            work()
-        };
-        std::thread::scope(|scope| scope.spawn(inside).join())
-            .map_err(|_| anyhow!("a thread panicked in netns {}", self.name))?
+        enter(&self.name, work)
     }
 
     /// Prepares a command inside the namespace; words are split at white space.
@@ -201,6 +194,21 @@ fn paired_counter(text: &str, name: &str) -> u64 {
         }
     }
     0
+}
+
+/// Runs a closure on a thread inside the namespace that has this name in /run/netns, whoever made it.
+///
+/// # Errors
+/// When the namespace cannot be entered, or the closure fails.
+pub fn enter<T: Send>(name: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let file = File::open(Path::new(FOLDER).join(name)).with_context(|| format!("open netns {name}"))?;
+    let inside = move || {
+        join(&file).with_context(|| format!("enter netns {name}"))?;
+        drop(file);
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(inside).join())
+        .map_err(|_| anyhow!("a thread panicked in netns {name}"))?
 }
 
 /// Removes namespaces of earlier runs that were killed.

@@ -7,6 +7,7 @@ mod cilium;
 mod cli;
 mod clock;
 mod counters;
+mod cri;
 mod device;
 mod differential;
 mod doctor;
@@ -19,6 +20,7 @@ mod names;
 mod netfilter;
 mod no_drop;
 mod outages;
+mod pods;
 mod queue;
 mod routing;
 mod rules;
@@ -58,6 +60,7 @@ pub fn all() -> Vec<Trial> {
         bed::trials(),
         cilium::trials(),
         cli::trials(),
+        cri::trials(),
         device::trials(),
         doctor::trials(),
         evaluation::trials(),
@@ -69,6 +72,7 @@ pub fn all() -> Vec<Trial> {
         netfilter::trials(),
         attribution::trials(),
         outages::trials(),
+        pods::trials(),
         queue::trials(),
         no_drop::trials(),
         routing::trials(),

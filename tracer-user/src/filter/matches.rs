@@ -33,10 +33,11 @@ fn all_flags(words: &[&Word], holds: impl Fn(&Word) -> bool) -> bool {
 }
 
 /// Source and destination.
-type Tuple<'a> = (&'a Endpoint, &'a Endpoint);
+pub(super) type Tuple<'a> = (&'a Endpoint, &'a Endpoint);
 
 /// The packet's tuples, in the packet's direction.
-fn tuples(drop: &Drop) -> Vec<Tuple<'_>> {
+#[must_use]
+pub fn tuples(drop: &Drop) -> Vec<Tuple<'_>> {
     let mut tuples = vec![(&drop.source, &drop.destination)];
     match (&drop.conntrack, &drop.original) {
         (Some(entry), _) => {

@@ -23,7 +23,7 @@ mod value;
 pub(crate) use compile::side_bit;
 pub use compile::{Compiled, compile};
 pub use error::{WordError, near};
-pub use matches::matches;
+pub use matches::{matches, tuples};
 pub use names::{Named, Selector, WorkloadName};
 pub use value::{Glob, Prefix, Protocol, Value};
 

@@ -5,9 +5,12 @@ use crate::event::model::Timestamp;
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// How long after its end a claim still answers, where nobody else has claimed the thing: a pod's last packets are dropped
-/// after the pod is gone.
-pub const KEPT: i128 = 5 * 60 * 1_000_000_000;
+/// How long after its end a claim to an address still answers, in nanoseconds, where nobody else has claimed it: packets to
+/// and from a pod are dropped after it is gone.
+pub const ADDRESS_KEPT: i128 = 5 * 60 * 1_000_000_000;
+/// Likewise, one to a network namespace: in one that is gone nothing is dropped, and its inode number is given to the next
+/// one at once, which may be nobody's that we know.
+pub const NETNS_KEPT: i128 = 1_000_000_000;
 
 /// Claims to one thing, oldest first.
 type List = Vec<Claim>;
@@ -27,15 +30,17 @@ struct Claim {
 #[derive(Clone, Debug)]
 pub struct Claims<K> {
     lists: HashMap<K, List>,
-}
-
-impl<K> Default for Claims<K> {
-    fn default() -> Self {
-        Self { lists: HashMap::new() }
-    }
+    /// How long a claim answers after its end, in nanoseconds.
+    kept: i128,
 }
 
 impl<K: Copy + Eq + Hash> Claims<K> {
+    /// None yet. They answer for `kept` nanoseconds after their end.
+    #[must_use]
+    pub fn new(kept: i128) -> Self {
+        Self { lists: HashMap::new(), kept }
+    }
+
     /// `by` has it. `from` is when that began at the earliest, `told` when at the latest: that counts where somebody else
     /// had it until now. Where `by` has it already nothing changes.
     pub fn open(&mut self, key: K, by: u32, from: Timestamp, told: Timestamp) {
@@ -67,8 +72,15 @@ impl<K: Copy + Eq + Hash> Claims<K> {
     pub fn at(&self, key: K, time: Timestamp) -> Option<u32> {
         let list = self.lists.get(&key)?;
         let claim = list.iter().rev().find(|claim| claim.from <= time)?;
-        let is_its = claim.until.is_none_or(|until| time.0 <= until.0 + KEPT);
+        let is_its = claim.until.is_none_or(|until| time.0 <= until.0 + self.kept);
         is_its.then_some(claim.by)
+    }
+
+    /// True if somebody had it at that time and was not gone by then.
+    #[must_use]
+    pub fn is_held(&self, key: K, time: Timestamp) -> bool {
+        let claim = self.lists.get(&key).and_then(|list| list.iter().rev().find(|claim| claim.from <= time));
+        claim.is_some_and(|claim| claim.until.is_none_or(|until| time <= until))
     }
 
     /// True if `by` has it or has had it not long ago, and nobody else has it.
@@ -79,8 +91,9 @@ impl<K: Copy + Eq + Hash> Claims<K> {
 
     /// Forgets claims that no longer answer.
     pub fn forget(&mut self, now: Timestamp) {
+        let kept = self.kept;
         self.lists.retain(|_, list| {
-            list.retain(|claim| claim.until.is_none_or(|until| now.0 <= until.0 + KEPT));
+            list.retain(|claim| claim.until.is_none_or(|until| now.0 <= until.0 + kept));
             !list.is_empty()
         });
     }
@@ -98,7 +111,7 @@ mod tests {
 
     #[test]
     fn whoever_had_it_then_is_told() {
-        let mut claims = Claims::default();
+        let mut claims = Claims::new(300 * SECOND);
         claims.open('a', 1, at(100), at(100));
         assert_eq!(claims.at('a', at(99)), None);
         assert_eq!(claims.at('a', at(100)), Some(1));
@@ -106,6 +119,9 @@ mod tests {
         // Its last packets, then nobody's.
         assert_eq!(claims.at('a', at(201)), Some(1));
         assert_eq!(claims.at('a', at(501)), None);
+        assert!(
+            claims.is_held('a', at(150)) && !claims.is_held('a', at(201)) && !claims.is_held('a', at(99))
+        );
         claims.open('a', 2, at(210), at(210));
         assert_eq!(claims.at('a', at(209)), Some(1));
         assert_eq!(claims.at('a', at(210)), Some(2));
@@ -114,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_new_claim_does_not_begin_before_the_old_one_ended() {
-        let mut claims = Claims::default();
+        let mut claims = Claims::new(300 * SECOND);
         claims.open('a', 1, at(100), at(100));
         claims.close('a', 1, at(200));
         // The pod was created long before it was given the address.
@@ -126,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_claim_whose_end_was_not_told_ends_where_the_next_begins() {
-        let mut claims = Claims::default();
+        let mut claims = Claims::new(300 * SECOND);
         claims.open('a', 1, at(100), at(100));
         claims.open('a', 2, at(300), at(300));
         assert_eq!(claims.at('a', at(299)), Some(1));
@@ -139,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_claim_told_twice_is_one() {
-        let mut claims = Claims::default();
+        let mut claims = Claims::new(300 * SECOND);
         claims.open('a', 1, at(100), at(100));
         claims.open('a', 1, at(200), at(200));
         assert_eq!(claims.at('a', at(150)), Some(1));
@@ -147,7 +163,7 @@ mod tests {
 
     #[test]
     fn old_claims_are_forgotten() {
-        let mut claims = Claims::default();
+        let mut claims = Claims::new(300 * SECOND);
         claims.open('a', 1, at(100), at(100));
         claims.close('a', 1, at(200));
         claims.forget(at(500));

@@ -3,7 +3,7 @@
 
 mod policies;
 
-use super::claims::{Claims, KEPT};
+use super::claims::{ADDRESS_KEPT, Claims, NETNS_KEPT};
 use super::object::{
     Backend, Cgroup, Change, Key, Kind, Labels, Name, NetnsOwner, Node, Object, Owner, Pod, Protocol,
     Sandbox, Service, Slice, Socket, Source,
@@ -100,7 +100,7 @@ enum Holder {
 }
 
 /// All that is known.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Inventory {
     holders: HashMap<u32, Holder>,
     next: u32,
@@ -125,6 +125,35 @@ pub struct Inventory {
     lists: HashMap<(Source, Kind), List>,
     version: u64,
     left_out: u64,
+}
+
+impl Default for Inventory {
+    /// Nothing is known.
+    fn default() -> Self {
+        Self {
+            holders: HashMap::new(),
+            next: 0,
+            by_name: HashMap::new(),
+            by_uid: HashMap::new(),
+            addresses: Claims::new(ADDRESS_KEPT),
+            netns: Claims::new(NETNS_KEPT),
+            services: HashMap::new(),
+            service_ports: HashMap::new(),
+            service_addresses: HashMap::new(),
+            node_ports: HashMap::new(),
+            slices: HashMap::new(),
+            backends: HashMap::new(),
+            nodes: HashMap::new(),
+            node_addresses: HashMap::new(),
+            middles: HashMap::new(),
+            groups: HashMap::new(),
+            sockets: HashMap::new(),
+            policies: policies::Policies::default(),
+            lists: HashMap::new(),
+            version: 0,
+            left_out: 0,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -547,7 +576,7 @@ impl Inventory {
     pub fn forget(&mut self, now: Timestamp) {
         self.addresses.forget(now);
         self.netns.forget(now);
-        let is_old = |pod: &Known| pod.gone.is_some_and(|gone| now.0 > gone.0 + KEPT);
+        let is_old = |pod: &Known| pod.gone.is_some_and(|gone| now.0 > gone.0 + ADDRESS_KEPT);
         let old: Vec<u32> = self.pods().filter(|(_, pod)| is_old(pod)).map(|(id, _)| id).collect();
         for id in old {
             let Some(Holder::Pod(pod)) = self.holders.remove(&id) else { continue };
@@ -621,10 +650,16 @@ impl Inventory {
         self.as_group(self.netns.at(netns, time)?)
     }
 
-    /// True if anything is known of a netns.
+    /// True if somebody had a netns then: its inode number may be another's by now.
     #[must_use]
-    pub fn knows_netns(&self, netns: u32, time: Timestamp) -> bool {
-        self.netns.at(netns, time).is_some()
+    pub fn has_owner(&self, netns: u32, time: Timestamp) -> bool {
+        self.netns.is_held(netns, time)
+    }
+
+    /// True if a pod that had an address was gone by then: another may have it.
+    #[must_use]
+    pub fn is_free(&self, address: IpAddr, time: Timestamp) -> bool {
+        self.addresses.at(address, time).is_some() && !self.addresses.is_held(address, time)
     }
 
     /// The pod of a uid.

@@ -13,6 +13,13 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
+/// How long a drop waits for a name that may be on its way: a pod is told of within some 60 ms of its start.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// How long a network namespace or address without a name is taken for that of a pod that is being made (the runtime may
+/// take a second for it). Later drops don't wait for its name,
+const NEW: Duration = Duration::from_secs(3);
+/// until so much later: then it may be another one.
+const NAMELESS: Duration = Duration::from_secs(60);
 /// How long a question to /proc is not asked again.
 const ASKED: Duration = Duration::from_secs(5);
 /// Least time between two looks for what went long ago.
@@ -31,7 +38,16 @@ pub struct Names {
     version: u64,
     requests: Option<mpsc::Sender<Request>>,
     asked: HashMap<Request, Instant>,
+    /// Network namespaces and addresses that had no name, since when.
+    nameless: HashMap<Nameless, Instant>,
     forgot: Instant,
+}
+
+/// What nobody is known to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Nameless {
+    Netns(u32),
+    Address(IpAddr),
 }
 
 /// What has changed for people.
@@ -63,6 +79,7 @@ impl Names {
             version: 0,
             requests,
             asked: HashMap::new(),
+            nameless: HashMap::new(),
             forgot: Instant::now(),
         }
     }
@@ -201,6 +218,12 @@ impl Names {
         self.has_matched
     }
 
+    /// True if the filter means a drop that passed the kernel half, by what has become known since.
+    #[must_use]
+    pub fn means(&self, drop: &Drop) -> bool {
+        !self.is_filtered() || self.selected.means_drop(drop)
+    }
+
     /// What the filter means, as it was last asked.
     #[must_use]
     pub fn selected(&self) -> &Selected {
@@ -215,7 +238,7 @@ impl Names {
         correlate::name(drop, &self.inventory, &self.host);
         let Some(netns) = drop.network.netns else { return };
         if Some(netns) != self.host.netns {
-            if !self.inventory.knows_netns(netns, drop.time) {
+            if !self.inventory.has_owner(netns, drop.time) {
                 self.ask(Request::Netns(netns));
             }
         } else if [&drop.source, &drop.destination].into_iter().any(|end| {
@@ -228,6 +251,35 @@ impl Names {
         }) {
             self.ask(Request::Sockets);
         }
+    }
+
+    /// True if a name of this drop may be on its way: it was in a network namespace that is nobody's yet, or is from or to an
+    /// address whose pod has gone. A pod that has just begun is told of a moment after its first packet. What stays without
+    /// a name is waited for once, not each time. `waited` is how long this drop has waited already.
+    pub fn awaits_name(&mut self, drop: &Drop, waited: Duration) -> bool {
+        if self.inventory.version() == 0 || self.requests.is_none() || waited >= PATIENCE {
+            return false;
+        }
+        let inventory = &self.inventory;
+        let netns = drop.network.netns.filter(|netns| Some(*netns) != self.host.netns);
+        let netns = netns.filter(|netns| !inventory.has_owner(*netns, drop.time)).map(Nameless::Netns);
+        let ends = [&drop.source, &drop.destination].into_iter().filter_map(|end| end.address);
+        let free = ends.filter(|address| inventory.is_free(*address, drop.time)).map(Nameless::Address);
+        let open: Vec<Nameless> = netns.into_iter().chain(free).collect();
+        let now = Instant::now();
+        if self.nameless.len() >= MAX_ASKED {
+            self.nameless.retain(|_, since| now < *since + NAMELESS);
+        }
+        open.into_iter().fold(false, |awaits, what| {
+            if self.nameless.len() >= MAX_ASKED {
+                return awaits;
+            }
+            let since = self.nameless.entry(what).or_insert(now);
+            if now >= *since + NAMELESS {
+                *since = now;
+            }
+            awaits | (now < *since + NEW)
+        })
     }
 
     fn ask(&mut self, request: Request) {

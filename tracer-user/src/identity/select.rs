@@ -3,8 +3,9 @@
 
 use super::host::Host;
 use super::inventory::{Inventory, Known};
-use super::object::{Name, Protocol, Service};
-use crate::filter::{Filter, Flag, Named, Side, Value, Word, WorkloadName, side_bit};
+use super::object::{Name, Service};
+use crate::event::model::{Drop, Endpoint};
+use crate::filter::{Filter, Flag, Named, Protocol, Side, Value, Word, WorkloadName, side_bit};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use tracer_common::{EndKey, filter_bit};
@@ -181,20 +182,41 @@ impl Selection {
 const NEGATIVE: u32 = 3;
 
 impl Selected {
+    /// True if the filter means a drop, as it looks now: what the kernel half does with all tuples of a packet.
+    #[must_use]
+    pub fn means_drop(&self, drop: &Drop) -> bool {
+        let protocol = drop.network.transport.as_deref().and_then(Protocol::of_transport);
+        let protocol = match protocol {
+            Some(Protocol::Transport(number)) => number.into(),
+            _ => 0,
+        };
+        let of = |end: &Endpoint| {
+            let Some(address) = end.address.map(bytes) else { return 0 };
+            let of = |key: EndKey| self.ends.get(&key).copied().unwrap_or(0);
+            let all = of(EndKey { address, port: 0, protocol: 0 });
+            end.port.map_or(all, |port| all | of(EndKey { address, port, protocol }))
+        };
+        let netns = drop.network.netns.and_then(|netns| self.netns.get(&netns)).copied().unwrap_or(0);
+        let tuples = crate::filter::tuples(drop);
+        let bits = tuples
+            .iter()
+            .fold(netns, |bits, (source, destination)| bits | joined(of(source), of(destination)));
+        self.is_satisfied(bits)
+    }
+
     /// True if the filter means packets between these two. Of the source no port is known. What the kernel half does with a
     /// packet's tuples, for one.
     #[must_use]
     pub fn means(&self, source: [u8; 16], destination: [u8; 16], ports: (u16, u16), netns: u32) -> bool {
-        let both = |bits: u32| bits | bits << filter_bit::SERVICE;
         let of = |key: EndKey| self.ends.get(&key).copied().unwrap_or(0);
         let (protocol, port) = ports;
         let source = of(EndKey { address: source, port: 0, protocol: 0 });
         let destination = of(EndKey { address: destination, port: 0, protocol: 0 })
             | of(EndKey { address: destination, port, protocol });
-        let bits = self.netns.get(&netns).copied().unwrap_or(0)
-            | (source | destination) & both(filter_bit::EITHER | filter_bit::NOT_EITHER)
-            | source & both(filter_bit::FROM | filter_bit::NOT_FROM)
-            | destination & both(filter_bit::TO | filter_bit::NOT_TO);
+        self.is_satisfied(self.netns.get(&netns).copied().unwrap_or(0) | joined(source, destination))
+    }
+
+    fn is_satisfied(&self, bits: u32) -> bool {
         let unwanted = both((filter_bit::EITHER | filter_bit::FROM | filter_bit::TO) << NEGATIVE);
         bits & self.required == self.required && bits & unwanted == 0
     }
@@ -219,7 +241,7 @@ impl Selected {
             self.add(*address, None, bit);
         }
         // Which end is in there the netns does not tell.
-        if group.side == Side::Either {
+        if group.side == Side::Either && !pod.is_gone() {
             for netns in pod.netns().iter().filter(|netns| inventory.has_last_netns(id, **netns)) {
                 *self.netns.entry(*netns).or_default() |= bit;
             }
@@ -240,7 +262,7 @@ impl Selected {
             let owner = cgroup.pod.as_ref().and_then(|uid| inventory.pod_of(uid));
             is_here && owner.is_some_and(|owner| owner.uid == pod.uid)
         });
-        let ports: BTreeSet<(Protocol, u16)> = of_processes
+        let ports: BTreeSet<(u8, u16)> = of_processes
             .map(|(protocol, port, _)| (protocol, port))
             .chain(pod.host_ports().iter().copied())
             .collect();
@@ -285,14 +307,31 @@ impl Selected {
         }
     }
 
-    fn add(&mut self, address: IpAddr, port: Option<(Protocol, u16)>, bit: u32) {
-        let address = match address {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-            IpAddr::V6(v6) => v6.octets(),
-        };
+    fn add(&mut self, address: IpAddr, port: Option<(u8, u16)>, bit: u32) {
         let (protocol, port) = port.unwrap_or_default();
-        *self.ends.entry(EndKey { address, port, protocol: protocol.into() }).or_default() |= bit;
+        let key = EndKey { address: bytes(address), port, protocol: protocol.into() };
+        *self.ends.entry(key).or_default() |= bit;
     }
+}
+
+/// As the kernel half has addresses.
+fn bytes(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// Bits about pods, and the same about services.
+fn both(bits: u32) -> u32 {
+    bits | bits << filter_bit::SERVICE
+}
+
+/// The kinds of words that the two ends of a tuple satisfy.
+fn joined(source: u32, destination: u32) -> u32 {
+    (source | destination) & both(filter_bit::EITHER | filter_bit::NOT_EITHER)
+        | source & both(filter_bit::FROM | filter_bit::NOT_FROM)
+        | destination & both(filter_bit::TO | filter_bit::NOT_TO)
 }
 
 fn is_workload(wanted: &WorkloadName, workload: &str) -> bool {

@@ -149,7 +149,7 @@ fn an_identitys_own_labels_come_before_the_pods() {
     let all = |spec: Value| {
         policy(
             "p",
-            json!({"podSelector": spec, "ingress": [{"from": [{"podSelector": {"matchLabels":
+            &json!({"podSelector": spec, "ingress": [{"from": [{"podSelector": {"matchLabels":
         {"app": "frontend"}}}]}]}),
         )
     };

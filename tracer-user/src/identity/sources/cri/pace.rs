@@ -12,6 +12,30 @@ const GIVE_UP: Duration = Duration::from_secs(10);
 /// Asking takes at most one part of so many of the time.
 const SHARE: u32 = 4;
 
+/// Sandboxes with a network namespace of their own: so many come, so many lose it. Kept apart, lest one that goes be
+/// taken for the one that is waited for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Changes {
+    /// Ready now.
+    pub(super) made: usize,
+    /// Without their network namespace now.
+    pub(super) gone: usize,
+}
+
+impl Changes {
+    /// No change.
+    pub(super) const NONE: Self = Self { made: 0, gone: 0 };
+
+    /// These and those.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self { made: self.made.saturating_add(other.made), gone: self.gone.saturating_add(other.gone) }
+    }
+
+    fn without(self, other: Self) -> Self {
+        Self { made: self.made.saturating_sub(other.made), gone: self.gone.saturating_sub(other.gone) }
+    }
+}
+
 /// When to ask next.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -21,7 +45,7 @@ pub(super) struct Pace {
     asked: Instant,
     took: Duration,
     /// Since when changes are due, and how many.
-    hunt: Option<(Instant, usize)>,
+    hunt: Option<(Instant, Changes)>,
     /// True if something happened since it was asked last.
     news: bool,
 }
@@ -42,18 +66,21 @@ impl Pace {
         self.news = true;
     }
 
-    /// Something began that so many changes will come of, in a moment.
-    pub(super) fn due(&mut self, now: Instant, changes: usize) {
-        let before = self.hunt.map_or(0, |(_, changes)| changes);
-        self.hunt = Some((now, before.saturating_add(changes)));
+    /// Something began that these changes will come of, in a moment.
+    pub(super) fn due(&mut self, now: Instant, changes: Changes) {
+        let before = self.hunt.map_or(Changes::NONE, |(_, changes)| changes);
+        self.hunt = Some((now, before.and(changes)));
         self.news = true;
     }
 
-    /// It was asked, and told of so many changes.
-    pub(super) fn asked(&mut self, now: Instant, took: Duration, changes: usize) {
+    /// It was asked, and told of these changes.
+    pub(super) fn asked(&mut self, now: Instant, took: Duration, changes: Changes) {
         (self.asked, self.took, self.news) = (now, took, false);
-        let left = self.hunt.map(|(since, due)| (since, due.saturating_sub(changes)));
-        self.hunt = left.filter(|&(since, due)| due > 0 && now.saturating_duration_since(since) < GIVE_UP);
+        let left = self.hunt.map(|(since, due)| (since, due.without(changes)));
+        let is_on = |&(since, due): &(Instant, Changes)| {
+            due != Changes::NONE && now.saturating_duration_since(since) < GIVE_UP
+        };
+        self.hunt = left.filter(is_on);
     }
 
     /// When to ask next.
@@ -74,9 +101,10 @@ mod tests {
 
     const IDLE: Duration = Duration::from_secs(5);
     const MS: Duration = Duration::from_millis(1);
+    const ONE: Changes = Changes { made: 1, gone: 0 };
 
     /// Asks from `start` until `end`, each time answered with `changes(n)`; how often that was.
-    fn asks(pace: &mut Pace, start: Instant, end: Duration, changes: impl Fn(usize) -> usize) -> usize {
+    fn asks(pace: &mut Pace, start: Instant, end: Duration, changes: impl Fn(usize) -> Changes) -> usize {
         let mut count = 0;
         while pace.next().saturating_duration_since(start) < end {
             let now = pace.next().max(start);
@@ -90,7 +118,7 @@ mod tests {
     fn nothing_due_is_asked_for_rarely() {
         let start = Instant::now();
         let mut pace = Pace::new(start, IDLE);
-        assert_eq!(asks(&mut pace, start, Duration::from_secs(61), |_| 0), 12);
+        assert_eq!(asks(&mut pace, start, Duration::from_secs(61), |_| Changes::NONE), 12);
     }
 
     #[test]
@@ -98,10 +126,15 @@ mod tests {
         let start = Instant::now();
         let mut pace = Pace::new(start, IDLE);
         let now = start + Duration::from_secs(2);
-        pace.due(now, 2);
+        pace.due(now, ONE.and(ONE));
         assert!(pace.next() <= now);
+        // Others go meanwhile.
+        let other = Changes { made: 0, gone: 1 };
         // One at the fourth answer, one at the seventh: then no more.
-        assert_eq!(asks(&mut pace, now, Duration::from_secs(5), |n| usize::from(n == 3 || n == 6)), 7);
+        assert_eq!(
+            asks(&mut pace, now, Duration::from_secs(5), |n| if n == 3 || n == 6 { ONE } else { other }),
+            7
+        );
         assert_eq!(pace.next(), now + 6 * FAST + IDLE);
     }
 
@@ -109,10 +142,10 @@ mod tests {
     fn what_never_comes_is_given_up() {
         let start = Instant::now();
         let mut pace = Pace::new(start, IDLE);
-        pace.due(start, 1);
-        let count = asks(&mut pace, start, GIVE_UP, |_| 0);
+        pace.due(start, ONE);
+        let count = asks(&mut pace, start, GIVE_UP, |_| Changes::NONE);
         assert!((70..=80).contains(&count), "{count}");
-        assert_eq!(asks(&mut pace, start + GIVE_UP, Duration::from_secs(6), |_| 0), 2);
+        assert_eq!(asks(&mut pace, start + GIVE_UP, Duration::from_secs(6), |_| Changes::NONE), 2);
         assert!(pace.hunt.is_none());
     }
 
@@ -120,8 +153,8 @@ mod tests {
     fn a_slow_runtime_is_asked_less() {
         let start = Instant::now();
         let mut pace = Pace::new(start, IDLE);
-        pace.due(start, 1);
-        pace.asked(start, 100 * MS, 0);
+        pace.due(start, ONE);
+        pace.asked(start, 100 * MS, Changes::NONE);
         assert_eq!(pace.next(), start + 400 * MS);
     }
 
@@ -131,7 +164,7 @@ mod tests {
         let mut pace = Pace::new(start, IDLE);
         pace.changed();
         assert_eq!(pace.next(), start + FAST);
-        pace.asked(start + FAST, MS, 0);
+        pace.asked(start + FAST, MS, Changes::NONE);
         assert_eq!(pace.next(), start + FAST + IDLE);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::client::{Client, Failure};
 use super::messages::{PodSandbox, VersionResponse};
-use super::pace::Pace;
+use super::pace::{Changes, Pace};
 use super::sandbox::{self, Detail};
 use super::trigger::{Events, Signs, Told};
 use crate::identity::object::{Change, Kind, Object, Sandbox, Source};
@@ -25,6 +25,9 @@ const MOST: usize = 10_000;
 const TRIES: u8 = 3;
 /// How long a runtime without sandboxes is listened to before another one that is there gets its turn.
 const EMPTY: Duration = Duration::from_secs(30);
+
+/// Events that end sooner are switched off.
+const SWITCHED_OFF: Duration = Duration::from_secs(1);
 
 /// What was told of a sandbox.
 #[derive(Debug, Clone)]
@@ -114,6 +117,10 @@ impl<'a> Session<'a> {
             match told {
                 Some(Told::Done) => pace.changed(),
                 Some(Told::Begun(changes)) => pace.due(Instant::now(), changes),
+                // Of a runtime that was restarted, or at once where they are switched off.
+                Some(Told::Ended) if begun.elapsed() > SWITCHED_OFF => {
+                    return Ok(Failure::Other("its events ended".into()));
+                }
                 Some(Told::Ended) => {
                     events = None;
                     pace.set_idle(idle(&events));
@@ -137,18 +144,20 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Tells what is different, and returns how many sandboxes came, became ready, stopped or went.
-    async fn update(&mut self, list: Vec<PodSandbox>) -> Result<usize, Closed> {
+    /// Tells what is different, and returns what of it network namespaces tell of, too.
+    async fn update(&mut self, list: Vec<PodSandbox>) -> Result<Changes, Closed> {
         let list = list.iter().filter_map(sandbox::listed).take(MOST).collect();
         let Difference { ask, stopped, gone } = compare(&self.known, list);
-        let mut changes = stopped.len() + gone.len();
+        let mut changes = Changes { made: 0, gone: self.lose_netns().await? };
         for id in gone {
-            self.known.remove(&id);
+            let had_netns = self.known.remove(&id).is_some_and(|known| known.sandbox.netns.is_some());
+            changes.gone += usize::from(had_netns);
             self.tell(Change::Delete(Kind::Sandbox, id)).await?;
         }
         for mut sandbox in stopped {
             let netns = self.known.get(&sandbox.id).and_then(|known| known.netns.clone());
             sandbox.netns = netns.as_ref().and_then(|path| self.node.netns_at(path));
+            changes.gone += usize::from(netns.is_some() && sandbox.netns.is_none());
             self.learnt(Known { sandbox, netns, tries: 0 }).await?;
         }
         let client = self.client.clone();
@@ -171,7 +180,8 @@ impl<'a> Session<'a> {
                 }
             };
             let known = self.known.get(&sandbox.id);
-            changes += usize::from(known.is_none_or(|known| !known.sandbox.ready));
+            let is_new = known.is_none_or(|known| !known.sandbox.ready);
+            changes.made += usize::from(is_new && !detail.host_network);
             let tries = known.map_or(TRIES, |known| known.tries.saturating_sub(1));
             let again = known.is_some_and(|known| known.sandbox.ready);
             let learnt = self.complete(sandbox, detail, tries);
@@ -184,6 +194,23 @@ impl<'a> Session<'a> {
             }
         }
         Ok(changes)
+    }
+
+    /// Tells of stopped sandboxes whose network namespace is gone now: that comes a moment later. Returns how many.
+    async fn lose_netns(&mut self) -> Result<usize, Closed> {
+        let has_lost = |known: &&Known| {
+            let Known { sandbox, netns, .. } = known;
+            !sandbox.ready
+                && sandbox.netns.is_some()
+                && netns.as_ref().and_then(|path| self.node.netns_at(path)).is_none()
+        };
+        let lost: Vec<Known> = self.known.values().filter(has_lost).cloned().collect();
+        let count = lost.len();
+        for mut known in lost {
+            known.sandbox.netns = None;
+            self.learnt(known).await?;
+        }
+        Ok(count)
     }
 
     /// A listed sandbox with its details.

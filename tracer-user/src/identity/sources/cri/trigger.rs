@@ -3,6 +3,7 @@
 
 use super::client::Client;
 use super::messages::{ContainerEventResponse, VersionResponse};
+use super::pace::Changes;
 use crate::identity::sources::node::Node;
 use std::ffi::CString;
 use std::io;
@@ -19,13 +20,16 @@ use tonic::Streaming;
 /// Where runtimes mount network namespaces: containerd and CRI-O, `ip netns`; Docker.
 const FOLDERS: [&str; 3] = ["/run/netns", "/var/run/netns", "/run/docker/netns"];
 
+/// Something, but not what.
+const MISSED: Changes = Changes { made: 1, gone: 1 };
+
 /// What was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Told {
     /// Something is done: the runtime's answer has it by now.
     Done,
-    /// So many things begin or end: the runtime's answer will have them in a moment.
-    Begun(usize),
+    /// Something begins or ends: the runtime's answer will have it in a moment.
+    Begun(Changes),
     /// The runtime tells nothing more by itself.
     Ended,
 }
@@ -128,10 +132,10 @@ impl Signs {
                 seen = read_from(self.links.as_ref(), count_links) => seen,
             };
             match seen {
-                Ok(0) => {}
+                Ok(Changes::NONE) => {}
                 Ok(seen) => return Told::Begun(seen),
                 // More was told than fits into the kernel's memory.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Told::Begun(1),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Told::Begun(MISSED),
                 Err(_) => {
                     (self.folders, self.links) = (None, None);
                 }
@@ -179,7 +183,7 @@ fn links() -> io::Result<OwnedFd> {
 }
 
 /// Reads once and counts what it tells. Waits for ever if there is nothing to read from.
-async fn read_from(fd: Option<&AsyncFd<OwnedFd>>, count: fn(&[u8]) -> usize) -> io::Result<usize> {
+async fn read_from(fd: Option<&AsyncFd<OwnedFd>>, count: fn(&[u8]) -> Changes) -> io::Result<Changes> {
     let Some(fd) = fd else { return std::future::pending().await };
     let mut buffer = [0_u8; 16 << 10];
     loop {
@@ -201,11 +205,12 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 
 /// How many of these events tell of a file that was made or deleted: struct inotify_event of inotify(7), which is
 /// wd, mask, cookie, len and a name of that length.
-fn count_files(mut events: &[u8]) -> usize {
-    let mut count = 0;
+fn count_files(mut events: &[u8]) -> Changes {
+    let mut count = Changes::NONE;
     while let (Some(mask), Some(length)) = (word(events, 4), word(events, 12)) {
-        let told = libc::IN_CREATE | libc::IN_MOVED_TO | libc::IN_DELETE | libc::IN_Q_OVERFLOW;
-        count += usize::from(mask & told != 0);
+        let has = |kinds: u32| usize::from(mask & kinds != 0);
+        let made = has(libc::IN_CREATE | libc::IN_MOVED_TO | libc::IN_Q_OVERFLOW);
+        count = count.and(Changes { made, gone: has(libc::IN_DELETE | libc::IN_Q_OVERFLOW) });
         events = events.get(16 + length as usize..).unwrap_or_default();
     }
     count
@@ -213,15 +218,16 @@ fn count_files(mut events: &[u8]) -> usize {
 
 /// How many of these messages tell of a link that came or went: struct nlmsghdr (length, type) and struct ifinfomsg
 /// (family at 0, change mask at 12), which is all ones for a new link and the changed flags for an old one.
-fn count_links(mut messages: &[u8]) -> usize {
+fn count_links(mut messages: &[u8]) -> Changes {
     const HEADER: usize = 16;
-    let mut count = 0;
+    let mut count = Changes::NONE;
     while let (Some(length), Some(kind)) = (word(messages, 0), word(messages, 4)) {
         let kind = kind.to_ne_bytes();
         let kind = u16::from_ne_bytes([kind[0], kind[1]]);
         let of_link = messages.get(HEADER) == Some(&(libc::AF_UNSPEC as u8));
         let is_new = kind == libc::RTM_NEWLINK && word(messages, HEADER + 12) == Some(u32::MAX);
-        count += usize::from(of_link && (is_new || kind == libc::RTM_DELLINK));
+        let [made, gone] = [is_new, kind == libc::RTM_DELLINK].map(|is_so| usize::from(of_link && is_so));
+        count = count.and(Changes { made, gone });
         let next = (length as usize).max(HEADER).next_multiple_of(4);
         messages = messages.get(next..).unwrap_or_default();
     }
@@ -269,7 +275,9 @@ mod tests {
         for length in 0..64 {
             for byte in [0, 1, 0x10, 0xff] {
                 let bytes = vec![byte; length];
-                assert!(count_files(&bytes) <= 4 && count_links(&bytes) <= 4);
+                for count in [count_files(&bytes), count_links(&bytes)] {
+                    assert!(count.made <= 4 && count.gone <= 4, "{byte} {length}: {count:?}");
+                }
             }
         }
     }
@@ -287,7 +295,7 @@ mod tests {
         std::fs::write(folder.join("cni-2"), "").unwrap();
         std::fs::remove_file(folder.join("cni-1")).unwrap();
         let patience = Duration::from_secs(5);
-        assert_eq!(timeout(patience, signs.next()).await, Ok(Told::Begun(3)));
+        assert_eq!(timeout(patience, signs.next()).await, Ok(Told::Begun(Changes { made: 2, gone: 1 })));
         assert!(timeout(Duration::from_millis(50), signs.next()).await.is_err());
     }
 }
