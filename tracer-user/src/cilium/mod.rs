@@ -7,6 +7,8 @@ pub mod codes;
 pub mod completeness;
 pub mod explain;
 pub mod fit;
+#[cfg(test)]
+mod fixtures;
 pub mod identity;
 pub mod known;
 pub mod maps;

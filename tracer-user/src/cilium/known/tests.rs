@@ -1,17 +1,10 @@
 use super::*;
+use crate::cilium::fixtures::BLOCK;
 use crate::cilium::identity::Identity;
 use crate::identity::kubernetes;
 use crate::identity::object::{Change, Kind as Of, Source};
 use serde_json::{Value, json};
 
-const WORLD: Block = Block {
-    source_identity: 2,
-    destination_identity: 12345,
-    code: 133,
-    extended: 0,
-    endpoint: 2636,
-    source: None,
-};
 const NOW: Timestamp = Timestamp(2_000_000_000_000_000_000);
 
 fn address(text: &str) -> IpAddr {
@@ -107,7 +100,7 @@ fn a_pod_of_a_node_without_cilium() {
         (CILIUM, &[]),
         (CLUSTERWIDE, &[]),
     ]);
-    let found = answer(&inventory, &WORLD, 133, &[endpoint(12345)]);
+    let found = answer(&inventory, &BLOCK, 133, &[endpoint(12345)]);
     let names: Vec<_> = found.policies.iter().flatten().map(|policy| &*policy.name).collect();
     assert_eq!((names, found.unread.len()), (vec!["allow-frontend"], 0));
     assert_eq!(
@@ -117,14 +110,14 @@ fn a_pod_of_a_node_without_cilium() {
          knows (its node runs no Cilium, or that does not manage the pod)"
     );
     // Without the endpoint's own entry the packet's address says which pod it is.
-    assert_eq!(answer(&inventory, &WORLD, 133, &[]).policies, found.policies);
+    assert_eq!(answer(&inventory, &BLOCK, 133, &[]).policies, found.policies);
 }
 
 #[test]
 fn what_no_source_tells_of_is_null_and_what_there_is_none_of_is_empty() {
     let pods: (Of, &[Value]) = (Of::Pod, &[pod("web-0", "web", "c-1", "10.11.1.5")]);
     let of = |lists: &[(Of, &[Value])]| {
-        let answer = answer(&inventory(lists), &WORLD, 133, &[endpoint(12345)]);
+        let answer = answer(&inventory(lists), &BLOCK, 133, &[endpoint(12345)]);
         (answer.policies.map(|all| all.len()), answer.unread)
     };
     assert_eq!(of(&[]), (None, vec![]));
@@ -161,7 +154,7 @@ fn an_identitys_own_labels_come_before_the_pods() {
         (CILIUM, &[]),
         (CLUSTERWIDE, &[]),
     ]);
-    let block = Block { source_identity: 4711, ..WORLD };
+    let block = Block { source_identity: 4711, ..BLOCK };
     let answer = answer(&inventory, &block, 133, &[endpoint(12345)]);
     assert_eq!(why(&answer, 0), "peer labels: needs app=frontend, the peer has app=batch");
     let packet = packet();
@@ -176,7 +169,7 @@ fn an_identitys_own_labels_come_before_the_pods() {
     assert_eq!(labels(4712), None);
     // Reserved and local ones are not the pod's that has the address, nor is what was there before or comes later.
     for id in [2, 1 << 24 | 7] {
-        let block = Block { source_identity: id, ..WORLD };
+        let block = Block { source_identity: id, ..BLOCK };
         let known = Known::of(&inventory, NOW, &block, &packet);
         assert_eq!(Identity::named(id, &known).labels.is_some(), id == 2);
         assert_ne!(known.labels(id), labels(4711).map(|text| vec![text]));
@@ -192,7 +185,7 @@ fn only_a_policys_verdict_on_a_pod_has_policies() {
         (CLUSTERWIDE, &[]),
     ];
     let inventory = inventory(lists);
-    let of = |code, endpoint: LocalEndpoint| answer(&inventory, &WORLD, code, &[endpoint]);
+    let of = |code, endpoint: LocalEndpoint| answer(&inventory, &BLOCK, code, &[endpoint]);
     for code in [133, 181, 189] {
         assert_eq!(of(code, endpoint(12345)).policies.unwrap().len(), 1);
     }
