@@ -478,7 +478,7 @@ fn u32_at(from: &[u8], at: usize) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixtures::ANY;
+    use super::super::fixtures;
     use super::super::random::Random;
     use super::*;
 
