@@ -84,9 +84,9 @@ fn begin(live: &Live, arguments: &[OsString]) -> anyhow::Result<Result<(Stream, 
         Ok(stream) => stream,
         Err(code) => return Ok(Err(code)),
     };
-    if !live.filter.is_empty()
-        && let Err(error) = stream.count_retransmits()
-    {
+    if live.filter.is_empty() {
+        stream.measure_cilium();
+    } else if let Err(error) = stream.count_retransmits() {
         say(&format!("note: peers that do not answer are not told of: {error}"));
     }
     let host = Host::here(stream.node());
@@ -269,6 +269,9 @@ async fn follow(
     let at = now(&mut stream);
     let mut sink = |record: Record| pass(&mut printer, &record, at, &mut flow);
     stream.finish(&mut sink)?;
+    if let Some(line) = stream.unseen_of_cilium() {
+        say(&format!("note: {line}"));
+    }
     let names = stream.names();
     let is_unmatched = live.run.duration.is_some() && names.is_filtered() && !names.has_matched();
     if is_unmatched {

@@ -151,6 +151,18 @@ impl Stream {
         &self.names
     }
 
+    /// Measures from now on whether all that the node's Cilium drops is seen: [`Stream::unseen_of_cilium`]. Of no use with a
+    /// filter, which leaves drops out.
+    pub fn measure_cilium(&mut self) {
+        self.cilium.begin_measuring();
+    }
+
+    /// What Cilium counted and was not seen, when the run has ended: one line, if there is any.
+    #[must_use]
+    pub fn unseen_of_cilium(&self) -> Option<String> {
+        self.cilium.unseen().map(|unseen| unseen.to_string()).filter(|line| !line.is_empty())
+    }
+
     /// Counts what TCP repeats from now on, for [`Stream::stalled`].
     ///
     /// # Errors
@@ -481,8 +493,13 @@ impl Stream {
             event.segments = own;
             event.drop.take_netfilter(netfilter);
             let bpf = self.at_tc(&raw.key, Some(&raw.filters), event.network.interface.as_deref());
-            event.drop.cilium =
-                bpf.as_ref().and_then(|bpf| self.cilium.explain(&raw, &event, bpf)).map(Box::new);
+            event.drop.cilium = bpf
+                .as_ref()
+                .and_then(|bpf| self.cilium.explain(&raw, &event, bpf, self.names.inventory()))
+                .map(Box::new);
+            if let Some(said) = &event.drop.cilium {
+                self.cilium.note(Some(said), 1);
+            }
             event.drop.take_program(bpf, event.destination.address);
             self.names.name(&mut event);
             let Reason { class, cause, netfilter, bpf, cilium, .. } = &event.drop;
@@ -552,6 +569,7 @@ impl Stream {
     /// # Errors
     /// If the kernel refuses to detach, or the system cannot read its clocks.
     pub fn finish(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), StopError> {
+        self.cilium.end_measuring();
         self.tracer.stop()?;
         let mut quiet = vec![false; self.tracer.layout().cpus as usize];
         let mut waited = Duration::ZERO;
@@ -589,8 +607,15 @@ impl Stream {
             event.drop.netfilter.clone_from(&told.netfilter);
             event.drop.bpf.clone_from(&told.bpf);
             event.drop.cilium.clone_from(&told.cilium);
+            if let Some(said) = &event.drop.cilium {
+                self.cilium.note(Some(said), *count);
+            }
         } else {
-            event.drop.take_program(self.at_tc(key, None, None), None);
+            let bpf = self.at_tc(key, None, None);
+            if bpf.is_some() {
+                self.cilium.note(None, *count);
+            }
+            event.drop.take_program(bpf, None);
             event.drop.take_netfilter(self.netfilter(&Evidence::of_key(key), key.location, None));
         }
         self.names.name(&mut event);

@@ -10,8 +10,9 @@ use std::path::Path;
 
 /// Where Cilium pins its maps.
 const GLOBALS: &str = "/sys/fs/bpf/tc/globals";
-/// BPF_MAP_TYPE_HASH and BPF_MAP_TYPE_LPM_TRIE (include/uapi/linux/bpf.h).
+/// BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_PERCPU_HASH and BPF_MAP_TYPE_LPM_TRIE (include/uapi/linux/bpf.h).
 const HASH: u32 = 1;
+const PERCPU_HASH: u32 = 5;
 const TRIE: u32 = 11;
 /// BPF_F_NO_PREALLOC
 const NO_PREALLOC: u32 = 1;
@@ -147,6 +148,36 @@ impl Maps {
     pub fn add(&self, rule: Rule) -> Result<()> {
         let (key, value) = rule.entry(self.version);
         update(&self.policy, &key, &value)
+    }
+}
+
+/// What Cilium counts (cilium_metrics), by drop code.
+#[derive(Debug)]
+pub struct Metrics(OwnedFd);
+
+impl Metrics {
+    /// Makes and pins the map. Needs a bpffs of the test's own.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn new() -> Result<Self> {
+        std::fs::create_dir_all(GLOBALS)?;
+        Ok(Self(pinned("cilium_metrics", PERCPU_HASH, (8, 16), &[])?))
+    }
+
+    /// Says how many packets were dropped by a code in all.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set(&self, code: u8, packets: u64) -> Result<()> {
+        // Code, direction (1 is in), line, file, padding.
+        let key = [code, 1, 0, 0, 0, 0, 0, 0];
+        // Packets and bytes of each CPU that may come.
+        let possible = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
+        let last = possible.trim().rsplit(['-', ',']).next().context("no CPU")?;
+        let mut value = vec![0; 16 * (last.parse::<usize>()? + 1)];
+        value[..8].copy_from_slice(&packets.to_ne_bytes());
+        update(&self.0, &key, &value)
     }
 }
 

@@ -4,14 +4,20 @@
 use super::expect::{Expect, verify, watch};
 use super::tc::{Bed, need_names};
 use super::{beside, both, one};
-use crate::bed::cilium::{Maps, Rule, Version, old_words, words};
+use crate::bed::cilium::{Maps, Metrics, Rule, Version, old_words, words};
+use crate::bed::droptrace::Droptrace;
 use crate::bed::kernel;
+use crate::bed::kube_api::{KubeApi, objects};
 use crate::bed::mount::with_bpffs;
 use crate::bed::tc::{Does, Hook, Program};
 use crate::bed::topology::Family;
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
+use std::io::Write as _;
+use std::thread;
+use std::time::{Duration, Instant};
+use tempfile::NamedTempFile;
 
 pub(super) fn trials() -> Vec<Trial> {
     let mut trials: Vec<_> = [
@@ -29,6 +35,11 @@ pub(super) fn trials() -> Vec<Trial> {
         let name = format!("cilium::deny_entry_{version:?}").to_lowercase();
         trials.push(beside(name, move || deny_entry(version, Family::V4)));
     }
+    trials.extend(both("cilium::policies_of_the_api", policies_of_the_api));
+    trials.push(one("cilium::policies_of_a_file", Family::V4, policies_of_a_file));
+    trials.push(one("cilium::policy_that_denies", Family::V4, policy_that_denies));
+    trials.push(one("cilium::policies_unknown", Family::V4, policies_unknown));
+    trials.push(one("cilium::unseen", Family::V4, unseen));
     trials.push(one("cilium::no_maps", Family::V4, no_maps));
     trials.push(one("cilium::nothing_left", Family::V4, nothing_left));
     trials.push(one("cilium::foreign_program", Family::V4, foreign_program));
@@ -118,6 +129,241 @@ fn unmanaged_node(family: Family, by_link: bool) -> Result<()> {
             );
         verify(stream, &[expect], &[&bed.pair.client.netns])
     })
+}
+
+/// The pod with the policies `shop/redis-0`, the client `shop/cart-0` of a node without Cilium, and policies: what the API
+/// server has of them.
+fn cluster(bed: &Bed) -> Vec<Value> {
+    let address = |end: std::net::SocketAddr| end.ip().to_string();
+    let pod = |name: &str, app: &str, node: &str, address: String| {
+        objects::labelled(objects::pod("shop", name, node, &[&address]), &json!({"app": app}))
+    };
+    let from = |app: &str| json!([{"podSelector": {"matchLabels": {"app": app}}}]);
+    let udp = |port: u16| json!([{"protocol": "UDP", "port": port}]);
+    let on_redis = json!({"matchLabels": {"app": "redis"}});
+    let network = |name: &str, rules: Value| {
+        let spec = json!({"podSelector": on_redis, "policyTypes": ["Ingress"], "ingress": rules});
+        objects::network_policy("shop", name, &spec)
+    };
+    vec![
+        pod("redis-0", "redis", "n1", address(bed.to)),
+        pod("cart-0", "cart", "kubenet-4", address(bed.from)),
+        objects::namespace("shop"),
+        network("from-cart", json!([{"from": from("cart"), "ports": udp(PORT)}])),
+        network("from-web", json!([{"from": from("web"), "ports": udp(OTHER)}])),
+        network("deny", json!([])),
+        objects::network_policy("shop", "others", &json!({"podSelector": {"matchLabels": {"app": "cart"}}})),
+        objects::network_policy("pay", "elsewhere", &json!({"podSelector": {}})),
+        objects::cilium_policy(
+            "shop",
+            "cluster-only",
+            &json!({"endpointSelector": on_redis, "ingress": [{"fromEntities": ["cluster"]}]}),
+        ),
+        objects::clusterwide_policy(
+            "no-world",
+            &json!({"endpointSelector": {}, "ingress": [{"fromEndpoints": [{}]}]}),
+        ),
+        objects::cilium_identity(
+            POD,
+            &json!({"k8s:app": "redis", "k8s:io.kubernetes.pod.namespace": "shop"}),
+        ),
+        objects::cilium_identity(
+            PEER,
+            &json!({"k8s:app": "frontend", "k8s:io.kubernetes.pod.namespace": "shop"}),
+        ),
+    ]
+}
+
+/// A pod of a node without Cilium sends to a pod; each policy on that says why it does not let it in.
+fn in_a_cluster(family: Family, start: impl FnOnce(&Bed) -> Result<Droptrace> + Send) -> Result<()> {
+    with_bpffs(|| {
+        let bed = Bed::new(family, Hook::Ingress)?;
+        let _maps = Maps::new(Version::V18, ENDPOINT, POD, &[bed.to.ip()], &[], &[allow(PEER, OTHER)])?;
+        attach(&bed, words(WORLD, POD, DENIED, ENDPOINT.into()))?;
+        let stream = start(&bed)?;
+        bed.send()?;
+        let world = format!(
+            "the peer is identity 2 (reserved:world): its address {} belongs to no pod that Cilium knows",
+            bed.from.ip()
+        );
+        let unmanaged = format!("{world} (its node runs no Cilium, or that does not manage the pod)");
+        let port = format!("the packet is UDP {PORT}");
+        let policy = |namespace: Option<&str>, kind: &str, name: &str, why: String| json!({"namespace": namespace, "name": name, "kind": kind, "why_not": why});
+        let shop = Some("shop");
+        let policies = json!([
+            policy(
+                None,
+                "CiliumClusterwideNetworkPolicy",
+                "no-world",
+                format!(
+                    "peer labels: needs to be in a namespace, which pod shop/cart-0 of node kubenet-4 at that address \
+                     has, but {unmanaged}"
+                )
+            ),
+            policy(
+                shop,
+                "CiliumNetworkPolicy",
+                "cluster-only",
+                "peer: it is about the entity cluster, the peer is identity 2 (reserved:world)".to_owned()
+            ),
+            policy(shop, "NetworkPolicy", "deny", "no ingress rule at all, so it allows nothing".to_owned()),
+            policy(
+                shop,
+                "NetworkPolicy",
+                "from-cart",
+                format!(
+                    "peer labels: needs app=cart, to be in namespace shop, which pod shop/cart-0 of node kubenet-4 at \
+                     that address has, but {unmanaged}"
+                )
+            ),
+            policy(
+                shop,
+                "NetworkPolicy",
+                "from-web",
+                format!(
+                    "peer labels: needs app=web, pod shop/cart-0 of node kubenet-4 has app=cart; besides, {unmanaged}; \
+                     port: it is about UDP {OTHER}, {port}"
+                )
+            ),
+        ]);
+        let labels = |id: u32, app: &str| json!({"id": id, "labels": [format!("k8s:app={app}"), "k8s:io.kubernetes.pod.namespace=shop"]});
+        let expect = bed
+            .drops()
+            .field("/drop/cilium/verdict_by", "default-deny")
+            .field("/drop/cilium/source_identity", identity(WORLD))
+            .field("/drop/cilium/destination_identity", labels(POD, "redis"))
+            .field("/drop/cilium/policies", policies)
+            .field("/drop/cilium/unread", json!([]))
+            .field("/source/k8s/pod", "cart-0")
+            .lists("/drop/cilium/nearest", json!({"identity": labels(PEER, "frontend"), "port": OTHER}));
+        verify(stream, &[expect], &[&bed.pair.client.netns])
+    })
+}
+
+fn policies_of_the_api(family: Family) -> Result<()> {
+    let api = KubeApi::start("127.0.0.1:0".parse()?)?;
+    in_a_cluster(family, |bed| {
+        cluster(bed).into_iter().for_each(|object| api.set(object));
+        watch_with(&api)
+    })
+}
+
+/// Starts a stream with the names of an API server, and waits until it has told all.
+fn watch_with(api: &KubeApi) -> Result<Droptrace> {
+    let kubeconfig = api.kubeconfig();
+    let kubeconfig = kubeconfig.to_str().context("a path that is text")?;
+    let stream = Droptrace::start(&["--all", "--kubeconfig", kubeconfig])?;
+    let deadline = Instant::now() + crate::bed::patience();
+    while api.requests().len() < 11 {
+        ensure!(Instant::now() < deadline, "it has asked for {:?} only", api.requests());
+        thread::sleep(Duration::from_millis(20));
+    }
+    // The answers are on their way.
+    thread::sleep(Duration::from_millis(500));
+    Ok(stream)
+}
+
+fn policies_of_a_file(family: Family) -> Result<()> {
+    let mut file = NamedTempFile::new()?;
+    in_a_cluster(family, |bed| {
+        file.write_all(json!({"kind": "List", "items": cluster(bed)}).to_string().as_bytes())?;
+        let path = file.path().to_str().context("a path that is text")?;
+        Droptrace::start(&["--all", "--offline", "--inventory", path])
+    })
+}
+
+/// A deny rule is the culprit: it comes first, and says so. The peer's labels are its pod's.
+fn policy_that_denies(family: Family) -> Result<()> {
+    with_bpffs(|| {
+        let api = KubeApi::start("127.0.0.1:0".parse()?)?;
+        let bed = Bed::new(family, Hook::Ingress)?;
+        let deny = json!({"endpointSelector": {"matchLabels": {"app": "redis"}}, "ingressDeny": [{"fromEndpoints":
+            [{"matchLabels": {"app": "cart"}}]}]});
+        cluster(&bed).into_iter().filter(|object| object["kind"] == "Pod").for_each(|object| api.set(object));
+        api.set(objects::cilium_policy("shop", "z-deny-cart", &deny));
+        api.set(objects::network_policy("shop", "a-open", &json!({"podSelector": {}, "ingress": [{}]})));
+        let rules = [Rule { deny: true, ..allow(PEER, PORT) }];
+        let peers = [(bed.from.ip(), PEER)];
+        let _maps = Maps::new(Version::V18, ENDPOINT, POD, &[bed.to.ip()], &peers, &rules)?;
+        attach(&bed, words(PEER, POD, DENIED_BY_ENTRY, ENDPOINT.into()))?;
+        let stream = watch_with(&api)?;
+        bed.send()?;
+        let labels = json!(["k8s:app=cart", "k8s:io.kubernetes.pod.namespace=shop"]);
+        let expect = bed
+            .drops()
+            .field("/drop/cilium/verdict_by", "deny-entry")
+            .field("/drop/cilium/source_identity", json!({"id": PEER, "labels": labels}))
+            .field("/drop/cilium/policies/0/name", "z-deny-cart")
+            .field(
+                "/drop/cilium/policies/0/why_not",
+                "it is a deny rule that matches: it denies this packet, whatever others allow",
+            )
+            .field("/drop/cilium/policies/1/name", "a-open")
+            .field("/drop/cilium/policies/2", Value::Null);
+        verify(stream, &[expect], &[&bed.pair.client.netns])
+    })
+}
+
+/// An API server that keeps Cilium's kinds to itself: what it tells is told, and what is missing is said.
+fn policies_unknown(family: Family) -> Result<()> {
+    with_bpffs(|| {
+        let api = KubeApi::start("127.0.0.1:0".parse()?)?;
+        api.behave(|behaviour| {
+            let names = ["ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies", "ciliumidentities"];
+            behaviour.forbidden.extend(names.map(str::to_owned));
+        });
+        let bed = Bed::new(family, Hook::Ingress)?;
+        cluster(&bed).into_iter().for_each(|object| api.set(object));
+        let _maps = Maps::new(Version::V18, ENDPOINT, POD, &[bed.to.ip()], &[], &[allow(PEER, OTHER)])?;
+        attach(&bed, words(WORLD, POD, DENIED, ENDPOINT.into()))?;
+        let stream = watch_with(&api)?;
+        bed.send()?;
+        let expect = bed
+            .drops()
+            .field("/drop/cilium/policies/0/name", "deny")
+            .field("/drop/cilium/policies/2/name", "from-web")
+            .field("/drop/cilium/policies/3", Value::Null)
+            .field(
+                "/drop/cilium/unread/0",
+                "no source has told of any CiliumNetworkPolicy, so those on the pod are not among its policies; `kubectl \
+                 auth can-i list ciliumnetworkpolicies.cilium.io --all-namespaces` says whether the API server would",
+            );
+        verify(stream, &[expect], &[&bed.pair.client.netns])
+    })
+}
+
+/// Cilium has counted drops that were none to the kernel: that is said at the end.
+fn unseen(family: Family) -> Result<()> {
+    /// Policy denied, and its bandwidth manager's drops.
+    const HORIZON: u8 = 162;
+    for (more, said) in [(5, true), (0, false)] {
+        with_bpffs(|| {
+            let bed = Bed::new(family, Hook::Ingress)?;
+            let _maps = Maps::new(Version::V18, ENDPOINT, POD, &[bed.to.ip()], &[], &[])?;
+            let metrics = Metrics::new()?;
+            metrics.set(DENIED, 10)?;
+            attach(&bed, words(WORLD, POD, DENIED, ENDPOINT.into()))?;
+            let stream = watch()?;
+            bed.send()?;
+            let netns = [bed.pair.server.netns.inode()];
+            let dropped = |output: &crate::bed::droptrace::Output| -> u64 {
+                let codes =
+                    |record: &&crate::bed::record::Record| record.number("/drop/cilium/code").is_some();
+                output.drops_in(&netns).filter(codes).map(crate::bed::record::Record::count).sum()
+            };
+            stream.wait("the drops came", |output| dropped(output) >= 3)?;
+            metrics.set(DENIED, 13)?;
+            metrics.set(HORIZON, more)?;
+            let output = stream.stop()?;
+            let line = "note: Cilium counted 5 dropped packets that droptrace did not see as its drops (XDP, bandwidth \
+                        limits, ICMP replies to denied packets, drop notifications that are off): Reached EDT \
+                        rate-limiting drop horizon 5";
+            let is_said = output.stderr.contains(line);
+            ensure!(is_said == said && output.stderr.contains("Cilium counted") == said, "{}", output.stderr);
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 /// The pod sends what its own policy doesn't allow: Cilium names no endpoint then.

@@ -34,6 +34,7 @@ pub(super) fn trials() -> Vec<Trial> {
         beside("kube_api::a_silent_server_is_noticed", a_silent_server_is_noticed),
         beside("kube_api::a_server_restarts", a_server_restarts),
         beside("kube_api::one_kind_is_forbidden", one_kind_is_forbidden),
+        beside("kube_api::a_cluster_without_cilium", a_cluster_without_cilium),
         beside("kube_api::credentials_expire", credentials_expire),
         beside("kube_api::an_impostor_is_not_trusted", an_impostor_is_not_trusted),
         beside("kube_api::one_broken_pod_spoils_no_other", one_broken_pod_spoils_no_other),
@@ -47,6 +48,10 @@ pub(super) fn trials() -> Vec<Trial> {
         beside("kube_api::it_ends_when_nobody_reads", it_ends_when_nobody_reads),
     ]
 }
+
+/// Kinds that are watched, and those of them that are Cilium's.
+const KINDS: usize = 11;
+const CILIUMS: [&str; 3] = ["ciliumnetworkpolicies", "ciliumclusterwidenetworkpolicies", "ciliumidentities"];
 
 /// A server that has a pod `shop/a`, and a node.
 fn server() -> Result<KubeApi> {
@@ -63,7 +68,7 @@ fn a_cluster_becomes_known() -> Result<()> {
     }
     api.set(objects::replica_set("shop", "web-6d4cf56db6", "web"));
     let mut told = Told::of(&api)?;
-    told.until("all seven lists", |told| told.lists.len() == 7)?;
+    told.until("all lists", |told| told.lists.len() == KINDS)?;
     let counts: Vec<usize> =
         [Kind::Pod, Kind::Service, Kind::Slice, Kind::Node, Kind::Namespace, Kind::ReplicaSet, Kind::Job]
             .map(|kind| told.known(kind).len())
@@ -81,7 +86,7 @@ fn a_cluster_becomes_known() -> Result<()> {
     ensure!(told.notes.is_empty(), "{:?}", told.notes);
     let requests = api.requests();
     ensure!(
-        requests.len() == 7 && requests.iter().all(|asked| asked.query.contains_key("sendInitialEvents")),
+        requests.len() == KINDS && requests.iter().all(|asked| asked.query.contains_key("sendInitialEvents")),
         "{requests:?}"
     );
     let thin: Vec<_> =
@@ -122,7 +127,7 @@ fn a_list_without_end_is_given_up() -> Result<()> {
 fn changes_come() -> Result<()> {
     let api = server()?;
     let mut told = Told::of(&api)?;
-    told.until("the list", |told| told.lists.len() == 7)?;
+    told.until("the list", |told| told.lists.len() == KINDS)?;
     api.set(objects::pod("shop", "b", "node1", &["10.0.0.2"]));
     told.until("a new pod", |told| told.knows("shop/b"))?;
     api.set(objects::pod("shop", "b", "node1", &["10.0.0.3"]));
@@ -148,7 +153,7 @@ fn watched_from(api: &KubeApi) -> String {
 fn a_watch_goes_on_from_the_bookmark() -> Result<()> {
     let api = server()?;
     let mut told = Told::of(&api)?;
-    told.until("the list", |told| told.lists.len() == 7)?;
+    told.until("the list", |told| told.lists.len() == KINDS)?;
     // A change of another kind: only a bookmark tells the pods' watch of the version.
     api.set(objects::namespace("other"));
     api.bookmark();
@@ -174,7 +179,7 @@ fn what_is_too_old_is_listed_again() -> Result<()> {
         api.behave(|behaviour| (behaviour.streaming, behaviour.gone) = (streaming, gone));
         api.set(objects::pod("shop", "vanishes", "node1", &["10.0.0.7"]));
         let mut told = Told::of(&api)?;
-        told.until("the lists", |told| told.lists.len() == 7)?;
+        told.until("the lists", |told| told.lists.len() == KINDS)?;
         api.stop()?;
         api.delete("pods", "shop", "vanishes");
         api.set(objects::pod("shop", "b", "node1", &["10.0.0.2"]));
@@ -199,7 +204,7 @@ fn what_is_too_old_is_listed_again() -> Result<()> {
 fn a_watch_ends_and_goes_on() -> Result<()> {
     let api = server()?;
     let mut told = Told::of(&api)?;
-    told.until("the list", |told| told.lists.len() == 7)?;
+    told.until("the list", |told| told.lists.len() == KINDS)?;
     let watches = |api: &KubeApi| api.requests().iter().filter(|asked| asked.resource == "pods").count();
     told.until("a third watch", |_| watches(&api) >= 3)?;
     api.set(objects::pod("shop", "b", "node1", &["10.0.0.2"]));
@@ -218,7 +223,7 @@ fn a_watch_ends_and_goes_on() -> Result<()> {
 fn a_silent_server_is_noticed() -> Result<()> {
     let api = server()?;
     let mut told = Told::of(&api)?;
-    told.until("the list", |told| told.lists.len() == 7)?;
+    told.until("the list", |told| told.lists.len() == KINDS)?;
     let begun = Instant::now();
     api.behave(|behaviour| behaviour.silent = true);
     told.until("that it is silent", |told| !told.notes.is_empty())?;
@@ -238,7 +243,7 @@ fn a_silent_server_is_noticed() -> Result<()> {
 fn a_server_restarts() -> Result<()> {
     let mut api = server()?;
     let mut told = Told::of(&api)?;
-    told.until("the list", |told| told.lists.len() == 7)?;
+    told.until("the list", |told| told.lists.len() == KINDS)?;
     for round in 1..=2 {
         told.notes.clear();
         api.stop()?;
@@ -266,7 +271,7 @@ fn one_kind_is_forbidden() -> Result<()> {
     });
     let mut told = Told::of(&api)?;
     told.until("the other lists, and why there are no more", |told| {
-        told.lists.len() == 5 && told.notes.len() == 2
+        told.lists.len() == KINDS - 2 && told.notes.len() == 2
     })?;
     ensure!(told.knows("shop/a"), "no pods");
     told.notes.sort();
@@ -287,10 +292,36 @@ fn one_kind_is_forbidden() -> Result<()> {
     Ok(())
 }
 
+/// Nothing is said where there is no Cilium, or nobody is allowed to know; what it has then is asked for now and then.
+fn a_cluster_without_cilium() -> Result<()> {
+    for is_forbidden in [false, true] {
+        let api = server()?;
+        let cilium: std::collections::BTreeSet<String> = CILIUMS.map(str::to_owned).into();
+        api.behave(|behaviour| match is_forbidden {
+            true => behaviour.forbidden = cilium.clone(),
+            false => behaviour.missing = cilium.clone(),
+        });
+        let mut told = Told::of(&api)?;
+        // What the server has no kind of there is none of; what it keeps to itself there may be.
+        let lists = if is_forbidden { KINDS - CILIUMS.len() } else { KINDS };
+        told.until("the lists", |told| told.lists.len() == lists)?;
+        told.rest(Duration::from_secs(1))?;
+        ensure!(told.notes.is_empty() && told.lists.len() == lists, "{:?} {:?}", told.notes, told.lists);
+        let asked = api.requests().iter().filter(|asked| cilium.contains(&asked.resource)).count();
+        ensure!(asked == CILIUMS.len(), "asked {asked} times");
+        // It is installed.
+        api.set(objects::cilium_identity(4711, &serde_json::json!({"k8s:app": "web"})));
+        api.behave(|behaviour| *behaviour = Behaviour::default());
+        told.until("an identity", |told| told.known(Kind::Identity).contains_key("4711"))?;
+        ensure!(told.notes.is_empty(), "{:?}", told.notes);
+    }
+    Ok(())
+}
+
 fn credentials_expire() -> Result<()> {
     let api = server()?;
     let mut told = Told::of(&api)?;
-    told.until("the list", |told| told.lists.len() == 7)?;
+    told.until("the list", |told| told.lists.len() == KINDS)?;
     api.behave(|behaviour| "another".clone_into(&mut behaviour.token));
     api.cut();
     told.until("that they are not accepted", |told| !told.notes.is_empty())?;
@@ -378,7 +409,7 @@ fn lies_are_survived() -> Result<()> {
         let mut told = Told::of(&api)?;
         told.until(words, |told| told.notes.iter().any(|note| note.contains(words)))
             .with_context(|| format!("{lie:?}"))?;
-        told.until("what it tells the truth of", |told| told.lists.len() == 6)?;
+        told.until("what it tells the truth of", |told| told.lists.len() == KINDS - 1)?;
         api.behave(|behaviour| behaviour.lies.clear());
         told.until("the truth", |told| told.lists_of(Kind::Pod) == 1 && told.knows("shop/a"))?;
     }
@@ -437,8 +468,13 @@ fn a_proxy_is_used() -> Result<()> {
     kubeconfig["clusters"][0]["cluster"]["proxy-url"] = proxy.url().into();
     fs::write(api.kubeconfig(), kubeconfig.to_string())?;
     let mut told = Told::of(&api)?;
-    told.until("the pods", |told| told.knows("shop/a") && told.lists.len() == 7)?;
-    ensure!(proxy.tunnels() >= 7 && told.notes.is_empty(), "{} tunnels, {:?}", proxy.tunnels(), told.notes);
+    told.until("the pods", |told| told.knows("shop/a") && told.lists.len() == KINDS)?;
+    ensure!(
+        proxy.tunnels() as usize >= KINDS && told.notes.is_empty(),
+        "{} tunnels, {:?}",
+        proxy.tunnels(),
+        told.notes
+    );
     Ok(())
 }
 
@@ -475,7 +511,7 @@ fn a_server_stays_in_its_namespace() -> Result<()> {
 fn it_ends_when_nobody_reads() -> Result<()> {
     let api = server()?;
     let mut told = Told::of(&api)?;
-    told.until("the list", |told| told.lists.len() == 7)?;
+    told.until("the list", |told| told.lists.len() == KINDS)?;
     let begun = Instant::now();
     told.end()?;
     ensure!(begun.elapsed() < Duration::from_secs(1), "it took {:?}", begun.elapsed());

@@ -3,18 +3,53 @@
 
 use super::codes;
 use super::maps::Metrics;
+use super::model::Cilium;
 use std::collections::BTreeMap;
+
+/// What was seen of Cilium's drops since its metrics were first read. Read them first when droptrace sees drops already, and
+/// last while it still does: so no drop is taken for unseen that was counted just before or after.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    before: Metrics,
+    attributed: BTreeMap<u8, u64>,
+    unsaid: u64,
+}
+
+impl Tally {
+    /// From what Cilium had counted at the start.
+    #[must_use]
+    pub fn new(before: Metrics) -> Self {
+        Self { before, ..Self::default() }
+    }
+
+    /// Takes drops at a tc hook, of which Cilium said that; nothing if it is not known what of it they were.
+    pub fn add(&mut self, said: Option<&Cilium>, count: u64) {
+        let place = match said.and_then(|said| said.code) {
+            Some(code) => self.attributed.entry(code).or_default(),
+            None => &mut self.unsaid,
+        };
+        *place = place.saturating_add(count);
+    }
+
+    /// What was not seen of what Cilium has counted by now.
+    #[must_use]
+    pub fn unseen(&self, now: &Metrics) -> Unseen {
+        Unseen { unsaid: self.unsaid, ..Unseen::between(&self.before, now, &self.attributed) }
+    }
+}
 
 /// Drops that Cilium counted and droptrace did not attribute to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unseen {
     /// By drop code, none of them 0.
     pub by_code: BTreeMap<u8, u64>,
+    /// Drops at tc hooks that were seen and may be some of these: no code was left in them.
+    pub unsaid: u64,
 }
 
 impl Unseen {
     /// What Cilium counted between two readings of its metrics, without what was attributed to it meanwhile (each by drop
-    /// code). Read the metrics outside of the attributed time, first and last: a drop under way is then not unseen.
+    /// code).
     #[must_use]
     pub fn between(before: &Metrics, now: &Metrics, attributed: &BTreeMap<u8, u64>) -> Self {
         let of = |counts: &BTreeMap<u8, u64>, code: u8| counts.get(&code).copied().unwrap_or(0);
@@ -24,7 +59,7 @@ impl Unseen {
             let left = counted.saturating_sub(of(attributed, code));
             (left > 0).then_some((code, left))
         };
-        Self { by_code: now.range(codes::FIRST..).filter_map(unseen).collect() }
+        Self { by_code: now.range(codes::FIRST..).filter_map(unseen).collect(), unsaid: 0 }
     }
 
     /// All of them.
@@ -38,7 +73,7 @@ impl std::fmt::Display for Unseen {
     /// One sentence, the most frequent code first; empty if there is nothing to say.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let count = self.count();
-        if count == 0 {
+        if count <= self.unsaid {
             return Ok(());
         }
         let mut codes: Vec<_> = self.by_code.iter().collect();
@@ -54,7 +89,11 @@ impl std::fmt::Display for Unseen {
              ICMP replies to denied packets, drop notifications that are off): {}",
             if count == 1 { "" } else { "s" },
             codes.join(", ")
-        )
+        )?;
+        match self.unsaid {
+            0 => Ok(()),
+            unsaid => write!(f, "; {unsaid} drops at tc hooks that said no code may be among them"),
+        }
     }
 }
 
@@ -79,6 +118,26 @@ mod tests {
         let all = BTreeMap::from([(133, 31), (181, 2), (162, 3), (207, 1)]);
         let nothing = Unseen::between(&before, &now, &all);
         assert_eq!((nothing.count(), nothing.to_string()), (0, String::new()));
+    }
+
+    #[test]
+    fn drops_without_a_code_may_be_those() {
+        let mut tally = Tally::new(Metrics::from([(133, 10)]));
+        let denied = Cilium { code: Some(133), ..Cilium::default() };
+        tally.add(Some(&denied), 3);
+        tally.add(Some(&denied), 1);
+        let now = Metrics::from([(133, 14), (162, 5)]);
+        let all = tally.unseen(&now);
+        assert_eq!((all.by_code.clone(), all.unsaid), (BTreeMap::from([(162, 5)]), 0));
+        tally.add(Some(&Cilium::default()), 1);
+        tally.add(None, 2);
+        let some = tally.unseen(&now).to_string();
+        assert!(
+            some.ends_with("horizon 5; 3 drops at tc hooks that said no code may be among them"),
+            "{some}"
+        );
+        tally.add(None, 2);
+        assert_eq!(tally.unseen(&now).to_string(), "");
     }
 
     #[test]

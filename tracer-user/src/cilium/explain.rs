@@ -313,7 +313,7 @@ fn spelled(protocol: u8, port: u16) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::block::Source;
+    use super::super::fixtures::{BLOCK, allow};
     use super::super::identity::Nobody;
     use super::super::maps::{PolicyLayout, Resolved};
     use super::*;
@@ -353,17 +353,7 @@ mod tests {
     }
 
     fn entry(identity: u32, port: Option<u16>) -> PolicyEntry {
-        PolicyEntry {
-            identity,
-            direction: Direction::Ingress,
-            protocol: port.map(|_| 6),
-            ports: port.and_then(|port| Ports::of(port, 16)),
-            is_deny: false,
-            auth: 0,
-            is_auth_its_own: false,
-            proxy_port: 0,
-            precedence: 0,
-        }
+        allow(identity, port.map(|_| 6), port)
     }
 
     const POD: LocalEndpoint = LocalEndpoint {
@@ -382,15 +372,6 @@ mod tests {
             resolved: Some(Some(Resolved { identity: 2, tunnel: None, bits: 0 })),
         }
     }
-
-    const BLOCK: Block = Block {
-        source_identity: 2,
-        destination_identity: 12345,
-        code: 133,
-        extended: 0,
-        endpoint: 2636,
-        source: Some(Source { file: 2, line: 2121 }),
-    };
 
     fn to_pod() -> Packet {
         Packet {

@@ -478,6 +478,7 @@ fn u32_at(from: &[u8], at: usize) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixtures;
     use super::super::random::Random;
     use super::*;
 
@@ -491,17 +492,8 @@ mod tests {
         [&prefix[..], &identity, &[egress, protocol], &port.to_be_bytes()].concat()
     }
 
-    const ANY: PolicyEntry = PolicyEntry {
-        identity: 0,
-        direction: Direction::Ingress,
-        protocol: None,
-        ports: None,
-        is_deny: false,
-        auth: 0,
-        is_auth_its_own: true,
-        proxy_port: 0,
-        precedence: 0,
-    };
+    /// Layouts without the bit that says so have authentication of their own.
+    const ANY: PolicyEntry = PolicyEntry { is_auth_its_own: true, ..fixtures::ANY };
 
     #[test]
     fn policy_maps_are_told_by_shape_and_pin() {

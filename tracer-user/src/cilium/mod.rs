@@ -6,11 +6,16 @@ pub mod cache;
 pub mod codes;
 pub mod completeness;
 pub mod explain;
+pub mod fit;
+#[cfg(test)]
+mod fixtures;
 pub mod identity;
+pub mod known;
 pub mod maps;
 pub mod model;
 pub mod node;
 pub mod pins;
+pub mod policies;
 pub mod policy;
 pub mod programs;
 #[cfg(test)]

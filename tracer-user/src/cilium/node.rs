@@ -2,14 +2,16 @@
 
 use super::block::{self, Place};
 use super::cache::Cached;
+use super::completeness::{Tally, Unseen};
 use super::explain::{Packet, explain, without_block};
-use super::identity::Nobody;
-use super::maps::Unread;
+use super::known::Known;
+use super::maps::{Maps as _, Metrics, Unread};
 use super::model::Cilium;
 use super::pins::{Pins, ROOTS};
 use super::programs::is_ciliums;
 use crate::event::decode::Raw;
 use crate::event::model::Drop;
+use crate::identity::inventory::Inventory;
 use crate::netfilter::model::Confidence;
 use crate::tc::model::Bpf;
 use std::os::unix::fs::MetadataExt as _;
@@ -28,6 +30,10 @@ pub struct Node {
     maps: Option<(Instant, Result<Cached<Pins>, Unread>)>,
     /// Inode number of the netns of the host's first process, which Cilium's agent shares.
     netns: Option<u32>,
+    /// What was seen of its drops, if that is measured.
+    tally: Option<Tally>,
+    /// What it had counted when that was last read.
+    counted: Option<Metrics>,
 }
 
 impl Node {
@@ -39,11 +45,44 @@ impl Node {
             data: data.and_then(|data| usize::try_from(data).ok()),
             maps: None,
             netns: inode.and_then(|inode| u32::try_from(inode).ok()),
+            tally: None,
+            counted: None,
         }
     }
 
-    /// What Cilium says of a drop at a tc hook; `None` if it was not Cilium's. `bpf` is what was on the hook.
-    pub fn explain(&mut self, raw: &Raw, event: &Drop, bpf: &Bpf) -> Option<Cilium> {
+    /// Begins to measure whether all of Cilium's drops are seen, if it counts any here. To be called when drops are seen
+    /// already.
+    pub fn begin_measuring(&mut self) {
+        self.tally = self.metrics().map(Tally::new);
+    }
+
+    /// Takes drops at a tc hook for the measure: what Cilium said of them.
+    pub fn note(&mut self, said: Option<&Cilium>, count: u64) {
+        if let Some(tally) = &mut self.tally {
+            tally.add(said, count);
+        }
+    }
+
+    /// Reads for the last time what Cilium has counted. To be called while drops are still seen.
+    pub fn end_measuring(&mut self) {
+        if self.tally.is_some() {
+            self.counted = self.metrics();
+        }
+    }
+
+    /// What was not seen between begin and end; `None` if it was not measured.
+    #[must_use]
+    pub fn unseen(&self) -> Option<Unseen> {
+        Some(self.tally.as_ref()?.unseen(self.counted.as_ref()?))
+    }
+
+    fn metrics(&mut self) -> Option<Metrics> {
+        self.maps().as_ref().ok()?.maps().metrics().ok()
+    }
+
+    /// What Cilium says of a drop at a tc hook; `None` if it was not Cilium's. `bpf` is what was on the hook; the inventory
+    /// knows pods, identities and policies.
+    pub fn explain(&mut self, raw: &Raw, event: &Drop, bpf: &Bpf, inventory: &Inventory) -> Option<Cilium> {
         let mut names =
             bpf.candidates.iter().chain([&bpf.filter]).filter_map(|filter| filter.program.as_deref());
         let program = names.find(|name| is_ciliums(name))?;
@@ -53,7 +92,13 @@ impl Node {
             return (bpf.confidence == Confidence::Exact).then(|| without_block(program));
         };
         let packet = self.packet(raw, event);
-        Some(explain(&said, &packet, Some(program), self.maps(), &Nobody))
+        let known = Known::of(inventory, event.time, &said, &packet);
+        let maps = self.maps();
+        let mut answer = explain(&said, &packet, Some(program), maps, &known);
+        // What it could not read was said.
+        let endpoints = maps.endpoints().unwrap_or_default();
+        known.add_policies(&mut answer, &endpoints);
+        Some(answer)
     }
 
     fn words(&self, raw: &Raw) -> Option<[u32; 5]> {

@@ -129,25 +129,11 @@ pub fn nearest<'m>(map: &'m PolicyMap, question: &Question, most: usize) -> Vec<
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixtures::allow;
     use super::super::maps::Ports;
     use super::*;
 
     const ASKED: Question = Question { peer: 2, direction: Direction::Ingress, protocol: 6, port: 9999 };
-
-    /// An entry that allows; the port has all bits.
-    fn allow(identity: u32, protocol: Option<u8>, port: Option<u16>) -> PolicyEntry {
-        PolicyEntry {
-            identity,
-            direction: Direction::Ingress,
-            protocol,
-            ports: port.and_then(|port| Ports::of(port, 16)),
-            is_deny: false,
-            auth: 0,
-            is_auth_its_own: false,
-            proxy_port: 0,
-            precedence: 0,
-        }
-    }
 
     fn deny(entry: PolicyEntry) -> PolicyEntry {
         PolicyEntry { is_deny: true, ..entry }

@@ -1,11 +1,14 @@
 //! What is known of the cluster and this node, from all sources together: changes go in, lookups come out. Nothing here
 //! asks anybody.
 
+mod policies;
+
 use super::claims::{ADDRESS_KEPT, Claims, NETNS_KEPT};
 use super::object::{
     Backend, Cgroup, Change, Key, Kind, Labels, Name, NetnsOwner, Node, Object, Owner, Pod, Protocol,
     Sandbox, Service, Slice, Socket, Source,
 };
+use super::policy::{Policy, PolicyKind};
 use super::workload;
 use crate::event::model::Timestamp;
 use std::collections::{HashMap, HashSet};
@@ -53,6 +56,7 @@ struct Told {
     addresses: Vec<IpAddr>,
     ended: bool,
     host_ports: Vec<(Protocol, u16)>,
+    named_ports: Vec<(String, Protocol, u16)>,
 }
 
 impl Known {
@@ -78,6 +82,12 @@ impl Known {
     #[must_use]
     pub fn host_ports(&self) -> &[(Protocol, u16)] {
         self.told.as_ref().map_or(&[], |told| &told.host_ports)
+    }
+
+    /// Ports of its containers that have a name; `None` where only the runtime tells of it, which does not know.
+    #[must_use]
+    pub fn named_ports(&self) -> Option<&[(String, Protocol, u16)]> {
+        self.told.as_ref().map(|told| &*told.named_ports)
     }
 }
 
@@ -110,6 +120,7 @@ pub struct Inventory {
     middles: HashMap<(String, Owner), Option<Owner>>,
     groups: HashMap<Key, u32>,
     sockets: HashMap<(Protocol, u16), Cgroup>,
+    policies: policies::Policies,
     /// What each source has told of each kind, and, while a list comes, what of it has come.
     lists: HashMap<(Source, Kind), List>,
     version: u64,
@@ -137,6 +148,7 @@ impl Default for Inventory {
             middles: HashMap::new(),
             groups: HashMap::new(),
             sockets: HashMap::new(),
+            policies: policies::Policies::default(),
             lists: HashMap::new(),
             version: 0,
             left_out: 0,
@@ -164,7 +176,7 @@ impl Inventory {
         self.lists.get(&(source, kind)).is_some_and(|list| list.complete)
     }
 
-    /// Pods that found no room.
+    /// Pods, policies and identities that found no room.
     #[must_use]
     pub fn left_out(&self) -> u64 {
         self.left_out
@@ -224,8 +236,12 @@ impl Inventory {
                 }
                 self.nodes.insert(node.name.clone(), node);
             }
-            // Namespaces are known by what is in them.
-            Object::Namespace(_) => {}
+            // A file is older than what the API server says.
+            Object::Namespace(_) | Object::Policy(_) | Object::Identity(_)
+                if source == Source::File && self.is_complete(Source::Api, object.kind()) => {}
+            Object::Namespace(namespace) => self.policies.set_namespace(namespace),
+            Object::Policy(policy) => self.left_out += u64::from(!self.policies.set(policy)),
+            Object::Identity(identity) => self.left_out += u64::from(!self.policies.set_identity(identity)),
             Object::Middle(middle) => {
                 self.middles.insert((middle.namespace, middle.itself), middle.owner);
             }
@@ -261,7 +277,9 @@ impl Inventory {
             Kind::Service => self.delete_service(key),
             Kind::Slice => self.delete_slice(key),
             Kind::Node => self.delete_node(key),
-            Kind::Namespace => {}
+            Kind::Namespace => self.policies.delete_namespace(key),
+            Kind::Policy(kind) => self.policies.delete(kind, key),
+            Kind::Identity => self.policies.delete_identity(key),
             Kind::ReplicaSet | Kind::Job => {
                 let kind = if kind == Kind::Job { "Job" } else { "ReplicaSet" };
                 if let Some((namespace, name)) = key.split_once('/') {
@@ -298,7 +316,8 @@ impl Inventory {
     }
 
     fn set_pod(&mut self, source: Source, at: Timestamp, is_first: bool, pod: Pod) {
-        let Pod { name, uid, node, addresses, host_network, ended, labels, owner, created, host_ports } = pod;
+        let Pod { name, uid, node, addresses, host_network, ended, labels, owner, created, .. } = pod;
+        let (host_ports, named_ports) = (pod.host_ports, pod.named_ports);
         let Some(id) = self.record(&name, &uid, host_network, &addresses, false) else { return };
         // Another life of the same name that this source told of has ended with it.
         for other in self.by_name.get(&name).cloned().unwrap_or_default() {
@@ -318,7 +337,7 @@ impl Inventory {
             pod.created = created.or(pod.created);
             // A file is older than what the API server says.
             if source == Source::Api || pod.told.as_ref().is_none_or(|told| told.by == source) {
-                pod.told = Some(Told { by: source, addresses, ended, host_ports });
+                pod.told = Some(Told { by: source, addresses, ended, host_ports, named_ports });
             }
             let from = created.unwrap_or(if is_first { ALWAYS } else { at });
             self.settle(id, from, if is_first { from } else { at }, at);
@@ -703,6 +722,30 @@ impl Inventory {
         workload::of_pod(&pod.name.name, &pod.labels, pod.owner.as_ref(), |owner| {
             self.middles.get(&(pod.name.namespace.clone(), owner.clone())).cloned()
         })
+    }
+
+    /// The policies that may select a pod of a namespace, and those of the whole cluster.
+    pub fn policies_of(&self, namespace: Option<&str>) -> impl Iterator<Item = &Arc<Policy>> {
+        self.policies.of(namespace)
+    }
+
+    /// True once a source has told all policies of a kind.
+    #[must_use]
+    pub fn knows_policies(&self, kind: PolicyKind) -> bool {
+        [Source::Api, Source::File].into_iter().any(|source| self.is_complete(source, Kind::Policy(kind)))
+    }
+
+    /// The labels of a security identity of Cilium's, with their sources; `None` if they are not known.
+    #[must_use]
+    pub fn identity(&self, id: u32) -> Option<&Labels> {
+        self.policies.identity(id)
+    }
+
+    /// The labels of a pod and its namespace as Cilium's identities have them, with their sources. Those that Cilium makes
+    /// up itself are not among them.
+    #[must_use]
+    pub fn labels_of(&self, pod: &Known) -> Labels {
+        self.policies.labels_of(pod)
     }
 
     fn as_pod(&self, id: u32) -> Option<&Known> {

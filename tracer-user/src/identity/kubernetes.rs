@@ -3,13 +3,18 @@
 //! What is sent is not trusted. An object that does not read as one is refused by itself, with the reason; names, labels
 //! and lists have ceilings (`limits`), beyond which they are cut, but for an object's own name: then it is refused.
 
-mod answer;
-mod convert;
+#[macro_use]
 mod wire;
+
+mod answer;
+mod cilium;
+mod convert;
+mod policy;
 
 pub use answer::{Event, List, Status, event, list};
 
 use super::object::{Key, Kind, Object};
+use super::policy::PolicyKind;
 
 /// The most that is kept of one object.
 pub mod limits {
@@ -27,6 +32,14 @@ pub mod limits {
     pub const PORTS: usize = 4096;
     /// Endpoints of a slice (Kubernetes: 1000).
     pub const ENDPOINTS: usize = 1000;
+    /// Bytes of the name of a label of Cilium's: a label of a namespace has a long beginning there.
+    pub const SECURITY_LABEL: usize = LABEL_NAME + 64;
+    /// Rules of a policy in one direction.
+    pub const RULES: usize = 1000;
+    /// Peers of a rule.
+    pub const PEERS: usize = 2000;
+    /// Values of a label that a selector asks for.
+    pub const VALUES: usize = 1000;
 }
 
 /// Why an object can't be read. Its text may quote what was sent: escape it before people see it.
@@ -71,6 +84,9 @@ pub fn object(kind: Kind, json: &str) -> Result<Found, Unreadable> {
         Kind::Namespace => convert::namespace(serde_json::from_str(json)?),
         Kind::ReplicaSet => convert::middle("ReplicaSet", serde_json::from_str(json)?),
         Kind::Job => convert::middle("Job", serde_json::from_str(json)?),
+        Kind::Policy(PolicyKind::Network) => policy::network(serde_json::from_str(json)?),
+        Kind::Policy(kind) => cilium::policy(kind, serde_json::from_str(json)?),
+        Kind::Identity => cilium::identity(serde_json::from_str(json)?),
         Kind::Sandbox | Kind::Netns | Kind::Socket => {
             Err(Unreadable::Json(format!("{kind:?} is no kind of the API")))
         }
@@ -85,7 +101,8 @@ pub fn key(kind: Kind, json: &str) -> Result<(Key, String), Unreadable> {
     let wire::Bare { metadata } = serde_json::from_str(json)?;
     let version = metadata.resource_version.clone();
     let key = match kind {
-        Kind::Node | Kind::Namespace => convert::name(metadata.name)?,
+        Kind::Node | Kind::Namespace | Kind::Policy(PolicyKind::Clusterwide) => convert::name(metadata.name)?,
+        Kind::Identity => cilium::identity_key(&convert::name(metadata.name)?)?,
         _ => convert::full_name(&metadata)?.to_string(),
     };
     Ok((key, version))
@@ -102,6 +119,10 @@ pub fn kind_named(name: &str) -> Option<Kind> {
         "Namespace" => Kind::Namespace,
         "ReplicaSet" => Kind::ReplicaSet,
         "Job" => Kind::Job,
+        "NetworkPolicy" => Kind::Policy(PolicyKind::Network),
+        "CiliumNetworkPolicy" => Kind::Policy(PolicyKind::Cilium),
+        "CiliumClusterwideNetworkPolicy" => Kind::Policy(PolicyKind::Clusterwide),
+        "CiliumIdentity" => Kind::Identity,
         _ => return None,
     })
 }

@@ -8,6 +8,7 @@ pub mod inventory;
 pub mod kubernetes;
 pub mod names;
 pub mod object;
+pub mod policy;
 pub mod select;
 pub mod sources;
 pub mod workload;

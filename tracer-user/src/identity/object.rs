@@ -1,6 +1,7 @@
 //! What the sources tell of: pods, services, nodes and what runs them, as plain data. Only what a lookup or a filter needs
 //! is kept, so that a cluster of ten thousand pods fits in some megabytes.
 
+use super::policy::{Policy, PolicyKind};
 use crate::event::model::Timestamp;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -66,6 +67,8 @@ pub struct Pod {
     pub created: Option<Timestamp>,
     /// hostPorts of its containers.
     pub host_ports: Vec<(Protocol, u16)>,
+    /// Ports of its containers that have a name, as policies call them.
+    pub named_ports: Vec<(String, Protocol, u16)>,
 }
 
 /// A port of a service.
@@ -151,6 +154,15 @@ pub struct Middle {
     pub owner: Option<Owner>,
 }
 
+/// A security identity of Cilium's (CiliumIdentity).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Its number.
+    pub id: u32,
+    /// What it stands for; the keys have their source: `k8s:app`.
+    pub labels: Labels,
+}
+
 /// A pod's sandbox, as the node's container runtime has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sandbox {
@@ -226,6 +238,10 @@ pub enum Object {
     Namespace(Namespace),
     /// An owner of pods that has an owner.
     Middle(Middle),
+    /// A network policy of any kind.
+    Policy(Policy),
+    /// A security identity of Cilium's.
+    Identity(Identity),
     /// A pod's sandbox.
     Sandbox(Sandbox),
     /// A network namespace.
@@ -251,6 +267,10 @@ pub enum Kind {
     ReplicaSet,
     /// Likewise.
     Job,
+    /// Network policies: each kind is a list of its own.
+    Policy(PolicyKind),
+    /// Cilium's security identities.
+    Identity,
     /// Sandboxes.
     Sandbox,
     /// Network namespaces.
@@ -260,7 +280,7 @@ pub enum Kind {
 }
 
 /// What names one thing of its kind: `namespace/name` of objects of the API (a node or a namespace has no namespace),
-/// the id of a sandbox, the inode number of a netns, `protocol/port` of a socket.
+/// the number of an identity, the id of a sandbox, the inode number of a netns, `protocol/port` of a socket.
 pub type Key = String;
 
 impl Object {
@@ -275,6 +295,8 @@ impl Object {
             Self::Namespace(_) => Kind::Namespace,
             Self::Middle(middle) if middle.itself.kind == "Job" => Kind::Job,
             Self::Middle(_) => Kind::ReplicaSet,
+            Self::Policy(policy) => Kind::Policy(policy.kind),
+            Self::Identity(_) => Kind::Identity,
             Self::Sandbox(_) => Kind::Sandbox,
             Self::Netns(_) => Kind::Netns,
             Self::Socket(_) => Kind::Socket,
@@ -291,6 +313,9 @@ impl Object {
             Self::Node(node) => node.name.clone(),
             Self::Namespace(namespace) => namespace.name.clone(),
             Self::Middle(middle) => format!("{}/{}", middle.namespace, middle.itself.name),
+            Self::Policy(policy) if policy.name.namespace.is_empty() => policy.name.name.clone(),
+            Self::Policy(policy) => policy.name.to_string(),
+            Self::Identity(identity) => identity.id.to_string(),
             Self::Sandbox(sandbox) => sandbox.id.clone(),
             Self::Netns(owner) => owner.netns.to_string(),
             Self::Socket(socket) => format!("{}/{}", socket.protocol, socket.port),

@@ -2,7 +2,11 @@
 //! that comes from outside is escaped here.
 
 use super::escape::escape;
-use crate::cilium::{identity::Identity, maps::Direction, model::Cilium};
+use crate::cilium::{
+    identity::Identity,
+    maps::Direction,
+    model::{Cilium, Policy},
+};
 use crate::event::model::{Drop, Endpoint, K8s, Original, Packet, Stalled};
 use crate::netfilter::model::{Backend, Confidence, Family, Netfilter};
 use crate::tc::model::{Bpf, Filter};
@@ -286,7 +290,8 @@ pub(super) fn filter(bpf: &Bpf) -> Option<String> {
     Some(format!("tc:{}:{what}", escape(&bpf.hook)))
 }
 
-/// `cilium:133:POLICY Policy denied (endpoint 2636 ingress, identity 2 -> 12345)`, with the identities' reserved names.
+/// `cilium:133:POLICY Policy denied (endpoint 2636 ingress, identity 2 -> 12345; policies on the pod: shop/deny)`, with the
+/// identities' reserved names.
 fn said_by_cilium(cilium: &Cilium) -> String {
     let identity = |identity: &Identity| {
         let reserved = identity.labels.iter().flatten().find(|label| label.starts_with("reserved:"));
@@ -304,13 +309,37 @@ fn said_by_cilium(cilium: &Cilium) -> String {
         .any(|it| it.is_some())
         .then(|| format!("identity {} -> {}", known(ends[0]), known(ends[1])));
     let about: Vec<_> = [endpoint, identities].into_iter().flatten().collect();
-    let about = if about.is_empty() { String::new() } else { format!(" ({})", about.join(", ")) };
+    let about: Vec<_> =
+        [(!about.is_empty()).then(|| about.join(", ")), policies(cilium)].into_iter().flatten().collect();
+    let about = if about.is_empty() { String::new() } else { format!(" ({})", about.join("; ")) };
     let message = escape(&cilium.message);
     match (cilium_code(cilium), message.is_empty()) {
         (Some(code), true) => format!("{code}{about}"),
         (Some(code), false) => format!("{code} {message}{about}"),
         (None, _) => format!("cilium {message}{about}"),
     }
+}
+
+/// `policies on the pod: shop/redis-deny, shop/allow`; `None` if they are not known.
+fn policies(cilium: &Cilium) -> Option<String> {
+    /// More are counted.
+    const TOLD: usize = 3;
+    let policies = cilium.policies.as_ref()?;
+    let mut names: Vec<_> = policies.iter().take(TOLD).map(policy).collect();
+    if policies.len() > TOLD {
+        names.push(format!("{} more", policies.len() - TOLD));
+    }
+    let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    Some(format!("policies on the pod: {names}"))
+}
+
+/// `shop/redis-deny`; one of the whole cluster has its name only.
+fn policy(policy: &Policy) -> String {
+    let name = escape(&policy.name);
+    policy
+        .namespace
+        .as_ref()
+        .map_or_else(|| name.to_string(), |namespace| format!("{}/{name}", escape(namespace)))
 }
 
 /// `cilium:133:POLICY`; `None` without a code.
@@ -410,6 +439,10 @@ pub(super) fn wide(drop: &Drop) -> Vec<String> {
         add("program", cilium.program.as_deref().and_then(text));
         let line = cilium.line.map(|line| format!(":{line}")).unwrap_or_default();
         add("source", cilium.file.as_ref().map(|file| format!("{}{line}", escape(file))));
+        for one in cilium.policies.iter().flatten() {
+            let why = one.why_not.as_ref().map(|why| format!(": {}", escape(why))).unwrap_or_default();
+            add("policy", Some(format!("{} {}{why}", escape(&one.kind), policy(one))));
+        }
         for note in cilium.notes.iter().chain(&cilium.unread) {
             add("note", text(note));
         }

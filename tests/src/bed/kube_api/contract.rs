@@ -10,6 +10,8 @@ const SERVICES: &str = include_str!("../../../../tracer-user/src/identity/fixtur
 const SLICES: &str = include_str!("../../../../tracer-user/src/identity/fixtures/endpointslices.list.json");
 const NODES: &str = include_str!("../../../../tracer-user/src/identity/fixtures/nodes.list.json");
 const NAMESPACES: &str = include_str!("../../../../tracer-user/src/identity/fixtures/namespaces.list.json");
+const NETWORK_POLICIES: &str =
+    include_str!("../../../../tracer-user/src/identity/fixtures/networkpolicies.list.json");
 /// Its items are left out.
 const PAGE: &str = include_str!("../../../../tracer-user/src/identity/fixtures/pods.page1.envelope.json");
 const STREAM: &str = include_str!("../../../../tracer-user/src/identity/fixtures/pods.watchlist.jsonl");
@@ -76,6 +78,7 @@ fn lists_are_the_recorded_ones() {
         ("endpointslices", SLICES),
         ("nodes", NODES),
         ("namespaces", NAMESPACES),
+        ("networkpolicies", NETWORK_POLICIES),
     ];
     for (plural, text) in recorded {
         let list = store.list(resource(plural), Form::Whole, None, None).unwrap();

@@ -100,3 +100,34 @@ pub fn replica_set(namespace: &str, name: &str, deployment: &str) -> Value {
         json!({"kind": "ReplicaSet", "metadata": metadata(namespace, name), "spec": {}, "status": {}});
     owned(object, "Deployment", deployment)
 }
+
+/// The same with other labels.
+#[must_use]
+pub fn labelled(mut object: Value, labels: &Value) -> Value {
+    object["metadata"]["labels"] = labels.clone();
+    object
+}
+
+/// A NetworkPolicy.
+#[must_use]
+pub fn network_policy(namespace: &str, name: &str, spec: &Value) -> Value {
+    json!({"kind": "NetworkPolicy", "metadata": metadata(namespace, name), "spec": spec})
+}
+
+/// A CiliumNetworkPolicy.
+#[must_use]
+pub fn cilium_policy(namespace: &str, name: &str, spec: &Value) -> Value {
+    json!({"kind": "CiliumNetworkPolicy", "metadata": metadata(namespace, name), "spec": spec})
+}
+
+/// A CiliumClusterwideNetworkPolicy.
+#[must_use]
+pub fn clusterwide_policy(name: &str, spec: &Value) -> Value {
+    json!({"kind": "CiliumClusterwideNetworkPolicy", "metadata": {"name": name}, "spec": spec})
+}
+
+/// A CiliumIdentity with labels, each with its source: `k8s:app`.
+#[must_use]
+pub fn cilium_identity(id: u32, labels: &Value) -> Value {
+    json!({"kind": "CiliumIdentity", "metadata": {"name": id.to_string()}, "security-labels": labels})
+}

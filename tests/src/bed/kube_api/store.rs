@@ -20,8 +20,13 @@ const fn core(plural: &'static str, kind: &'static str, empty: fn() -> Value) ->
     Resource { plural, group: "/api/v1", version: "v1", kind, empty }
 }
 
+/// One that a cluster has only with Cilium: a custom resource, whose bookmarks have no more than metadata.
+const fn ciliums(plural: &'static str, kind: &'static str) -> Resource {
+    Resource { plural, group: "/apis/cilium.io/v2", version: "cilium.io/v2", kind, empty: || json!({}) }
+}
+
 /// The resources that there are.
-pub(super) const RESOURCES: [Resource; 7] = [
+pub(super) const RESOURCES: [Resource; 11] = [
     core("pods", "Pod", || json!({"spec": {"containers": null}, "status": {}})),
     core("services", "Service", || json!({"spec": {}, "status": {"loadBalancer": {}}})),
     core("nodes", "Node", || json!({"spec": {}, "status": {}})),
@@ -47,6 +52,16 @@ pub(super) const RESOURCES: [Resource; 7] = [
         kind: "Job",
         empty: || json!({"spec": {}, "status": {}}),
     },
+    Resource {
+        plural: "networkpolicies",
+        group: "/apis/networking.k8s.io/v1",
+        version: "networking.k8s.io/v1",
+        kind: "NetworkPolicy",
+        empty: || json!({"spec": {"podSelector": {}}}),
+    },
+    ciliums("ciliumnetworkpolicies", "CiliumNetworkPolicy"),
+    ciliums("ciliumclusterwidenetworkpolicies", "CiliumClusterwideNetworkPolicy"),
+    ciliums("ciliumidentities", "CiliumIdentity"),
 ];
 
 /// The resource at a path.

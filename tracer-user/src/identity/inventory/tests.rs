@@ -1,4 +1,4 @@
-use super::super::object::{Backend, Middle, ServicePort};
+use super::super::object::{Backend, Identity, Middle, ServicePort};
 use super::*;
 
 const SECOND: i128 = 1_000_000_000;
@@ -278,4 +278,57 @@ fn workloads_are_found_through_owners() {
     assert_eq!(of(&inventory).as_deref(), Some("deployment/web"));
     inventory.apply(Source::Api, at(2), Change::Delete(Kind::ReplicaSet, "shop/web-5d".to_owned()));
     assert_eq!(of(&inventory).as_deref(), Some("replicaset/web-5d"));
+}
+
+fn policy(kind: PolicyKind, namespace: &str, name: &str) -> Policy {
+    Policy { kind, name: Name::new(namespace, name), ..Policy::default() }
+}
+
+#[test]
+fn policies_are_those_of_a_namespace_and_of_the_cluster() {
+    let mut inventory = Inventory::default();
+    let all = [
+        policy(PolicyKind::Network, "shop", "a"),
+        policy(PolicyKind::Cilium, "shop", "a"),
+        policy(PolicyKind::Network, "pay", "b"),
+        policy(PolicyKind::Clusterwide, "", "a"),
+    ];
+    for kind in [PolicyKind::Network, PolicyKind::Cilium, PolicyKind::Clusterwide] {
+        let of_kind = all.iter().filter(|policy| policy.kind == kind).cloned().map(Object::Policy).collect();
+        assert!(!inventory.knows_policies(kind));
+        list(&mut inventory, Source::Api, 1, Kind::Policy(kind), of_kind);
+        assert!(inventory.knows_policies(kind));
+    }
+    let names = |inventory: &Inventory, namespace: Option<&str>| -> Vec<String> {
+        inventory.policies_of(namespace).map(|policy| format!("{:?} {}", policy.kind, policy.name)).collect()
+    };
+    assert_eq!(names(&inventory, Some("shop")), ["Network shop/a", "Cilium shop/a", "Clusterwide /a"]);
+    assert_eq!(names(&inventory, Some("none")), ["Clusterwide /a"]);
+    assert_eq!(names(&inventory, None), ["Clusterwide /a"]);
+    let delete = |inventory: &mut Inventory, kind, key: &str| {
+        inventory.apply(Source::Api, at(2), Change::Delete(Kind::Policy(kind), key.to_owned()));
+    };
+    delete(&mut inventory, PolicyKind::Cilium, "shop/a");
+    delete(&mut inventory, PolicyKind::Clusterwide, "a");
+    assert_eq!(names(&inventory, Some("shop")), ["Network shop/a"]);
+    // A list without it.
+    list(&mut inventory, Source::Api, 3, Kind::Policy(PolicyKind::Network), vec![]);
+    assert_eq!(names(&inventory, Some("shop")), [""; 0]);
+}
+
+#[test]
+fn a_file_is_older_than_the_api_server() {
+    let mut inventory = Inventory::default();
+    let identity = |app: &str| {
+        let labels = Labels::from([("k8s:app".to_owned(), app.to_owned())]);
+        Object::Identity(Identity { id: 4711, labels })
+    };
+    let app = |inventory: &Inventory| inventory.identity(4711).map(|labels| labels["k8s:app"].clone());
+    list(&mut inventory, Source::File, 1, Kind::Identity, vec![identity("file")]);
+    assert_eq!(app(&inventory).as_deref(), Some("file"));
+    list(&mut inventory, Source::Api, 2, Kind::Identity, vec![identity("api")]);
+    list(&mut inventory, Source::File, 3, Kind::Identity, vec![identity("file")]);
+    assert_eq!(app(&inventory).as_deref(), Some("api"));
+    inventory.apply(Source::Api, at(4), Change::Delete(Kind::Identity, "4711".to_owned()));
+    assert_eq!(app(&inventory), None);
 }

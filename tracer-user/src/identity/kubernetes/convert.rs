@@ -17,11 +17,18 @@ pub(super) fn pod(wire: wire::Pod) -> Result<Found, Unreadable> {
         addresses = with_first(status.host_ip, status.host_ips.into_iter().map(|entry| entry.ip));
     }
     let containers = spec.containers.into_iter().chain(spec.init_containers);
-    let host_ports = containers
-        .flat_map(|container| container.ports)
+    let ports: Vec<_> = containers.flat_map(|container| container.ports).take(limits::PORTS).collect();
+    let host_ports = ports
+        .iter()
         .filter(|port| port.host_port != 0)
         .filter_map(|port| Some((protocol(port.protocol.as_deref())?, port.host_port)))
-        .take(limits::PORTS)
+        .collect();
+    let named_ports = ports
+        .iter()
+        .filter(|port| is_name(&port.name) && port.container_port != 0)
+        .filter_map(|port| {
+            Some((port.name.clone(), protocol(port.protocol.as_deref())?, port.container_port))
+        })
         .collect();
     let created = status.start_time.as_deref().and_then(time);
     let object = Object::Pod(Pod {
@@ -33,6 +40,7 @@ pub(super) fn pod(wire: wire::Pod) -> Result<Found, Unreadable> {
         owner: owner(metadata.owner_references),
         created: created.or_else(|| metadata.creation_timestamp.as_deref().and_then(time)),
         host_ports,
+        named_ports,
         uid: Some(metadata.uid).filter(|uid| is_name(uid)).unwrap_or_default(),
         labels: labels(metadata.labels),
     });
@@ -134,9 +142,12 @@ pub(super) fn full_name(metadata: &wire::Meta) -> Result<Name, Unreadable> {
 }
 
 fn labels(all: Labels) -> Labels {
-    let short = |(name, value): &(String, String)| {
-        name.len() <= limits::LABEL_NAME && value.len() <= limits::LABEL_VALUE
-    };
+    labels_within(all, limits::LABEL_NAME)
+}
+
+/// Labels whose names are not longer than that.
+pub(super) fn labels_within(all: Labels, name: usize) -> Labels {
+    let short = |(key, value): &(String, String)| key.len() <= name && value.len() <= limits::LABEL_VALUE;
     all.into_iter().filter(short).take(limits::LABELS).collect()
 }
 
@@ -164,7 +175,7 @@ fn with_first(first: String, all: impl IntoIterator<Item = String>) -> Vec<IpAdd
 }
 
 /// The number of a protocol; TCP if none is given. `None` if it is none that is known.
-fn protocol(name: Option<&str>) -> Option<Protocol> {
+pub(super) fn protocol(name: Option<&str>) -> Option<Protocol> {
     match name {
         None | Some("TCP" | "") => Some(6),
         Some("UDP") => Some(17),

@@ -1,3 +1,5 @@
+mod policies;
+
 use super::*;
 use crate::identity::object::{Middle, Owner, Pod, Service, Slice};
 use std::net::IpAddr;

@@ -7,7 +7,9 @@ use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 
 /// `null` as the default.
-fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+pub(super) fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    from: D,
+) -> Result<T, D::Error> {
     Option::<T>::deserialize(from).map(Option::unwrap_or_default)
 }
 
@@ -48,7 +50,7 @@ wire! {
         init_containers: Vec<Container>,
     }
     Container { ports: Vec<ContainerPort>, }
-    ContainerPort { host_port: u16, protocol: Option<String>, }
+    ContainerPort { name: String, container_port: u16, host_port: u16, protocol: Option<String>, }
     PodStatus {
         phase: String,
         #[serde(rename = "podIP")]

@@ -13,6 +13,7 @@ mod trouble;
 
 use super::{Closed, Sink};
 use crate::identity::object::Kind;
+use crate::identity::policy::PolicyKind;
 use futures_util::future::try_join_all;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -77,27 +78,48 @@ struct Resource {
     name: &'static str,
     /// Whether its metadata is enough.
     metadata: bool,
+    /// Whether clusters may be without it: then nothing is said where it is not there or not allowed, and it is asked for
+    /// less often. (The API server forbids also what does not exist.)
+    optional: bool,
+}
+
+const fn whole(kind: Kind, path: &'static str, name: &'static str) -> Resource {
+    Resource { kind, path, name, metadata: false, optional: false }
+}
+
+const fn metadata(kind: Kind, path: &'static str, name: &'static str) -> Resource {
+    Resource { metadata: true, ..whole(kind, path, name) }
+}
+
+const fn optional(kind: Kind, path: &'static str, name: &'static str) -> Resource {
+    Resource { optional: true, ..whole(kind, path, name) }
 }
 
 /// Everything that is watched.
-const RESOURCES: [Resource; 7] = [
-    Resource { kind: Kind::Pod, path: "/api/v1/pods", name: "pods", metadata: false },
-    Resource { kind: Kind::Service, path: "/api/v1/services", name: "services", metadata: false },
-    Resource {
-        kind: Kind::Slice,
-        path: "/apis/discovery.k8s.io/v1/endpointslices",
-        name: "endpointslices.discovery.k8s.io",
-        metadata: false,
-    },
-    Resource { kind: Kind::Node, path: "/api/v1/nodes", name: "nodes", metadata: false },
-    Resource { kind: Kind::Namespace, path: "/api/v1/namespaces", name: "namespaces", metadata: true },
-    Resource {
-        kind: Kind::ReplicaSet,
-        path: "/apis/apps/v1/replicasets",
-        name: "replicasets.apps",
-        metadata: true,
-    },
-    Resource { kind: Kind::Job, path: "/apis/batch/v1/jobs", name: "jobs.batch", metadata: true },
+const RESOURCES: [Resource; 11] = [
+    whole(Kind::Pod, "/api/v1/pods", "pods"),
+    whole(Kind::Service, "/api/v1/services", "services"),
+    whole(Kind::Slice, "/apis/discovery.k8s.io/v1/endpointslices", "endpointslices.discovery.k8s.io"),
+    whole(Kind::Node, "/api/v1/nodes", "nodes"),
+    metadata(Kind::Namespace, "/api/v1/namespaces", "namespaces"),
+    metadata(Kind::ReplicaSet, "/apis/apps/v1/replicasets", "replicasets.apps"),
+    metadata(Kind::Job, "/apis/batch/v1/jobs", "jobs.batch"),
+    whole(
+        Kind::Policy(PolicyKind::Network),
+        "/apis/networking.k8s.io/v1/networkpolicies",
+        "networkpolicies.networking.k8s.io",
+    ),
+    optional(
+        Kind::Policy(PolicyKind::Cilium),
+        "/apis/cilium.io/v2/ciliumnetworkpolicies",
+        "ciliumnetworkpolicies.cilium.io",
+    ),
+    optional(
+        Kind::Policy(PolicyKind::Clusterwide),
+        "/apis/cilium.io/v2/ciliumclusterwidenetworkpolicies",
+        "ciliumclusterwidenetworkpolicies.cilium.io",
+    ),
+    optional(Kind::Identity, "/apis/cilium.io/v2/ciliumidentities", "ciliumidentities.cilium.io"),
 ];
 
 /// Watches the API until nobody reads any more. Failures are told as notes, once each, and retried. A list may begin

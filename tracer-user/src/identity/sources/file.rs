@@ -22,7 +22,8 @@ const MOST: u64 = 1 << 30;
 const PIECE: usize = 1 << 16;
 
 /// The command that writes such a file.
-const COMMAND: &str = "kubectl get pods,services,endpointslices,nodes,namespaces,replicasets,jobs -A -o json";
+const COMMAND: &str =
+    "kubectl get pods,services,endpointslices,nodes,namespaces,replicasets,jobs,networkpolicies -A -o json";
 
 /// Why a file of `--inventory` can't be used. Says which and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -264,7 +265,7 @@ impl<'de> Visitor<'de> for Document<'_> {
                     single.insert(field, raw);
                 }
                 // What an object is read from, if it turns out to be one.
-                "metadata" | "spec" | "status" | "endpoints" | "ports" => {
+                "metadata" | "spec" | "specs" | "status" | "endpoints" | "ports" | "security-labels" => {
                     single.insert(field, fields.next_value()?);
                 }
                 _ => drop(fields.next_value::<IgnoredAny>()?),

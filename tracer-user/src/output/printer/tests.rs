@@ -1,5 +1,9 @@
 use super::*;
-use crate::cilium::{identity::Identity, maps::Direction, model::Cilium};
+use crate::cilium::{
+    identity::Identity,
+    maps::Direction,
+    model::{Cilium, Policy},
+};
 use crate::event::model::{Conntrack, Endpoint, Inner, K8s, LostPlace, Network, Original, Packet, Reason};
 use crate::netfilter::model::{Backend, Family, Netfilter, RuleRef};
 use crate::netfilter::program::Program;
@@ -284,6 +288,26 @@ fn the_place_of_ciliums_verdict() {
         "cilium:133:POLICY Policy denied (endpoint 2636 ingress, identity 2 reserved:world -> 12345)";
     assert_eq!(words::place(&drop), wanted);
     assert!(one(Format::Iptables, drop.clone()).starts_with("DROP: cilium:133:POLICY IN="));
+    let policy = |namespace: Option<&str>, name: &str| Policy {
+        namespace: namespace.map(str::to_owned),
+        name: name.to_owned(),
+        kind: "NetworkPolicy".into(),
+        why_not: Some("needs app=\x1b[2J".into()),
+    };
+    let mut answer = Cilium { code: Some(133), message: "Policy denied".into(), ..Cilium::default() };
+    for (policies, wanted) in [
+        (vec![], "none"),
+        (vec![policy(Some("shop"), "redis\x1b"), policy(None, "all")], "shop/redis\\x1b, all"),
+        (vec![policy(None, "a"); 5], "a, a, a, 2 more"),
+    ] {
+        answer.policies = Some(policies);
+        drop.drop.cilium = Some(Box::new(answer.clone()));
+        assert_eq!(words::place(&drop), format!("cilium:133 Policy denied (policies on the pod: {wanted})"));
+    }
+    answer.policies = Some(vec![policy(Some("shop"), "deny")]);
+    drop.drop.cilium = Some(Box::new(answer));
+    let wide = words::wide(&drop);
+    assert!(wide.contains(&"policy NetworkPolicy shop/deny: needs app=\\x1b[2J".to_owned()), "{wide:?}");
     drop.drop.cilium = Some(Box::new(Cilium { message: "no\x1b metadata".into(), ..Cilium::default() }));
     assert_eq!(words::place(&drop), "cilium no\\x1b metadata");
 }

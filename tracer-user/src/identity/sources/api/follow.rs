@@ -13,7 +13,7 @@ use http_body_util::BodyExt;
 use kube::client::Body;
 use std::convert::Infallible;
 use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -27,6 +27,8 @@ const LINE_BYTES: usize = 16 << 20;
 const REFUSAL_BYTES: usize = 64 << 10;
 /// Objects of a kind.
 const OBJECTS: usize = 1_000_000;
+/// How much longer the pause is before what a cluster may be without is asked for again.
+const RARELY: u32 = 20;
 /// Refusals in a row, after which what is known is asked for anew, not the changes to it.
 const STUBBORN: u32 = 3;
 
@@ -117,6 +119,15 @@ impl<'a> Follower<'a> {
                 Trouble::Gone if refusals < STUBBORN => self.version = None,
                 Trouble::Unsupported(_) if self.version.is_none() && self.streaming => {
                     self.streaming = false;
+                    continue;
+                }
+                _ if self.resource.optional && trouble.is_of_one_kind() => {
+                    let answered = self.health().answered(self.resource.kind, false);
+                    if answered.back {
+                        self.sink.note(back_again(&url)).await?;
+                    }
+                    self.without(&trouble).await?;
+                    sleep(timing.retry_most * RARELY).await;
                     continue;
                 }
                 _ => self.tell(&trouble, &url).await?,
@@ -271,6 +282,21 @@ impl<'a> Follower<'a> {
         Ok(())
     }
 
+    /// There are no such objects here, as far as can be known: if the server has no such kind, it is known that there are
+    /// none.
+    async fn without(&mut self, trouble: &Trouble) -> Result<(), Closed> {
+        self.version = None;
+        if matches!(trouble, Trouble::Missing(_)) {
+            self.set(Change::Begin(self.resource.kind)).await?;
+            self.set(Change::End(self.resource.kind)).await?;
+        }
+        Ok(())
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn set(&self, change: Change) -> Result<(), Closed> {
         self.sink.change(Source::Api, change).await
     }
@@ -306,7 +332,7 @@ impl<'a> Follower<'a> {
     /// Says what went wrong, if it is news.
     async fn tell(&self, trouble: &Trouble, url: &str) -> Result<(), Closed> {
         let (news, back) = {
-            let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut health = self.health();
             let back = trouble.is_of_one_kind() && health.answered(self.resource.kind, false).back;
             (health.trouble(self.resource.kind, trouble), back)
         };
@@ -318,8 +344,7 @@ impl<'a> Follower<'a> {
 
     /// The server has answered as it should: says so if it did not before.
     async fn answered(&self, connection: &Connection) -> Result<(), Closed> {
-        let News { back, allowed } =
-            self.health.lock().unwrap_or_else(PoisonError::into_inner).answered(self.resource.kind, true);
+        let News { back, allowed } = self.health().answered(self.resource.kind, true);
         if back {
             self.sink.note(back_again(&connection.url)).await?;
         }

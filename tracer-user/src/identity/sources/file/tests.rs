@@ -47,6 +47,23 @@ fn what_the_api_answers_and_several_documents() {
 }
 
 #[test]
+fn policies_and_identities() {
+    let text = r#"{"kind":"CiliumIdentity","metadata":{"name":"4711"},"security-labels":{"k8s:app":"web"}}
+        {"kind":"NetworkPolicyList","items":[{"metadata":{"name":"a","namespace":"n"},"spec":{"podSelector":{}}}]}
+        {"kind":"CiliumClusterwideNetworkPolicy","metadata":{"name":"b"},"specs":[{"endpointSelector":{}}]}"#;
+    let contents = read_text(text).unwrap();
+    let [Object::Identity(identity), Object::Policy(network), Object::Policy(clusterwide)] =
+        &contents.objects[..]
+    else {
+        panic!("{contents:?}")
+    };
+    assert_eq!(
+        (identity.labels["k8s:app"].as_str(), network.parts.len(), clusterwide.parts.len()),
+        ("web", 1, 1)
+    );
+}
+
+#[test]
 fn a_kind_that_is_told_after_its_objects() {
     let mut list: serde_json::Value = serde_json::from_str(PODS).unwrap();
     let rest = list["items"].take();
