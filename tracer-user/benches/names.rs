@@ -1,5 +1,10 @@
 //! What names cost: a cluster of 10,000 pods and 5,000 services in the inventory; a drop named; a filter's words looked up.
-#![allow(missing_docs, reason = "criterion's macros make functions")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a benchmark: criterion makes functions, and it prints"
+)]
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
