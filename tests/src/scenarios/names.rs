@@ -43,11 +43,13 @@ const CASES: &[(&str, &str, &[u64])] = &[
     ("pod_but_not_service", "--pod cart-0 --not --service redis", &[POD]),
 ];
 
+type Scenario = fn() -> Result<()>;
+
 pub(super) fn trials() -> Vec<Trial> {
     let filters = CASES
         .iter()
         .map(|&(name, words, shown)| beside(format!("names::filter_{name}"), move || filter(words, shown)));
-    let rows: [(&str, fn() -> Result<()>); 4] = [
+    let rows: [(&str, Scenario); 4] = [
         ("on_the_line", on_the_line),
         ("masqueraded", masqueraded),
         ("silent_peer", silent_peer),
