@@ -33,7 +33,9 @@ use std::{
     io, thread,
     time::{Duration, Instant},
 };
-use tracer_common::{Event, FlowKey, Layout, Retransmit, TC_FILTERS, TcFilter, attribution_kind, flow_flag};
+use tracer_common::{
+    Event, FlowKey, Layout, Retransmit, TC_FILTERS, TcFilter, TextRange, attribution_kind, flow_flag,
+};
 
 /// Records taken from the ring before it is somebody else's turn: as many as can be in it at one moment.
 const BATCH: usize = RING_BYTES / size_of::<Event>() + 1;
@@ -74,6 +76,8 @@ pub struct Stream {
     repeated: HashMap<Retransmit, u64>,
     /// What the self-test said; `None` if it had nothing to learn from.
     learned: Option<Result<Learned, String>>,
+    /// Where nft_do_chain was then.
+    learned_of: TextRange,
     lost: Losses,
     /// End of the last interval, CLOCK_MONOTONIC ns.
     last_tick: u64,
@@ -133,6 +137,7 @@ impl Stream {
             unmeant: HashSet::new(),
             repeated: HashMap::new(),
             learned: None,
+            learned_of: TextRange::default(),
             lost: Losses::default(),
             last_tick,
             fill: 0,
@@ -256,8 +261,17 @@ impl Stream {
             nft: self.kernel.has_function("nft_do_chain"),
             legacy: ["ipt_do_table", "ip6t_do_table"].iter().any(|name| self.kernel.has_function(name)),
         };
+        // An engine that was unloaded and came back may be elsewhere.
+        let nft_do_chain = self.kernel.layout().nft_do_chain;
         let is_done = self.lab.as_ref().is_some_and(|lab| lab.backends() == backends);
-        if is_done || backends.is_empty() {
+        if is_done && self.learned_of == nft_do_chain {
+            return Ok(());
+        }
+        self.learned_of = nft_do_chain;
+        self.rulesets.set_layout(None);
+        if backends.is_empty() {
+            selftest::forget(&mut self.tracer);
+            self.learned = None;
             return Ok(());
         }
         let mut learned = self.learn(backends, 1)?;
@@ -270,9 +284,7 @@ impl Stream {
         self.learned = Some(learned.as_ref().copied().map_err(ToString::to_string));
         let learned = learned?;
         self.rulesets.has_nft_freeing = learned.has(attribution_kind::NFT_RULE);
-        if let Some(nft) = learned.nft {
-            self.rulesets.set_layout(nft);
-        }
+        self.rulesets.set_layout(learned.nft);
         Ok(())
     }
 
@@ -359,7 +371,8 @@ impl Stream {
         };
         let nft_policies = match learned(attribution_kind::NFT_POLICY, stack, &nft) {
             Mechanism::Off(_) if is_counted => Mechanism::Exact(
-                "the base chains' own counters, likewise, where they have one (iptables-nft-restore makes them)",
+                "the base chains' own counters, likewise, where they have one: iptables-nft-restore makes them, `iptables -P` \
+                 and nft don't, and there a policy is inferred at best",
             ),
             other => other,
         };
