@@ -33,9 +33,7 @@ use std::{
     io, thread,
     time::{Duration, Instant},
 };
-use tracer_common::{
-    Event, FlowKey, Layout, Retransmit, TC_FILTERS, TcFilter, TextRange, attribution_kind, flow_flag,
-};
+use tracer_common::{Event, FlowKey, Layout, Retransmit, TC_FILTERS, TcFilter, attribution_kind, flow_flag};
 
 /// Records taken from the ring before it is somebody else's turn: as many as can be in it at one moment.
 const BATCH: usize = RING_BYTES / size_of::<Event>() + 1;
@@ -76,8 +74,6 @@ pub struct Stream {
     repeated: HashMap<Retransmit, u64>,
     /// What the self-test said; `None` if it had nothing to learn from.
     learned: Option<Result<Learned, String>>,
-    /// Where nft_do_chain was then.
-    learned_of: TextRange,
     lost: Losses,
     /// End of the last interval, CLOCK_MONOTONIC ns.
     last_tick: u64,
@@ -137,7 +133,6 @@ impl Stream {
             unmeant: HashSet::new(),
             repeated: HashMap::new(),
             learned: None,
-            learned_of: TextRange::default(),
             lost: Losses::default(),
             last_tick,
             fill: 0,
@@ -261,13 +256,10 @@ impl Stream {
             nft: self.kernel.has_function("nft_do_chain"),
             legacy: ["ipt_do_table", "ip6t_do_table"].iter().any(|name| self.kernel.has_function(name)),
         };
-        // An engine that was unloaded and came back may be elsewhere.
-        let nft_do_chain = self.kernel.layout().nft_do_chain;
-        let is_done = self.lab.as_ref().is_some_and(|lab| lab.backends() == backends);
-        if is_done && self.learned_of == nft_do_chain {
+        // An engine that it learned from stays where it is: the rules in the lab keep it from being unloaded.
+        if self.lab.as_ref().is_some_and(|lab| lab.backends() == backends) {
             return Ok(());
         }
-        self.learned_of = nft_do_chain;
         self.rulesets.set_layout(None);
         if backends.is_empty() {
             selftest::forget(&mut self.tracer);
