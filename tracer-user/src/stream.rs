@@ -268,8 +268,14 @@ impl Stream {
             nft: self.kernel.has_function("nft_do_chain"),
             legacy: ["ipt_do_table", "ip6t_do_table"].iter().any(|name| self.kernel.has_function(name)),
         };
-        let is_done = self.lab.as_ref().is_some_and(|lab| lab.backends() == backends);
-        if is_done || backends.is_empty() {
+        // An engine that it learned from stays where it is: the rules in the lab keep it from being unloaded.
+        if self.lab.as_ref().is_some_and(|lab| lab.backends() == backends) {
+            return Ok(());
+        }
+        self.rulesets.set_layout(None);
+        if backends.is_empty() {
+            selftest::forget(&mut self.tracer);
+            self.learned = None;
             return Ok(());
         }
         let mut learned = self.learn(backends, 1)?;
@@ -282,9 +288,7 @@ impl Stream {
         self.learned = Some(learned.as_ref().copied().map_err(ToString::to_string));
         let learned = learned?;
         self.rulesets.has_nft_freeing = learned.has(attribution_kind::NFT_RULE);
-        if let Some(nft) = learned.nft {
-            self.rulesets.set_layout(nft);
-        }
+        self.rulesets.set_layout(learned.nft);
         Ok(())
     }
 
@@ -371,7 +375,8 @@ impl Stream {
         };
         let nft_policies = match learned(attribution_kind::NFT_POLICY, stack, &nft) {
             Mechanism::Off(_) if is_counted => Mechanism::Exact(
-                "the base chains' own counters, likewise, where they have one (iptables-nft-restore makes them)",
+                "the base chains' own counters, likewise, where they have one: iptables-nft-restore makes them, `iptables -P` \
+                 and nft don't, and there a policy is inferred at best",
             ),
             other => other,
         };

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use droptrace_tests::{
     bed::{self, backend::Backend, droptrace::command as droptrace, flood},
     bench::{
@@ -29,6 +29,9 @@ use droptrace_tests::{
 #[derive(Parser)]
 #[command(name = "rules")]
 struct Cli {
+    /// Measure only this (may be repeated)
+    #[arg(long, value_name = "PART")]
+    only: Vec<Part>,
     /// Rounds of a measurement; each has droptrace off and on
     #[arg(long, default_value_t = 9)]
     rounds: usize,
@@ -56,6 +59,17 @@ struct Cli {
     /// Start no new round after this many seconds; the last part, reading, takes some more
     #[arg(long, default_value_t = 140)]
     seconds: u64,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Packets that pass
+    Healthy,
+    /// Packets that are dropped
+    Drops,
+    /// The time that reading the largest rule sets takes
+    Reading,
 }
 
 /// Legacy rules that can drop.
@@ -92,17 +106,26 @@ fn run(cli: &Cli) -> Result<()> {
     let machine = machine::machine();
     // Programs and threads that are started inherit it; senders choose their own.
     flood::pin(cli.other_cpu);
-    let parts = 2 * Backend::ALL.len() + DROP_CAPABLE.len() + NFT_RULES.len() + 1;
-    let mut budget = Budget::new(Duration::from_secs(cli.seconds), u32::try_from(parts)?);
+    let has = |part| cli.only.is_empty() || cli.only.contains(&part);
+    let healthy_rows = if has(Part::Healthy) { 2 * Backend::ALL.len() } else { 0 };
+    let drop_rows = if has(Part::Drops) { DROP_CAPABLE.len() + NFT_RULES.len() + 1 } else { 0 };
+    let mut budget = Budget::new(Duration::from_secs(cli.seconds), u32::try_from(healthy_rows + drop_rows)?);
     print(&format!(
         "{machine}; `{}`.\nAll packets on CPU {}, droptrace on CPU {}, veth.\n",
         machine::command_line(),
         cli.cpu,
         cli.other_cpu
     ))?;
-    healthy(cli, &mut budget)?;
-    drops(cli, &mut budget)?;
-    reading(cli)
+    if has(Part::Healthy) {
+        healthy(cli, &mut budget)?;
+    }
+    if has(Part::Drops) {
+        drops(cli, &mut budget)?;
+    }
+    if has(Part::Reading) {
+        reading(cli)?;
+    }
+    Ok(())
 }
 
 fn print(text: &str) -> Result<()> {

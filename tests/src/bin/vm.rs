@@ -42,9 +42,9 @@ enum Cmd {
         /// The end-to-end test binary
         #[arg(long)]
         e2e: PathBuf,
-        /// Only the tests whose name matches
+        /// Only the tests whose name contains this (may be repeated)
         #[arg(long, value_name = "FILTER")]
-        only: Option<String>,
+        only: Vec<String>,
     },
     /// Run a shell command, with the tools and mounts that the tests have
     Exec {
@@ -132,7 +132,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<u8, Error> {
     match cli.command {
         Cmd::Run { place, size, droptrace, e2e, only } => {
-            run_job(&place, &size, &Job::tests(&droptrace, &e2e, only.as_deref()))
+            run_job(&place, &size, &Job::tests(&droptrace, &e2e, &only))
         }
         Cmd::Exec { place, size, files, words } => {
             let job =

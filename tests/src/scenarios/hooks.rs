@@ -3,6 +3,7 @@
 use super::answer::{Blame, expects_exact_here};
 use super::expect::{Expect, verify, watch};
 use super::{alone, skip};
+use crate::bed::arptables;
 use crate::bed::backend::Backend;
 use crate::bed::command;
 use crate::bed::droptrace::{Droptrace, Output};
@@ -39,6 +40,7 @@ pub(super) fn trials() -> Vec<Trial> {
             }
         }
     }
+    trials.push(super::beside("hooks::arp_legacy_input", arp_legacy));
     trials.push(super::beside("hooks::bridge_legacy_prerouting", bridge_legacy_prerouting));
     trials.push(super::beside("hooks::bridge_netfilter", bridge_netfilter));
     trials.push(super::beside("hooks::bridge_invalid_source", bridge_invalid_source));
@@ -107,6 +109,36 @@ fn arp(hook: &'static str, culprit: Culprit) -> Result<()> {
         .reason(&["NETFILTER_DROP"])
         .at(&["nft_do_chain", "nf_hook_slow"])
         .blame(blame, expects_exact_here(Backend::Nft));
+    verify(stream, &[expect], &[])
+}
+
+/// The legacy table of ARP: its function is known, and that it is a table; which of its rules dropped is not.
+fn arp_legacy() -> Result<()> {
+    let Pair { client, server } = Pair::new()?;
+    arptables::drop_incoming(&server.netns)
+        .map_err(|error| skip(format!("no legacy table of ARP: {error:#}")))?;
+    // What the self-test learns from, before 6.4 too.
+    server.netns.run("nft list tables")?;
+    server.netns.run("iptables-legacy -nL")?;
+    let request = packet::arp_request(client.end.mac(), client.end.v4.octets(), server.end.v4.octets());
+    let stream = watch()?;
+    client.netns.enter(|| send::frames(client.end.device, &[request]))?;
+    let expect = Expect::drops(1, &server.netns)
+        .identify("/network/family", "arp")
+        .reason(&["NETFILTER_DROP"])
+        .at(&["nf_hook_slow"]);
+    let expect = if expects_exact_here(Backend::Legacy) {
+        expect
+            .field("/drop/netfilter/family", "arp")
+            .field("/drop/netfilter/hook", "INPUT")
+            .field_among("/drop/netfilter/function", &["arpt_do_table", "arptable_filter_hook"])
+            .field("/drop/netfilter/backend", "legacy")
+            .field("/drop/netfilter/table", Value::Null)
+            .field("/drop/netfilter/rule", Value::Null)
+            .field("/drop/netfilter/confidence", "ambiguous")
+    } else {
+        expect
+    };
     verify(stream, &[expect], &[])
 }
 

@@ -25,10 +25,14 @@ impl Job {
         Job { files: Vec::new(), script: script.into() }
     }
 
-    /// The end-to-end tests: `e2e` with `only` as its filter, and `droptrace` for it to test.
-    pub fn tests(droptrace: &Path, e2e: &Path, only: Option<&str>) -> Job {
-        let filter = only.map(|filter| format!(" {}", quoted(filter))).unwrap_or_default();
-        Job::new(format!("exec /bin/e2e{filter}")).file(droptrace, "/bin/droptrace").file(e2e, "/bin/e2e")
+    /// The end-to-end tests: `e2e`, and `droptrace` for it to test. With filters it runs once for each of them, for it
+    /// takes one at most; the verdict is the last bad one.
+    pub fn tests(droptrace: &Path, e2e: &Path, only: &[String]) -> Job {
+        let runs: String =
+            only.iter().map(|filter| format!("/bin/e2e {} || code=$?\n", quoted(filter))).collect();
+        let script =
+            if runs.is_empty() { "exec /bin/e2e".to_owned() } else { format!("code=0\n{runs}exit $code") };
+        Job::new(script).file(droptrace, "/bin/droptrace").file(e2e, "/bin/e2e")
     }
 
     /// Copies the host's file or folder to `guest`; a program's libraries come along.
@@ -74,8 +78,15 @@ mod tests {
 
     #[test]
     fn a_filter_is_one_word_whatever_is_in_it() {
-        let job = Job::tests(Path::new("/d"), Path::new("/e"), Some("it's; reboot"));
-        assert!(job.text(Suite::Sid).ends_with("exec /bin/e2e 'it'\\''s; reboot'\n"));
+        let job = Job::tests(Path::new("/d"), Path::new("/e"), &["it's; reboot".to_owned()]);
+        let text = job.text(Suite::Sid);
+        assert!(text.ends_with("\ncode=0\n/bin/e2e 'it'\\''s; reboot' || code=$?\nexit $code\n"), "{text}");
+    }
+
+    #[test]
+    fn without_filters_all_tests_run() {
+        let job = Job::tests(Path::new("/d"), Path::new("/e"), &[]);
+        assert!(job.text(Suite::Sid).ends_with("\nexec /bin/e2e\n"));
     }
 
     #[test]

@@ -221,8 +221,8 @@ struct Netns {
 
 impl Rulesets {
     /// With what the self-test learned of nft.
-    pub fn set_layout(&mut self, layout: NftLayout) {
-        self.layout = Some(layout);
+    pub fn set_layout(&mut self, layout: Option<NftLayout>) {
+        self.layout = layout;
         self.netns.clear();
     }
 

@@ -18,7 +18,10 @@ use crate::netfilter::{
     program::ProgramLayout,
 };
 use crate::tc::layout;
-use std::{cell::RefCell, collections::BTreeSet, path::Path, sync::Arc, thread, time::Duration};
+use std::{
+    cell::RefCell, collections::BTreeMap, fs, os::unix::fs::MetadataExt as _, path::Path, sync::Arc, thread,
+    time::Duration,
+};
 use tracer_common::{ABSENT, ConntrackOffsets, ProbeOffsets, TcLayout, TextRange};
 
 /// Least time between two readings of /proc/kallsyms.
@@ -50,6 +53,12 @@ const MODULES: [&str; 19] = [
     "openvswitch",
 ];
 
+/// The inode of a module's BTF, which the kernel makes anew whenever the module is loaded (kernel/bpf/btf.c,
+/// btf_module_notify).
+fn inode(module: &str) -> Option<u64> {
+    fs::metadata(Path::new(BTF).join(module)).ok().map(|metadata| metadata.ino())
+}
+
 /// See the module's documentation.
 pub struct Kernel {
     layout: KernelLayout,
@@ -68,8 +77,9 @@ pub struct Kernel {
     programs: Option<ProgramLayout>,
     /// Layout of legacy tables, likewise.
     legacy: Option<LegacyLayout>,
-    /// Modules of [`MODULES`] whose BTF was read.
-    read: BTreeSet<&'static str>,
+    /// Modules of [`MODULES`] whose BTF was read, and the inode that it had: a module that left and came back has another
+    /// one, and its functions may be elsewhere.
+    read: BTreeMap<&'static str, u64>,
 }
 
 impl Kernel {
@@ -102,7 +112,7 @@ impl Kernel {
             connections: TableLayout::resolve(&vmlinux, None),
             programs: ProgramLayout::resolve(&vmlinux),
             legacy: LegacyLayout::resolve(&vmlinux, None),
-            read: BTreeSet::new(),
+            read: BTreeMap::new(),
         };
         kernel.layout.tc = kernel.tc(&vmlinux, None);
         kernel.read_modules(&vmlinux);
@@ -175,10 +185,9 @@ impl Kernel {
         self.symbols.as_ref().is_some_and(|symbols| symbols.borrow().symbols().range(name).is_some())
     }
 
-    /// Looks for modules that came since the last call; true if the programs' layout changed.
+    /// Looks for modules that came or went since the last call; true if the programs' layout changed.
     pub fn refresh(&mut self) -> bool {
-        let came = |module: &str| !self.read.contains(module) && Path::new(BTF).join(module).exists();
-        if !MODULES.iter().any(|module| came(module)) {
+        if MODULES.iter().all(|module| self.read.get(module) == inode(module).as_ref()) {
             return false;
         }
         let Ok(vmlinux) = BtfDir::new(BTF).load_vmlinux() else { return false };
@@ -200,12 +209,16 @@ impl Kernel {
     fn read_modules(&mut self, vmlinux: &Arc<Btf>) {
         let directory = BtfDir::new(BTF);
         for module in MODULES {
-            if self.read.contains(module) {
+            let now = inode(module);
+            if self.read.get(module) == now.as_ref() {
                 continue;
             }
+            self.read.remove(module);
             // A module without BTF (5.10), or with one that can't be read, is as none.
-            let Ok(Some(btf)) = directory.load_module(module, vmlinux) else { continue };
-            self.read.insert(module);
+            let Some((now, btf)) = now.zip(directory.load_module(module, vmlinux).ok().flatten()) else {
+                continue;
+            };
+            self.read.insert(module, now);
             match module {
                 "nf_conntrack" => {
                     let (conntrack, _) = offsets::resolve_conntrack(&btf);

@@ -192,7 +192,6 @@ fn nft_table() -> nft::Table {
     // More functions on the hooks before the legacy table, so that it has another index on each.
     let early = |hook, priority| Some(nft::Base { hook, priority, policy: Policy::Accept });
     nft::Table {
-        family: nft::Family::Ipv4,
         name: TABLE.to_owned(),
         chains: vec![
             chain("jumped", None, vec![rule(99, Drop), rule(98, Return), rule(2, Drop)]),
@@ -238,7 +237,6 @@ fn counted_table() -> nft::Table {
         nft::Chain { name: name.to_owned(), base, rules }
     };
     nft::Table {
-        family: nft::Family::Ipv4,
         name: COUNTED_TABLE.to_owned(),
         chains: vec![
             chain("counted-jumped", None, vec![rule(99, Drop), rule(12, Drop)]),
@@ -253,11 +251,7 @@ fn counted_table() -> nft::Table {
 }
 
 fn legacy_table() -> legacy::Table {
-    let drop = |hook| legacy::BuiltIn {
-        rules: vec![legacy::Rule { destination: Some(legacy_to(hook)), verdict: legacy::Verdict::Drop }],
-        ..legacy::BuiltIn::default()
-    };
-    legacy::Table { input: drop(INPUT), output: drop(OUTPUT), ..legacy::Table::default() }
+    legacy::Table { input: vec![legacy_to(INPUT)], output: vec![legacy_to(OUTPUT)] }
 }
 
 /// The layouts of the rule engines that the kernel has.
@@ -366,6 +360,25 @@ pub fn run(
     rounds: u32,
     other: &mut dyn FnMut(Raw),
 ) -> Result<Learned, SelfTestError> {
+    let learned = learn_and_prove(tracer, lab, layouts, rounds, other);
+    if learned.is_err() {
+        forget(tracer);
+    }
+    learned
+}
+
+/// Nothing that an earlier self-test told the tracer is in force any more.
+pub fn forget(tracer: &mut Tracer) {
+    tracer.set_roles(SequenceOffsets::NONE, [Role::default(); Role::COUNT]);
+}
+
+fn learn_and_prove(
+    tracer: &mut Tracer,
+    lab: &mut Lab,
+    layouts: Layouts,
+    rounds: u32,
+    other: &mut dyn FnMut(Raw),
+) -> Result<Learned, SelfTestError> {
     let has_nft = lab.backends().nft && layouts.nft.is_some();
     let has_legacy = lab.backends().legacy && layouts.legacy.is_some();
     let has_programs = lab.has_programs() && layouts.hooks.is_some();
@@ -404,14 +417,7 @@ pub fn run(
         // The lists were the lab's.
         test.tracer.watch(0, &Plan::default())?;
     }
-    let counters = match proven {
-        Ok(counters) => counters,
-        Err(error) => {
-            test.tracer.set_roles(SequenceOffsets::NONE, [Role::default(); Role::COUNT]);
-            return Err(error);
-        }
-    };
-    Ok(Learned { nft: test.layouts.nft.filter(|_| has_nft), roles, counters, proof })
+    Ok(Learned { nft: test.layouts.nft.filter(|_| has_nft), roles, counters: proven?, proof })
 }
 
 impl SelfTest<'_> {
@@ -790,9 +796,7 @@ mod tests {
         for Experiment { to, hook, by } in LEGACY {
             assert!(matches!(by, Culprit::Legacy), "one of legacy's");
             let table = legacy_table();
-            let rules = if hook == INPUT { &table.input.rules } else { &table.output.rules };
-            assert_eq!(rules.len(), 1);
-            assert_eq!((rules[0].destination, &rules[0].verdict), (Some(to), &legacy::Verdict::Drop));
+            assert_eq!(if hook == INPUT { table.input } else { table.output }, [to]);
             // All that it passes before lets it through.
             let passes = |name| {
                 chain(name)

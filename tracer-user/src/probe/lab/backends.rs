@@ -1,6 +1,5 @@
 //! Which of the kernel's rule engines are there already, so that using them loads nothing.
 
-use super::nft;
 use std::path::Path;
 
 /// What is in the kernel, as a loaded module or built in.
@@ -10,10 +9,6 @@ pub struct Backends {
     pub nft: bool,
     /// Its counters.
     pub nft_counter: bool,
-    /// Its `reject` in tables of family `ip`.
-    pub nft_reject_ipv4: bool,
-    /// Its `reject` in tables of family `inet`.
-    pub nft_reject_inet: bool,
     /// The IPv4 `filter` table of iptables-legacy.
     pub legacy: bool,
     /// Connection tracking: its hook functions drop packets, too.
@@ -35,8 +30,6 @@ impl Backends {
         Self {
             nft: has("nf_tables", "nft_do_chain"),
             nft_counter: has("nft_counter", "nft_counter_eval"),
-            nft_reject_ipv4: has("nft_reject_ipv4", "nft_reject_ipv4_eval"),
-            nft_reject_inet: has("nft_reject_inet", "nft_reject_inet_eval"),
             // Not ip_tables: that can be there without this table, and then asking for the table loads it.
             legacy: has("iptable_filter", "iptable_filter_table_init"),
             conntrack: has("nf_conntrack", "nf_conntrack_in"),
@@ -48,15 +41,6 @@ impl Backends {
     #[must_use]
     pub fn is_empty(self) -> bool {
         !self.nft && !self.legacy && !self.conntrack && !self.programs
-    }
-
-    /// Whether tables of a family can have [`nft::Verdict::Reject`].
-    #[must_use]
-    pub fn reject(self, family: nft::Family) -> bool {
-        match family {
-            nft::Family::Ipv4 => self.nft_reject_ipv4,
-            nft::Family::Inet => self.nft_reject_inet,
-        }
     }
 }
 
@@ -80,13 +64,5 @@ mod tests {
         assert!(programs.programs && !programs.is_empty());
         let engine_alone = Backends::judge(&|module| module == "ip_tables", &|name| name == "ipt_do_table");
         assert!(!engine_alone.legacy, "asking for the table would load it");
-    }
-
-    #[test]
-    fn rejects_by_family() {
-        let ipv4 = Backends { nft_reject_ipv4: true, ..Backends::default() };
-        assert!(ipv4.reject(nft::Family::Ipv4) && !ipv4.reject(nft::Family::Inet));
-        let inet = Backends::judge(&|_| false, &|function| function == "nft_reject_inet_eval");
-        assert!(inet.reject(nft::Family::Inet) && !inet.reject(nft::Family::Ipv4));
     }
 }

@@ -1,8 +1,7 @@
 //! The IPv4 `filter` table of iptables-legacy in the lab (include/uapi/linux/netfilter_ipv4/ip_tables.h,
 //! include/uapi/linux/netfilter/x_tables.h). Numbers are in host byte order, addresses in network order.
 
-use super::{Hook, LabError, Policy, TableError, checked_name};
-use std::collections::HashMap;
+use super::{Hook, LabError, TableError};
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsRawFd as _;
@@ -12,8 +11,6 @@ const _: () = assert!(size_of::<usize>() == 8);
 
 /// XT_TABLE_MAXNAMELEN, in bytes.
 const TABLE_NAME: usize = 32;
-/// XT_FUNCTION_MAXNAMELEN, in bytes: of a chain's name with the zero byte at its end.
-const CHAIN_NAME: usize = 30;
 /// Size of `struct ipt_entry`, in bytes.
 const ENTRY: usize = 112;
 /// Size of `struct xt_standard_target`, in bytes.
@@ -35,66 +32,20 @@ const HOOKS: usize = 5;
 /// The hooks of the table `filter`, a bit each.
 const VALID_HOOKS: u32 = 1 << Hook::Input as u8 | 1 << Hook::Forward as u8 | 1 << Hook::Output as u8;
 
-/// Verdicts as standard targets have them: `-NF_ACCEPT - 1`, `-NF_DROP - 1`, `XT_RETURN`; a jump is the offset of the
-/// entry to go on with.
+/// Verdicts as standard targets have them: `-NF_ACCEPT - 1`, `-NF_DROP - 1`.
 const ACCEPT: i32 = -2;
 const DROP: i32 = -1;
-const RETURN: i32 = -5;
 
-/// The table `filter`. The default is what iptables starts with: no rules, and all is accepted.
+/// The table `filter`: the destinations that it drops; all else is accepted. The default is what iptables starts with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
-    /// `INPUT`
-    pub input: BuiltIn,
-    /// `FORWARD`
-    pub forward: BuiltIn,
-    /// `OUTPUT`
-    pub output: BuiltIn,
-    /// The chains that rules may jump to.
-    pub chains: Vec<Chain>,
+    /// In `INPUT`.
+    pub input: Vec<Ipv4Addr>,
+    /// In `OUTPUT`.
+    pub output: Vec<Ipv4Addr>,
 }
 
-/// A chain that a hook calls.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct BuiltIn {
-    /// Its rules, in order.
-    pub rules: Vec<Rule>,
-    /// What befalls a packet that gets to its end.
-    pub policy: Policy,
-}
-
-/// A chain that is reached by jumps only.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chain {
-    /// Its name.
-    pub name: String,
-    /// Its rules, in order.
-    pub rules: Vec<Rule>,
-}
-
-/// A rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// The destination that it matches; `None`: all packets.
-    pub destination: Option<Ipv4Addr>,
-    /// What it decides.
-    pub verdict: Verdict,
-}
-
-/// A rule's verdict.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// The packet passes this table.
-    Accept,
-    /// The packet is dropped.
-    Drop,
-    /// Back to the chain that jumped here; from a built-in chain, to its policy.
-    Return,
-    /// To a chain of [`Table::chains`], and back.
-    Jump(String),
-}
-
-/// A table as the kernel keeps it: rules, policies, and heads of chains, one after another.
+/// A table as the kernel keeps it: rules and policies, one after another.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Entries {
     bytes: Vec<u8>,
@@ -109,42 +60,21 @@ impl Table {
     /// Lays the table out.
     ///
     /// # Errors
-    /// If a name is not one, or a rule jumps to a chain that is not there.
+    /// If it is too large.
     pub(super) fn entries(&self) -> Result<Entries, TableError> {
-        let starts = self.chain_starts()?;
         let mut entries = Entries::default();
-        let built_in =
-            [(Hook::Input, &self.input), (Hook::Forward, &self.forward), (Hook::Output, &self.output)];
-        for (hook, chain) in built_in {
+        for (hook, dropped) in
+            [(Hook::Input, &self.input[..]), (Hook::Forward, &[]), (Hook::Output, &self.output)]
+        {
             entries.hook_entry[hook as usize] = entries.offset()?;
-            entries.rules(&chain.rules, &starts)?;
-            entries.underflow[hook as usize] = entries.offset()?;
-            entries.standard(None, if chain.policy == Policy::Accept { ACCEPT } else { DROP });
-        }
-        for chain in &self.chains {
-            entries.error(checked_name(&chain.name, CHAIN_NAME - 1)?);
-            entries.rules(&chain.rules, &starts)?;
-            entries.standard(None, RETURN);
-        }
-        entries.error("ERROR");
-        Ok(entries)
-    }
-
-    /// Where the first rule of each chain is, in bytes: what a jump to it names.
-    fn chain_starts(&self) -> Result<HashMap<&str, i32>, TableError> {
-        let standard = |rules: &[Rule]| (rules.len() + 1) * (ENTRY + STANDARD_TARGET);
-        let mut offset: usize =
-            [&self.input, &self.forward, &self.output].iter().map(|chain| standard(&chain.rules)).sum();
-        let mut starts = HashMap::new();
-        for chain in &self.chains {
-            let start = offset + ENTRY + ERROR_TARGET;
-            let jump = i32::try_from(start).map_err(|_| TableError::TooLarge)?;
-            if starts.insert(chain.name.as_str(), jump).is_some() {
-                return Err(TableError::SameChain(chain.name.clone()));
+            for destination in dropped {
+                entries.standard(Some(*destination), DROP);
             }
-            offset = start + standard(&chain.rules);
+            entries.underflow[hook as usize] = entries.offset()?;
+            entries.standard(None, ACCEPT);
         }
-        Ok(starts)
+        entries.end();
+        Ok(entries)
     }
 }
 
@@ -154,29 +84,14 @@ impl Entries {
         u32::try_from(self.bytes.len()).map_err(|_| TableError::TooLarge)
     }
 
-    fn rules(&mut self, rules: &[Rule], starts: &HashMap<&str, i32>) -> Result<(), TableError> {
-        for rule in rules {
-            let verdict = match &rule.verdict {
-                Verdict::Accept => ACCEPT,
-                Verdict::Drop => DROP,
-                Verdict::Return => RETURN,
-                Verdict::Jump(chain) => {
-                    *starts.get(chain.as_str()).ok_or_else(|| TableError::NoChain(chain.clone()))?
-                }
-            };
-            self.standard(rule.destination, verdict);
-        }
-        Ok(())
-    }
-
     /// Adds an entry that decides; its target's name is empty (XT_STANDARD_TARGET).
     fn standard(&mut self, destination: Option<Ipv4Addr>, verdict: i32) {
         self.entry(destination, "", STANDARD_TARGET, &verdict.to_ne_bytes());
     }
 
-    /// Adds an entry that no packet may get to: the head of a chain, or the table's end (XT_ERROR_TARGET).
-    fn error(&mut self, name: &str) {
-        self.entry(None, "ERROR", ERROR_TARGET, name.as_bytes());
+    /// Adds the table's end, which no packet may get to (XT_ERROR_TARGET).
+    fn end(&mut self) {
+        self.entry(None, "ERROR", ERROR_TARGET, b"ERROR");
     }
 
     /// Adds a `struct ipt_entry` with its target (`struct xt_entry_target` and `data`) of `size` bytes.
@@ -273,52 +188,11 @@ fn old_entries(socket: &UdpSocket) -> io::Result<u32> {
 mod tests {
     use super::*;
 
-    /// A rule or a policy, and a head of a chain, in bytes.
-    const STANDARD: usize = ENTRY + STANDARD_TARGET;
-    const HEAD: usize = ENTRY + ERROR_TARGET;
-
-    fn rule(destination: Option<Ipv4Addr>, verdict: Verdict) -> Rule {
-        Rule { destination, verdict }
-    }
-
-    fn chain(name: &str, rules: Vec<Rule>) -> Chain {
-        Chain { name: name.into(), rules }
-    }
-
-    /// INPUT: a drop, a jump to `second`, policy DROP. `first`: nothing. `second`: back.
-    fn table() -> Table {
-        let drop = rule(Some(Ipv4Addr::new(127, 1, 2, 3)), Verdict::Drop);
-        let rules = vec![drop, rule(None, Verdict::Jump("second".into()))];
-        Table {
-            input: BuiltIn { rules, policy: Policy::Drop },
-            chains: vec![chain("first", vec![]), chain("second", vec![rule(None, Verdict::Return)])],
-            ..Table::default()
-        }
-    }
-
-    /// The verdicts of standard targets, and the names in error targets, each with its offset.
-    fn walk(entries: &Entries) -> Vec<(usize, Result<i32, String>)> {
-        let (mut found, mut start) = (Vec::new(), 0);
-        while let Some(entry) = entries.bytes.get(start..).filter(|rest| !rest.is_empty()) {
-            let next = usize::from(u16::from_ne_bytes([entry[90], entry[91]]));
-            let data = &entry[ENTRY + 32..next];
-            let text = |bytes: &[u8]| {
-                bytes.iter().take_while(|byte| **byte != 0).map(|byte| *byte as char).collect()
-            };
-            let target: String = text(&entry[ENTRY + 2..]);
-            let standard = target.is_empty().then(|| i32::from_ne_bytes(*data.first_chunk().unwrap()));
-            found.push((start, standard.ok_or_else(|| text(data))));
-            start += next;
-        }
-        found
-    }
-
     #[cfg(target_endian = "little")]
     #[test]
     #[rustfmt::skip]
     fn a_replacement_byte_by_byte() {
-        let rules = vec![rule(Some(Ipv4Addr::new(127, 1, 2, 3)), Verdict::Drop)];
-        let table = Table { output: BuiltIn { rules, policy: Policy::Accept }, ..Table::default() };
+        let table = Table { output: vec![Ipv4Addr::new(127, 1, 2, 3)], ..Table::default() };
         let policy: &[&[u8]] = &[&[0; 88], &[112, 0, 152, 0], &[0; 20], &[40, 0], &[0; 30], &[0xfe, 0xff, 0xff, 0xff, 0, 0, 0, 0]];
         let policy = policy.concat();
         let expected: &[&[u8]] = &[
@@ -343,44 +217,12 @@ mod tests {
     }
 
     #[test]
-    fn chains_follow_each_other_and_jumps_lead_behind_heads() {
-        let entries = table().entries().unwrap();
-        let first = 5 * STANDARD;
-        let second = first + HEAD + STANDARD;
-        let jump = i32::try_from(second + HEAD).unwrap();
-        let verdicts = [DROP, jump, DROP, ACCEPT, ACCEPT].into_iter().enumerate();
-        let mut expected: Vec<_> = verdicts.map(|(index, verdict)| (index * STANDARD, Ok(verdict))).collect();
-        expected.extend([
-            (first, Err("first".into())),
-            (first + HEAD, Ok(RETURN)),
-            (second, Err("second".into())),
-            (second + HEAD, Ok(RETURN)),
-            (second + HEAD + STANDARD, Ok(RETURN)),
-            (second + HEAD + 2 * STANDARD, Err("ERROR".into())),
-        ]);
-        assert_eq!(walk(&entries), expected);
-        assert_eq!(entries.count as usize, expected.len());
-        let at = |index: usize| u32::try_from(index * STANDARD).unwrap();
+    fn each_hook_has_its_rules_and_its_policy() {
+        let table = Table { input: vec![Ipv4Addr::LOCALHOST; 2], output: vec![Ipv4Addr::LOCALHOST] };
+        let entries = table.entries().unwrap();
+        let at = |index: usize| u32::try_from(index * (ENTRY + STANDARD_TARGET)).unwrap();
         assert_eq!(entries.hook_entry, [0, 0, at(3), at(4), 0]);
-        assert_eq!(entries.underflow, [0, at(2), at(3), at(4), 0]);
-    }
-
-    #[test]
-    fn wrong_tables() {
-        let outcome = |table: Table| table.entries().map(drop);
-        let lost = vec![rule(None, Verdict::Jump("gone".into()))];
-        assert_eq!(
-            outcome(Table { forward: BuiltIn { rules: lost, ..BuiltIn::default() }, ..table() }),
-            Err(TableError::NoChain("gone".into()))
-        );
-        let twice = vec![chain("a", vec![]), chain("a", vec![])];
-        assert_eq!(
-            outcome(Table { chains: twice, ..Table::default() }),
-            Err(TableError::SameChain("a".into()))
-        );
-        for (length, fits) in [(29, true), (30, false)] {
-            let chains = vec![chain(&"x".repeat(length), vec![])];
-            assert_eq!(outcome(Table { chains, ..Table::default() }).is_ok(), fits, "{length}");
-        }
+        assert_eq!(entries.underflow, [0, at(2), at(3), at(5), 0]);
+        assert_eq!(entries.count, 7, "three rules, three policies, the end");
     }
 }

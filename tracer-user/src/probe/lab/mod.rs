@@ -57,12 +57,6 @@ pub enum TableError {
         /// Longest name, in bytes.
         most: usize,
     },
-    /// Two chains of one name.
-    #[error("the table has two chains named {0:?}: rename one")]
-    SameChain(String),
-    /// A jump to nowhere.
-    #[error("a rule jumps to the chain {0:?}, which the table lacks: add the chain")]
-    NoChain(String),
     /// More rules than offsets can tell.
     #[error("the table is too large for its 32-bit offsets: use fewer rules")]
     TooLarge,
@@ -207,9 +201,6 @@ impl Lab {
     /// If the kernel lacks what it needs or refuses it, or the table is wrong.
     pub fn load_nft(&mut self, table: &nft::Table) -> Result<(), LabError> {
         let socket = self.netfilter.as_ref().ok_or(LabError::NotLoaded("nf_tables"))?;
-        if table.rejects() && !self.backends.reject(table.family) {
-            return Err(LabError::NotLoaded(table.family.reject_module()));
-        }
         if table.counts() && !self.backends.nft_counter {
             return Err(LabError::NotLoaded("nft_counter"));
         }

@@ -53,9 +53,6 @@ mod attribute {
     pub(super) const DATA_VERDICT: u16 = 2;
     pub(super) const VERDICT_CODE: u16 = 1;
     pub(super) const VERDICT_CHAIN: u16 = 2;
-
-    pub(super) const REJECT_TYPE: u16 = 1;
-    pub(super) const REJECT_ICMP_CODE: u16 = 2;
 }
 
 /// `NFT_REG_VERDICT`
@@ -68,36 +65,12 @@ const NETWORK_HEADER: u32 = 1;
 const DESTINATION: u32 = 16;
 /// `NFT_CMP_EQ`
 const EQUAL: u32 = 0;
-/// `NFT_REJECT_ICMP_UNREACH`
-const ICMP_UNREACHABLE: u32 = 0;
-/// ICMP_PORT_UNREACH (RFC 792).
-const PORT_UNREACHABLE: u8 = 3;
+/// Its tables are of family `ip` (NFPROTO_IPV4, include/uapi/linux/netfilter.h).
+const FAMILY: u8 = 2;
 
-/// A table's family (`NFPROTO_*`, include/uapi/linux/netfilter.h).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Family {
-    /// IPv4 and IPv6.
-    Inet = 1,
-    /// IPv4.
-    Ipv4 = 2,
-}
-
-impl Family {
-    /// The module that has `reject` for it.
-    pub(super) fn reject_module(self) -> &'static str {
-        match self {
-            Self::Inet => "nft_reject_inet",
-            Self::Ipv4 => "nft_reject_ipv4",
-        }
-    }
-}
-
-/// A table.
+/// A table of family `ip`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
-    /// Its family.
-    pub family: Family,
     /// Its name.
     pub name: String,
     /// Its chains; rules may jump to any of them.
@@ -150,8 +123,6 @@ pub enum Verdict {
     Jump(String),
     /// To another chain; from its end, back to who jumped here, or to the policy.
     Goto(String),
-    /// Dropped, and answered with ICMP port unreachable. Needs [`super::Backends::reject`].
-    Reject,
 }
 
 impl Table {
@@ -160,26 +131,20 @@ impl Table {
         self.chains.iter().flat_map(|chain| &chain.rules).any(|rule| rule.is_counted)
     }
 
-    /// Whether any rule rejects.
-    pub(super) fn rejects(&self) -> bool {
-        self.chains.iter().flat_map(|chain| &chain.rules).any(|rule| rule.verdict == Verdict::Reject)
-    }
-
     /// The transaction that makes it: the table, then all chains, then all rules in order. The kernel numbers chains
     /// and rules in that order; their handles start at 1.
     ///
     /// # Errors
     /// If a name is not one.
     pub(super) fn transaction(&self) -> Result<Transaction, TableError> {
-        let family = self.family as u8;
         let table = checked_name(&self.name, MAX_NAME)?;
         let mut batch = Batch::new();
-        batch.message(format!("table {table}"), message::NEW_TABLE, CREATE | EXCLUSIVE, family, |out| {
+        batch.message(format!("table {table}"), message::NEW_TABLE, CREATE | EXCLUSIVE, FAMILY, |out| {
             out.text(attribute::TABLE_NAME, table);
         });
         for chain in &self.chains {
             let name = checked_name(&chain.name, MAX_NAME)?;
-            batch.message(format!("chain {name}"), message::NEW_CHAIN, CREATE | EXCLUSIVE, family, |out| {
+            batch.message(format!("chain {name}"), message::NEW_CHAIN, CREATE | EXCLUSIVE, FAMILY, |out| {
                 out.text(attribute::CHAIN_TABLE, table);
                 out.text(attribute::CHAIN_NAME, name);
                 if let Some(base) = chain.base {
@@ -191,7 +156,7 @@ impl Table {
             for (rule, number) in chain.rules.iter().zip(1..) {
                 rule.verdict.check()?;
                 let part = format!("rule {number} of chain {}", chain.name);
-                batch.message(part, message::NEW_RULE, CREATE | APPEND, family, |out| {
+                batch.message(part, message::NEW_RULE, CREATE | APPEND, FAMILY, |out| {
                     out.text(attribute::RULE_TABLE, table);
                     out.text(attribute::RULE_CHAIN, &chain.name);
                     out.nest(attribute::RULE_EXPRESSIONS, |list| rule.write(list));
@@ -243,33 +208,25 @@ impl Rule {
 
 impl Verdict {
     /// The verdict code (include/uapi/linux/netfilter.h: `NF_*`; nf_tables.h: `enum nft_verdicts`) and the chain
-    /// that it names. `None` for what is not a plain verdict.
-    fn code(&self) -> Option<(i32, Option<&str>)> {
+    /// that it names.
+    fn code(&self) -> (i32, Option<&str>) {
         match self {
-            Self::Drop => Some((0, None)),
-            Self::Accept => Some((1, None)),
-            Self::Jump(chain) => Some((-3, Some(chain))),
-            Self::Goto(chain) => Some((-4, Some(chain))),
-            Self::Return => Some((-5, None)),
-            Self::Reject => None,
+            Self::Drop => (0, None),
+            Self::Accept => (1, None),
+            Self::Jump(chain) => (-3, Some(chain)),
+            Self::Goto(chain) => (-4, Some(chain)),
+            Self::Return => (-5, None),
         }
     }
 
     /// A chain that is not there is left to the kernel, which says so.
     fn check(&self) -> Result<(), TableError> {
-        let chain = self.code().and_then(|(_, chain)| chain);
-        chain.map_or(Ok(()), |chain| checked_name(chain, MAX_NAME).map(drop))
+        self.code().1.map_or(Ok(()), |chain| checked_name(chain, MAX_NAME).map(drop))
     }
 
     /// The expression that sets it.
     fn write(&self, list: &mut Attributes) {
-        let Some((code, chain)) = self.code() else {
-            expression(list, "reject", |reject| {
-                reject.number(attribute::REJECT_TYPE, ICMP_UNREACHABLE);
-                reject.bytes(attribute::REJECT_ICMP_CODE, &[PORT_UNREACHABLE]);
-            });
-            return;
-        };
+        let (code, chain) = self.code();
         expression(list, "immediate", |immediate| {
             immediate.number(attribute::IMMEDIATE_DREG, REGISTER_VERDICT);
             immediate.nest(attribute::IMMEDIATE_DATA, |data| {
@@ -303,7 +260,7 @@ mod tests {
     fn table(rules: Vec<Rule>) -> Table {
         let base = Base { hook: Hook::Output, priority: -5, policy: Policy::Accept };
         let chain = Chain { name: "out".into(), base: Some(base), rules };
-        Table { family: Family::Ipv4, name: "lab".into(), chains: vec![chain] }
+        Table { name: "lab".into(), chains: vec![chain] }
     }
 
     /// The attributes of a verdict, as a rule's list has them.
@@ -376,9 +333,6 @@ mod tests {
             let expected = [&[20, 0, 2, 0x80, 8, 0, 1, 0, 0xff, 0xff, 0xff, code, 8, 0, 2, 0], &b"sub\0"[..]];
             assert!(written(&verdict).ends_with(&expected.concat()), "{verdict:?}");
         }
-        let reject =
-            [&[11, 0, 1, 0][..], b"reject\0\0", &[20, 0, 2, 0x80, 8, 0, 1, 0, 0, 0, 0, 0, 5, 0, 2, 0, 3]];
-        assert!(written(&Verdict::Reject).ends_with(&[&reject.concat()[..], &[0; 3]].concat()));
     }
 
     #[test]
@@ -405,11 +359,5 @@ mod tests {
         assert_eq!(outcome(&named), bad);
         named.chains[0].name = "x".repeat(MAX_NAME);
         assert_eq!(outcome(&named), Ok(()));
-    }
-
-    #[test]
-    fn rejecting_tables() {
-        assert!(table(vec![rule(None, Verdict::Accept), rule(None, Verdict::Reject)]).rejects());
-        assert!(!table(vec![rule(None, Verdict::Drop)]).rejects());
     }
 }
