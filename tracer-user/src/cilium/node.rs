@@ -12,9 +12,9 @@ use super::programs::is_ciliums;
 use crate::event::decode::Raw;
 use crate::event::model::Drop;
 use crate::identity::inventory::Inventory;
+use crate::identity::sources::proc;
 use crate::netfilter::model::Confidence;
 use crate::tc::model::Bpf;
-use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 /// Least time between two looks for Cilium's maps where there were none: it may start later.
@@ -40,11 +40,10 @@ impl Node {
     /// Nothing is read before it is asked for.
     #[must_use]
     pub fn new(data: Option<u32>) -> Self {
-        let inode = std::fs::metadata("/proc/1/ns/net").ok().map(|file| file.ino());
         Self {
             data: data.and_then(|data| usize::try_from(data).ok()),
             maps: None,
-            netns: inode.and_then(|inode| u32::try_from(inode).ok()),
+            netns: proc::host_netns(),
             tally: None,
             counted: None,
         }

@@ -59,7 +59,6 @@ pub fn compile(filter: &Filter, reason_names: &[(u32, String)]) -> Result<Compil
         let bit = word_bit(word);
         let dimension = word_dimension(word.flag);
         spec.active |= dimension;
-        let bit = if matches!(word.flag, Flag::Service(_)) { bit << filter_bit::SERVICE } else { bit };
         if !word.negated {
             spec.required[dimension.trailing_zeros() as usize] |= bit;
         }
@@ -135,13 +134,13 @@ pub(crate) fn side_bit(side: Side) -> u32 {
     }
 }
 
-fn word_bit(word: &Word) -> u32 {
+/// The bit that a word sets, in its dimension.
+pub(crate) fn word_bit(word: &Word) -> u32 {
     let wanted = match word.flag {
-        Flag::Pod(side)
-        | Flag::Namespace(side)
-        | Flag::Selector(side)
-        | Flag::Workload(side)
-        | Flag::Service(side) => side_bit(side),
+        Flag::Pod(side) | Flag::Namespace(side) | Flag::Selector(side) | Flag::Workload(side) => {
+            side_bit(side)
+        }
+        Flag::Service(side) => side_bit(side) << filter_bit::SERVICE,
         Flag::Ip(side) | Flag::Port(side) => side_bit(side),
         Flag::Protocol | Flag::Interface | Flag::Netns | Flag::Reason => filter_bit::EITHER,
         Flag::Family(_) => filter_bit::FROM,

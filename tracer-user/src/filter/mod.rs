@@ -20,8 +20,8 @@ mod names;
 pub mod netns;
 mod value;
 
-pub(crate) use compile::side_bit;
 pub use compile::{Compiled, compile};
+pub(crate) use compile::{side_bit, word_bit};
 pub use error::{WordError, near};
 pub use matches::{matches, tuples};
 pub use names::{Named, Selector, WorkloadName};

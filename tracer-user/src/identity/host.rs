@@ -1,5 +1,6 @@
 //! This node: the part of its identity that only the system knows.
 
+use super::sources::proc;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::ptr;
@@ -20,10 +21,9 @@ impl Host {
     /// in there, too.
     #[must_use]
     pub fn here(name: &str) -> Self {
-        let inode = |path: &str| std::fs::metadata(path).ok().and_then(|file| u32::try_from(file.ino()).ok());
-        let netns = inode("/host/proc/1/ns/net").or_else(|| inode("/proc/1/ns/net"));
-        let mut host = Self { netns, name: name.to_owned(), addresses: Vec::new() };
-        if netns == inode("/proc/self/ns/net") {
+        let own = std::fs::metadata("/proc/self/ns/net").ok().and_then(|file| u32::try_from(file.ino()).ok());
+        let mut host = Self { netns: proc::host_netns(), name: name.to_owned(), addresses: Vec::new() };
+        if host.netns == own {
             host.addresses = addresses();
         }
         host

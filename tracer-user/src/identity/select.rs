@@ -5,7 +5,7 @@ use super::host::Host;
 use super::inventory::{Inventory, Known};
 use super::object::{Name, Service};
 use crate::event::model::{Drop, Endpoint};
-use crate::filter::{Filter, Flag, Named, Protocol, Side, Value, Word, WorkloadName, side_bit};
+use crate::filter::{Filter, Flag, Named, Protocol, Side, Value, Word, WorkloadName, side_bit, word_bit};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use tracer_common::{EndKey, filter_bit};
@@ -78,11 +78,7 @@ impl Selection {
 
     fn required(&self) -> u32 {
         let wanted = self.words.iter().filter(|word| !word.negated);
-        let bit = |word: &Word| {
-            let bit = word.flag.end().map_or(0, side_bit);
-            if matches!(word.flag, Flag::Service(_)) { bit << filter_bit::SERVICE } else { bit }
-        };
-        wanted.fold(0, |bits, word| bits | bit(word))
+        wanted.fold(0, |bits, word| bits | word_bit(word))
     }
 
     /// Wanted words about pods of one end are one group, wanted ones about services another.

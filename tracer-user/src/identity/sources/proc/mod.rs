@@ -25,6 +25,12 @@ pub struct Options {
     pub node: Node,
 }
 
+/// Inode number of the node's own network namespace; `None` if /proc doesn't tell.
+#[must_use]
+pub fn host_netns() -> Option<u32> {
+    scan::host_netns(&Node::default().proc())
+}
+
 /// What somebody wants to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Request {

@@ -112,7 +112,7 @@ fn walk(proc: &Path, mut look: impl FnMut(u32, u32, u32)) -> (usize, usize) {
 
 /// The node's own network namespace: that of the first process. Where that one is protected, the kernel's threads have
 /// the same, of which kthreadd is number 2.
-fn host_netns(proc: &Path) -> Option<u32> {
+pub(super) fn host_netns(proc: &Path) -> Option<u32> {
     [1, 2].into_iter().find_map(|pid| netns_of(proc, pid).ok())
 }
 
