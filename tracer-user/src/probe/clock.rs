@@ -10,8 +10,9 @@
 //! noise. Over a step the time of day jumps just as the machine's does: backwards if the clock was set back. Holding
 //! it there would date all events wrong until the wall clock caught up; the stream's order doesn't depend on it.
 //!
-//! When a step happened is known to within the time until the next sample. [`StepWatch`] makes that a wake-up; a
-//! tick that only compares differences would make it the tick's length.
+//! When a step happened is known only to lie between two samples. What was read before the second of them has been
+//! dated already; what is read after it is dated as if the step came first, for [`StepWatch`] wakes at the step, and what
+//! is still on its way then (a program that has read its clock, but not sent its event) most likely began after it.
 
 use crate::event::model::Timestamp;
 use std::collections::VecDeque;
@@ -39,7 +40,7 @@ pub struct Sample {
 /// The clock was set, or the machine slept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// When it was noticed: the first time that has the new difference, CLOCK_MONOTONIC ns.
+    /// The first time that has the new difference, CLOCK_MONOTONIC ns.
     pub monotonic: u64,
     /// How far the time of day moved, ns; negative: backwards.
     pub by: i128,
@@ -69,10 +70,11 @@ impl Clock {
         Self { segments: VecDeque::from([first]), last: sample.monotonic }
     }
 
-    /// Takes another sample: every second, and when [`StepWatch`] wakes. Returns the step, if there was one; events
-    /// before the sample keep the old difference. A sample older than the last step is ignored.
+    /// Takes another sample: every second, and when [`StepWatch`] wakes, after what had come until then was read.
+    /// Returns the step, if there was one; only times up to the sample before keep the old difference. A sample older
+    /// than the last step is ignored.
     pub fn record(&mut self, sample: Sample) -> Option<Step> {
-        self.record_from(sample, sample.monotonic)
+        self.record_from(sample, self.last + 1)
     }
 
     /// Takes a sample that was made for an event newer than all samples before it, `from` being the event's time: a step
@@ -259,16 +261,19 @@ mod tests {
     }
 
     #[test]
-    fn events_before_a_step_keep_the_old_difference() {
+    fn a_step_lies_between_two_samples() {
         for by in [3600 * SECOND_I, -3600 * SECOND_I, 2 * SECOND_I / 1000] {
             let mut clock = Clock::new(sample(100 * SECOND, EPOCH));
+            assert_eq!(clock.record(sample(109 * SECOND, EPOCH)), None);
             let step = clock.record(sample(110 * SECOND, EPOCH + by));
-            assert_eq!(step, Some(Step { monotonic: 110 * SECOND, by }));
+            assert_eq!(step, Some(Step { monotonic: 109 * SECOND + 1, by }));
             assert_eq!(clock.to_realtime(109 * SECOND), Timestamp(EPOCH + 109 * SECOND_I), "read late");
+            let on_its_way = 110 * SECOND - 1;
+            assert_eq!(clock.to_realtime(on_its_way), Timestamp(EPOCH + by + i128::from(on_its_way)));
             assert_eq!(clock.to_realtime(110 * SECOND), Timestamp(EPOCH + by + 110 * SECOND_I));
             // And once more.
             assert!(clock.record(sample(120 * SECOND, EPOCH)).is_some());
-            assert_eq!(clock.to_realtime(119 * SECOND), Timestamp(EPOCH + by + 119 * SECOND_I));
+            assert_eq!(clock.to_realtime(110 * SECOND), Timestamp(EPOCH + by + 110 * SECOND_I));
             assert_eq!(clock.to_realtime(120 * SECOND), Timestamp(EPOCH + 120 * SECOND_I));
         }
     }
