@@ -21,5 +21,9 @@ fn main() -> ExitCode {
         bed::containerd::remove_stale();
         bed::namespace::remove_stale();
     }
-    libtest_mimic::run(&arguments, scenarios::all()).exit_code()
+    let ended = libtest_mimic::run(&arguments, scenarios::all());
+    if !arguments.list {
+        eprintln!("{}", scenarios::times::summary());
+    }
+    ended.exit_code()
 }

@@ -28,6 +28,7 @@ mod socket;
 mod startup;
 mod storm;
 mod tc;
+pub mod times;
 mod tunnel;
 
 use crate::bed::droptrace;
@@ -97,7 +98,7 @@ fn beside(name: impl Into<String>, scenario: impl Fn() -> Result<()> + Send + 's
     let name = name.into();
     trial(name.clone(), move || {
         let _shared = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
-        while_missed(&name, droptrace::missed_here, &scenario)
+        times::taken(&name, || while_missed(&name, droptrace::missed_here, &scenario))
     })
 }
 
@@ -124,9 +125,10 @@ fn while_missed(name: &str, missed: impl Fn() -> u64, scenario: impl Fn() -> Res
 
 /// A test that needs the machine for itself.
 fn alone(name: impl Into<String>, scenario: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
-    trial(name.into(), || {
+    let name = name.into();
+    trial(name.clone(), move || {
         let _whole = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
-        scenario()
+        times::taken(&name, scenario)
     })
 }
 
