@@ -160,6 +160,19 @@ impl Droptrace {
         self.shared.lock().clone()
     }
 
+    /// Lines that are kept so far.
+    #[must_use]
+    pub fn lines(&self) -> usize {
+        self.shared.lock().records.len()
+    }
+
+    /// True until it has ended and all that it printed is read.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        // The readers hold the shared state while the process lives.
+        Arc::strong_count(&self.shared) > 1
+    }
+
     /// Waits until what it printed satisfies the predicate.
     ///
     /// # Errors
@@ -169,8 +182,7 @@ impl Droptrace {
         let mut output = self.shared.lock();
         while !enough(&output) {
             let left = deadline.saturating_duration_since(Instant::now());
-            // The readers hold the shared state while the process lives.
-            let ended = Arc::strong_count(&self.shared) == 1;
+            let ended = !self.is_alive();
             if left.is_zero() || ended {
                 let why = if ended { "droptrace ended" } else { "too long" };
                 let missed = output.tally.missed();
@@ -228,9 +240,13 @@ impl Drop for Droptrace {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let missed = self.shared.lock().tally.missed();
-        MISSED.set(MISSED.get() + missed);
+        note_missed(self.shared.lock().tally.missed());
     }
+}
+
+/// Adds to [`missed_here`].
+pub(super) fn note_missed(drops: u64) {
+    MISSED.set(MISSED.get() + drops);
 }
 
 thread_local! {

@@ -1,4 +1,4 @@
-//! A mount namespace of a test's own.
+//! Mounts, and a mount namespace of a test's own.
 
 use anyhow::{Result, anyhow, ensure};
 use std::ffi::CStr;
@@ -19,10 +19,15 @@ pub fn with_bpffs<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T>
     std::thread::scope(|scope| scope.spawn(run).join()).map_err(|_| anyhow!("the test panicked"))?
 }
 
-fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: libc::c_ulong) -> Result<()> {
+/// mount(2), without data.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(super) fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: libc::c_ulong) -> Result<()> {
     // SAFETY: NUL-terminated strings, and no data.
     let result =
         unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, std::ptr::null()) };
-    ensure!(result == 0, "mount {}: {}", target.to_string_lossy(), io::Error::last_os_error());
+    let error = io::Error::last_os_error();
+    ensure!(result == 0, "mount {}: {error}", target.to_string_lossy());
     Ok(())
 }

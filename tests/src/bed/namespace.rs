@@ -1,6 +1,7 @@
 //! Network namespaces that clean up after themselves.
 
 use super::command::{self, Background};
+use super::kept;
 use anyhow::{Context, Result, anyhow};
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
@@ -10,8 +11,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Where `ip netns` keeps its namespaces.
-const FOLDER: &str = "/run/netns";
 /// Every namespace of the bed is `dt-PID-NUMBER`.
 const PREFIX: &str = "dt-";
 
@@ -26,43 +25,16 @@ impl Namespace {
     /// Makes an empty one: loopback up, no address of its own making, no IPv6 autoconfiguration traffic.
     ///
     /// # Errors
-    /// When `ip netns add` fails.
+    /// When it cannot be made.
     pub fn new() -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{number}", std::process::id());
-        command::run(&format!("ip netns add {name}"))?;
+        kept::make(&name, settle).with_context(|| format!("make netns {name}"))?;
         let mut made = Self { name, inode: 0 };
         let inode = fs::metadata(made.path()).with_context(|| format!("look at netns {}", made.name))?.ino();
         made.inode = u32::try_from(inode).context("inode of a netns")?;
-        made.settle()?;
         Ok(made)
-    }
-
-    /// Turns off what sends packets by itself, so that tests may say "and nothing else was dropped".
-    fn settle(&self) -> Result<()> {
-        self.enter(|| {
-            for scope in ["all", "default"] {
-                for (key, value) in [
-                    ("accept_ra", "0"),
-                    ("router_solicitations", "0"),
-                    ("autoconf", "0"),
-                    ("accept_dad", "0"),
-                    ("dad_transmits", "0"),
-                    ("addr_gen_mode", "1"),
-                    // Multicast listener reports, which no peer wants, go out at once instead of during the test.
-                    ("mldv1_unsolicited_report_interval", "1"),
-                    ("mldv2_unsolicited_report_interval", "1"),
-                ] {
-                    // Some keys do not exist in `all`.
-                    let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/{key}"), value);
-                }
-                fs::write(format!("/proc/sys/net/ipv4/conf/{scope}/rp_filter"), "0")?;
-            }
-            Ok(())
-        })?;
-        self.run("ip link set lo up")?;
-        Ok(())
     }
 
     /// Its name in /run/netns.
@@ -78,7 +50,7 @@ impl Namespace {
     }
 
     fn path(&self) -> PathBuf {
-        Path::new(FOLDER).join(&self.name)
+        kept::path(&self.name)
     }
 
     /// Runs a closure on a thread inside the namespace. Sockets made there stay there.
@@ -165,10 +137,33 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        if let Err(error) = command::run(&format!("ip netns del {}", self.name)) {
+        if let Err(error) = kept::remove(&self.name) {
             eprintln!("netns {} stays behind: {error:#}", self.name);
         }
     }
+}
+
+/// Turns off what sends packets by itself, so that tests may say "and nothing else was dropped". In the calling thread's
+/// namespace.
+fn settle() -> Result<()> {
+    for scope in ["all", "default"] {
+        for (key, value) in [
+            ("accept_ra", "0"),
+            ("router_solicitations", "0"),
+            ("autoconf", "0"),
+            ("accept_dad", "0"),
+            ("dad_transmits", "0"),
+            ("addr_gen_mode", "1"),
+            // Multicast listener reports, which no peer wants, go out at once instead of during the test.
+            ("mldv1_unsolicited_report_interval", "1"),
+            ("mldv2_unsolicited_report_interval", "1"),
+        ] {
+            // Some keys do not exist in `all`.
+            let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/{key}"), value);
+        }
+        fs::write(format!("/proc/sys/net/ipv4/conf/{scope}/rp_filter"), "0")?;
+    }
+    Ok(())
 }
 
 /// Moves the calling thread into a network namespace.
@@ -201,7 +196,7 @@ fn paired_counter(text: &str, name: &str) -> u64 {
 /// # Errors
 /// When the namespace cannot be entered, or the closure fails.
 pub fn enter<T: Send>(name: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    let file = File::open(Path::new(FOLDER).join(name)).with_context(|| format!("open netns {name}"))?;
+    let file = File::open(kept::path(name)).with_context(|| format!("open netns {name}"))?;
     let inside = move || {
         join(&file).with_context(|| format!("enter netns {name}"))?;
         drop(file);
@@ -213,10 +208,10 @@ pub fn enter<T: Send>(name: &str, work: impl FnOnce() -> Result<T> + Send) -> Re
 
 /// Removes namespaces of earlier runs that were killed.
 pub fn remove_stale() {
-    let Ok(entries) = fs::read_dir(FOLDER) else { return };
+    let Ok(entries) = fs::read_dir(kept::path("")) else { return };
     for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
         if owner(&name).is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
-            let _ = command::run(&format!("ip netns del {name}"));
+            let _ = kept::remove(&name);
         }
     }
 }

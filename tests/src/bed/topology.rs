@@ -170,8 +170,9 @@ impl Routed {
         connect(&client.netns, &client.end, &router, &near)?;
         connect(&router, &far, &server.netns, &server.end)?;
         for (host, gateway) in [(&client, near), (&server, far)] {
-            host.netns.run(&format!("ip -4 route add default via {}", gateway.v4))?;
-            host.netns.run(&format!("ip -6 route add default via {}", gateway.v6))?;
+            let routes =
+                format!("route add default via {}\nroute add default via {}\n", gateway.v4, gateway.v6);
+            host.netns.feed("ip -batch -", &routes)?;
         }
         router.sysctl("net.ipv4.ip_forward", "1")?;
         router.sysctl("net.ipv6.conf.all.forwarding", "1")?;
@@ -220,16 +221,15 @@ impl Bridged {
 /// # Errors
 /// When a command fails.
 pub fn connect(a: &Namespace, end_a: &End, b: &Namespace, end_b: &End) -> Result<()> {
-    a.run(&format!(
-        "ip link add {} address {} type veth peer name {} address {} netns {}",
+    let pair = format!(
+        "link add {} address {} type veth peer name {} address {} netns {}\n",
         end_a.device,
         packet::mac_text(end_a.mac()),
         end_b.device,
         packet::mac_text(end_b.mac()),
         b.name()
-    ))?;
-    for (netns, own, peer) in [(a, end_a, end_b), (b, end_b, end_a)] {
-        let mut batch = String::new();
+    );
+    for (netns, own, peer, mut batch) in [(a, end_a, end_b, pair), (b, end_b, end_a, String::new())] {
         let (device, mac) = (own.device, packet::mac_text(peer.mac()));
         writeln!(batch, "link set {device} up")?;
         writeln!(batch, "addr add {}/24 dev {device}", own.v4)?;

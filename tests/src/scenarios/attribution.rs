@@ -2,7 +2,7 @@
 //! list. Every packet has a destination port that only the rule to blame drops.
 
 use super::answer::{Blame, expects_exact_here};
-use super::expect::{Expect, verify, watch};
+use super::expect::{Expect, Stream, verify, watch, watch_rules_of};
 use super::{both, skip};
 use crate::bed::backend::Backend;
 use crate::bed::droptrace::{Droptrace, command as droptrace};
@@ -277,7 +277,7 @@ fn own_family(family: Family) -> Result<()> {
 
 /// Loads the rules in a router, sends the packets, and compares.
 fn check(backend: Backend, family: Family, nft_family: &str, shape: Shape) -> Result<()> {
-    check_by(&watch, expects_exact_here(backend), backend, family, nft_family, shape)
+    check_by(&|| watch_rules_of(backend), expects_exact_here(backend), backend, family, nft_family, shape)
 }
 
 /// The same by probes, too: what they tell and what the stack tells must agree, or nothing is told.
@@ -288,12 +288,12 @@ fn probed(backend: Backend, family: Family, shape: Shape) -> Result<()> {
         ensure!(told.status.code() == Some(3) && why.contains("--probes always: "), "{}: {why}", told.status);
         return Err(skip("this kernel allows no probes; it says so and ends with 3"));
     }
-    let start = || Droptrace::start(&["--all", "--probes", "always"]);
+    let start = || Droptrace::start(&["--all", "--probes", "always"]).map(Stream::Own);
     check_by(&start, kernel::version() >= (5, 15), backend, family, "inet", shape)
 }
 
 fn check_by(
-    start: &dyn Fn() -> Result<Droptrace>,
+    start: &dyn Fn() -> Result<Stream>,
     is_exact: bool,
     backend: Backend,
     family: Family,

@@ -1,7 +1,7 @@
 //! Drops by Cilium, without Cilium: a program of ours leaves in the packet what Cilium's leaves there, and pinned maps have
 //! the layouts of its versions.
 
-use super::expect::{Expect, verify, watch};
+use super::expect::{Expect, verify, watch_alone};
 use super::tc::{Bed, need_names};
 use super::{beside, both, one};
 use crate::bed::cilium::{Maps, Metrics, Rule, Version, old_words, words};
@@ -109,7 +109,7 @@ fn unmanaged_node(family: Family, by_link: bool) -> Result<()> {
             attach(&bed, words)?;
             None
         };
-        let stream = watch()?;
+        let stream = watch_alone()?;
         bed.send()?;
         let expect = said(&bed, DENIED, "Policy denied", "default-deny")
             .field("/drop/cilium/direction", "ingress")
@@ -343,7 +343,7 @@ fn unseen(family: Family) -> Result<()> {
             let metrics = Metrics::new()?;
             metrics.set(DENIED, 10)?;
             attach(&bed, words(WORLD, POD, DENIED, ENDPOINT.into()))?;
-            let stream = watch()?;
+            let stream = watch_alone()?;
             bed.send()?;
             let netns = [bed.pair.server.netns.inode()];
             let dropped = |output: &crate::bed::droptrace::Output| -> u64 {
@@ -374,7 +374,7 @@ fn egress(family: Family) -> Result<()> {
         let peers = [(bed.to.ip(), PEER)];
         let _maps = Maps::new(Version::V18, ENDPOINT, POD, &[bed.from.ip()], &peers, &[rule])?;
         attach(&bed, words(POD, PEER, DENIED, 0))?;
-        let stream = watch()?;
+        let stream = watch_alone()?;
         bed.send()?;
         let expect = said(&bed, DENIED, "Policy denied", "default-deny")
             .field("/drop/cilium/direction", "egress")
@@ -394,7 +394,7 @@ fn deny_entry(version: Version, family: Family) -> Result<()> {
         let peers = [(bed.from.ip(), PEER)];
         let _maps = Maps::new(version, ENDPOINT, POD, &[bed.to.ip()], &peers, &rules)?;
         attach(&bed, words(PEER, POD, DENIED_BY_ENTRY, ENDPOINT.into()))?;
-        let stream = watch()?;
+        let stream = watch_alone()?;
         bed.send()?;
         let expect = said(&bed, DENIED_BY_ENTRY, "Policy denied by denylist", "deny-entry")
             .field("/drop/cilium/direction", "ingress")
@@ -416,7 +416,7 @@ fn authentication(family: Family) -> Result<()> {
         let mut words = words(PEER, POD, UNAUTHENTICATED, ENDPOINT.into());
         words[2] |= 1 << 8;
         attach(&bed, words)?;
-        let stream = watch()?;
+        let stream = watch_alone()?;
         bed.send()?;
         let expect = said(&bed, UNAUTHENTICATED, "Authentication required", "auth")
             .field("/drop/cilium/extended_error", 1)
@@ -433,7 +433,7 @@ fn allowed_since(family: Family) -> Result<()> {
         let peers = [(bed.from.ip(), PEER)];
         let maps = Maps::new(Version::V19, ENDPOINT, POD, &[bed.to.ip()], &peers, &[allow(PEER, OTHER)])?;
         attach(&bed, words(PEER, POD, DENIED, ENDPOINT.into()))?;
-        let stream = watch()?;
+        let stream = watch_alone()?;
         maps.add(allow(PEER, PORT))?;
         bed.send()?;
         let expect =
@@ -448,7 +448,7 @@ fn old_encoding(family: Family) -> Result<()> {
         let bed = Bed::new(family, Hook::Ingress)?;
         let _maps = Maps::new(Version::V12, ENDPOINT, POD, &[bed.to.ip()], &[], &[allow(PEER, PORT)])?;
         attach(&bed, old_words(WORLD, POD, DENIED, ENDPOINT.into()))?;
-        let stream = watch()?;
+        let stream = watch_alone()?;
         bed.send()?;
         let expect = said(&bed, DENIED, "Policy denied", "default-deny")
             .field("/drop/cilium/source_identity", identity(WORLD))
@@ -463,7 +463,7 @@ fn no_maps(family: Family) -> Result<()> {
     with_bpffs(|| {
         let bed = Bed::new(family, Hook::Ingress)?;
         attach(&bed, words(WORLD, POD, DENIED, ENDPOINT.into()))?;
-        let stream = watch()?;
+        let stream = watch_alone()?;
         bed.send()?;
         let expect = bed
             .drops()
@@ -483,7 +483,7 @@ fn nothing_left(family: Family) -> Result<()> {
     for words in [[0, 1, 0, 0, 0], words(WORLD, POD, 7, ENDPOINT.into())] {
         let bed = Bed::new(family, Hook::Ingress)?;
         attach(&bed, words)?;
-        let stream = watch()?;
+        let stream = watch_alone()?;
         bed.send()?;
         let expect = if kernel::has_reason("TC_INGRESS") {
             bed.drops()
@@ -504,7 +504,7 @@ fn foreign_program(family: Family) -> Result<()> {
     let bed = Bed::new(family, Hook::Ingress)?;
     let words = words(WORLD, POD, DENIED, ENDPOINT.into());
     bed.add_filter(&Program::load("bouncer", Does::MarkAndDrop(words))?, 1)?;
-    let stream = watch()?;
+    let stream = watch_alone()?;
     bed.send()?;
     let expect = bed.drops().field("/drop/cilium", Value::Null).field("/drop/bpf/program", "bouncer");
     verify(stream, &[expect], &[&bed.pair.client.netns])

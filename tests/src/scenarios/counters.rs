@@ -2,7 +2,7 @@
 //! that no rule counts. An exact answer must be right all the same.
 
 use super::answer::{Blame, expects_exact_here};
-use super::expect::{Expect, verify, watch};
+use super::expect::{Expect, verify, watch_alone};
 use super::{beside, both, one, skip};
 use crate::bed::backend::Backend;
 use crate::bed::droptrace::Droptrace;
@@ -66,7 +66,7 @@ impl Scene {
         }
         let routed = Routed::new()?;
         backend.load(&routed.router, family, &table(true, [0, 0]))?;
-        Ok(Self { backend, stream: watch()?, routed, family, expected: Vec::new() })
+        Ok(Self { backend, stream: watch_alone()?, routed, family, expected: Vec::new() })
     }
 
     fn feed(&self, options: &str, rules: &str) -> Result<()> {
@@ -173,7 +173,7 @@ fn drop_in_a_reject(family: Family) -> Result<()> {
     let rule = listed.iter().find(|rule| rule.chain == "shared").context("no rule")?;
     let rejects = Blame::rule(BACKEND, rule, "reject").at(Hook::Input);
     let policy = Blame::policy(BACKEND, family.pick("ip", "ip6"), "t", "out").at(Hook::Output);
-    let stream = watch()?;
+    let stream = watch_alone()?;
     let (client, near) = (&routed.client, &routed.near);
     let mut expected = Vec::new();
     for from in (40_000..40_005).map(|port| client.port(family, port)) {

@@ -1,10 +1,12 @@
 //! What a scenario expects of the drop stream, and the comparison.
 
-use super::answer::Blame;
+use super::answer::{Blame, expects_exact_here};
+use crate::bed::backend::Backend;
 use crate::bed::droptrace::{Droptrace, Output};
 use crate::bed::kernel;
 use crate::bed::namespace::Namespace;
 use crate::bed::record::Record;
+use crate::bed::shared::Shared;
 use crate::bed::topology::Family;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -204,14 +206,59 @@ fn has_fields(object: &Value, wanted: &Value) -> bool {
     wanted.as_object().is_some_and(|wanted| wanted.iter().all(|(name, value)| &object[name] == value))
 }
 
-/// Starts a stream that shows everything, also routine frees.
-pub(super) fn watch() -> Result<Droptrace> {
+/// What a test watches: a droptrace of its own, or its part of one that others watch, too.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Own(Droptrace),
+    Shared(Shared),
+}
+
+impl From<Droptrace> for Stream {
+    fn from(own: Droptrace) -> Self {
+        Self::Own(own)
+    }
+}
+
+impl Stream {
+    /// Waits until what it says satisfies the predicate.
+    pub(super) fn wait(&self, what: &str, enough: impl FnMut(&Output) -> bool) -> Result<()> {
+        match self {
+            Self::Own(own) => own.wait(what, enough),
+            Self::Shared(shared) => shared.wait(what, enough),
+        }
+    }
+
+    /// All that it said.
+    pub(super) fn stop(self) -> Result<Output> {
+        match self {
+            Self::Own(own) => own.stop(),
+            Self::Shared(shared) => shared.settled(),
+        }
+    }
+}
+
+/// A stream that shows everything, also routine frees: in a virtual machine a shared one.
+pub(super) fn watch() -> Result<Stream> {
+    if kernel::in_vm() { Ok(Stream::Shared(Shared::join()?)) } else { watch_alone().map(Stream::Own) }
+}
+
+/// A droptrace of the test's own that shows everything. What it has to find there when it starts (legacy tables, whose
+/// counters it compares with what they were) or nowhere else (a mount namespace's pins) takes this.
+pub(super) fn watch_alone() -> Result<Droptrace> {
     Droptrace::start(&["--all"])
+}
+
+/// [`watch`], where what drops is a rule of this backend.
+pub(super) fn watch_rules_of(backend: Backend) -> Result<Stream> {
+    // Where nft's packets are not freed by nft itself its rules' counters tell, too.
+    let by_counters = backend == Backend::Legacy || !expects_exact_here(Backend::Nft);
+    if by_counters { watch_alone().map(Stream::Own) } else { watch() }
 }
 
 /// Waits for the expected drops, ends the stream, and compares: each packet once, with what was expected, and
 /// nothing else but routine frees in the `quiet` namespaces.
-pub(super) fn verify(stream: Droptrace, expected: &[Expect], quiet: &[&Namespace]) -> Result<()> {
+pub(super) fn verify(stream: impl Into<Stream>, expected: &[Expect], quiet: &[&Namespace]) -> Result<()> {
+    let stream = stream.into();
     let waited = stream.wait("all drops came", |output| expected.iter().all(|e| e.arrived(output)));
     let output = stream.stop()?;
     let inodes: Vec<u32> =

@@ -31,8 +31,8 @@ mod tc;
 pub mod times;
 mod tunnel;
 
-use crate::bed::droptrace;
 use crate::bed::topology::Family;
+use crate::bed::{droptrace, shared};
 use anyhow::Result;
 use libtest_mimic::{Completion, Failed, Trial};
 use std::sync::{PoisonError, RwLock};
@@ -128,6 +128,7 @@ fn alone(name: impl Into<String>, scenario: impl FnOnce() -> Result<()> + Send +
     let name = name.into();
     trial(name.clone(), move || {
         let _whole = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
+        shared::end();
         times::taken(&name, scenario)
     })
 }

@@ -1,6 +1,6 @@
 //! Healthy traffic: nothing is printed. With `--all` only routine frees are.
 
-use super::expect::{seen, watch};
+use super::expect::{seen, watch_alone};
 use super::{beside, both, skip};
 use crate::bed::droptrace::{Droptrace, Output};
 use crate::bed::namespace::Namespace;
@@ -54,7 +54,7 @@ fn silent(
     activity: impl FnOnce() -> Result<()>,
 ) -> Result<()> {
     let plain = Droptrace::start(&[])?;
-    let all = watch()?;
+    let all = watch_alone()?;
     activity()?;
     client.inject(&[packet::udp(
         client.port(Family::V4, SENTINEL),

@@ -1,7 +1,7 @@
 //! Real outages, rebuilt: what droptrace says of the rules behind them.
 
 use super::answer::{Blame, expects_exact_here};
-use super::expect::{Expect, verify, watch};
+use super::expect::{Expect, verify, watch, watch_rules_of};
 use super::{alone, beside, skip};
 use crate::bed::backend::Backend;
 use crate::bed::droptrace::Output;
@@ -115,7 +115,7 @@ impl Node {
         facts: impl FnOnce(Expect) -> Expect,
     ) -> Result<()> {
         let from = self.client();
-        let stream = watch()?;
+        let stream = watch_rules_of(self.backend)?;
         let packet = match transport {
             "tcp" => packet::tcp(from, to, 1, 0, tcp_flag::SYN, b""),
             _ => packet::udp(from, to, b"hello"),
