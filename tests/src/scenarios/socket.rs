@@ -10,7 +10,7 @@ use crate::bed::{packet::Mac, patience};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(super) fn trials() -> Vec<Trial> {
     [
@@ -72,6 +72,7 @@ fn udp_receive_buffer_full(family: Family) -> Result<()> {
     let mut arrived = 0;
     // What fits stays in the buffer, the rest is dropped: both together are what was sent.
     while arrived + pair.server.netns.counter(counter)? < SENT && started.elapsed() < patience() {
+        std::thread::sleep(Duration::from_millis(5));
         arrived += std::iter::from_fn(|| receiver.recv(&mut [0; 2000]).ok()).count() as u64;
     }
     let dropped = pair.server.netns.counter(counter)?;
@@ -104,11 +105,18 @@ fn tcp_out_of_order_prune(family: Family) -> Result<()> {
     send::small_receive_buffer(&listener, 4096)?;
     let stream = watch()?;
     let (peer, _connection, sequence) = handshake(&pair, &listener, family)?;
-    for offset in (1..=200u32).rev() {
+    let segment = |offset: u32| {
         let seq = sequence.0.wrapping_add(4 * offset);
-        pair.client.inject(&[packet::tcp(peer, to, seq, sequence.1, tcp_flag::ACK | tcp_flag::PSH, b"x")])?;
+        packet::tcp(peer, to, seq, sequence.1, tcp_flag::ACK | tcp_flag::PSH, b"x")
+    };
+    pair.client.inject(&(1..=200).rev().map(segment).collect::<Vec<_>>())?;
+    // They arrive in a softirq, a moment later.
+    let started = Instant::now();
+    let mut pruned = 0;
+    while pruned == 0 && started.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(20));
+        pruned = pair.server.netns.counter("TcpExtOfoPruned")?;
     }
-    let pruned = pair.server.netns.counter("TcpExtOfoPruned")?;
     if pruned == 0 {
         return Err(skip("this kernel did not prune the out-of-order queue (TcpExtOfoPruned is 0)"));
     }

@@ -1,6 +1,6 @@
 //! Programs at tc hooks: the one that dropped is named, and of several none is guessed.
 
-use super::expect::{Expect, verify, watch};
+use super::expect::{Expect, verify, watch, watch_alone};
 use super::{both, skip};
 use crate::bed::kernel;
 use crate::bed::mount::with_bpffs;
@@ -210,7 +210,7 @@ fn pinned(family: Family) -> Result<()> {
         let path = Path::new(PIN);
         std::fs::create_dir(path.parent().unwrap_or(path))?;
         program.pin(path)?;
-        let stream = watch()?;
+        let stream = watch_alone()?;
         bed.send()?;
         let expect = bed.expect(sure()).field("/drop/bpf/id", program.id).field("/drop/bpf/pinned", PIN);
         verify(stream, &[expect], &[&bed.pair.client.netns])?;
