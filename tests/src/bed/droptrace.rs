@@ -188,10 +188,9 @@ impl Droptrace {
                 let missed = output.tally.missed();
                 bail!("{why}: waited until {what}; {missed} missed; stderr:\n{}", output.stderr);
             }
-            let wait = |output, time| {
-                self.shared.changed.wait_timeout(output, time).map_or_else(|e| e.into_inner().0, |(g, _)| g)
-            };
-            output = wait(output, left.min(Duration::from_millis(50)));
+            let pause = left.min(Duration::from_millis(50));
+            output =
+                self.shared.changed.wait_timeout(output, pause).map_or_else(|e| e.into_inner().0, |(g, _)| g);
             // Lines come in bursts, and the predicate looks at all there are.
             drop(output);
             std::thread::sleep(Duration::from_millis(5));

@@ -1,6 +1,6 @@
 //! The bed itself: if it is broken, the other tests prove nothing.
 
-use super::{beside, both};
+use super::{beside, both, here_only};
 use crate::bed::command;
 use crate::bed::flood::{Load, flood};
 use crate::bed::namespace::Namespace;
@@ -22,7 +22,7 @@ pub(super) fn trials() -> Vec<Trial> {
     ];
     trials.extend(both("bed::packets_cross_the_router", packets_cross_the_router));
     trials.extend(both("bed::crafted_packets_are_accepted", crafted_packets_are_accepted));
-    trials
+    here_only(trials)
 }
 
 fn namespaces_end_with_a_panic() -> Result<()> {

@@ -3,7 +3,7 @@
 
 use super::expect::{Expect, verify, watch_alone};
 use super::tc::{Bed, need_names};
-use super::{beside, both, one};
+use super::{beside, both, here_only, one};
 use crate::bed::cilium::{Maps, Metrics, Rule, Version, old_words, words};
 use crate::bed::droptrace::Droptrace;
 use crate::bed::kernel;
@@ -24,21 +24,28 @@ pub(super) fn trials() -> Vec<Trial> {
         both("cilium::unmanaged_node", |family| unmanaged_node(family, false)),
         both("cilium::unmanaged_node_tcx", |family| unmanaged_node(family, true)),
         both("cilium::egress", egress),
-        both("cilium::authentication", authentication),
-        both("cilium::allowed_since", allowed_since),
-        both("cilium::old_encoding", old_encoding),
     ]
     .into_iter()
     .flatten()
     .collect();
+    for (name, scenario) in [
+        ("cilium::authentication", authentication as fn(Family) -> Result<()>),
+        ("cilium::allowed_since", allowed_since),
+        ("cilium::old_encoding", old_encoding),
+    ] {
+        trials.push(one(name, Family::V4, scenario));
+        trials.extend(here_only([one(name, Family::V6, scenario)]));
+    }
     for version in Version::ALL {
         let name = format!("cilium::deny_entry_{version:?}").to_lowercase();
         trials.push(beside(name, move || deny_entry(version, Family::V4)));
     }
-    trials.extend(both("cilium::policies_of_the_api", policies_of_the_api));
-    trials.push(one("cilium::policies_of_a_file", Family::V4, policies_of_a_file));
-    trials.push(one("cilium::policy_that_denies", Family::V4, policy_that_denies));
-    trials.push(one("cilium::policies_unknown", Family::V4, policies_unknown));
+    trials.extend(here_only(both("cilium::policies_of_the_api", policies_of_the_api)));
+    trials.extend(here_only([
+        one("cilium::policies_of_a_file", Family::V4, policies_of_a_file),
+        one("cilium::policy_that_denies", Family::V4, policy_that_denies),
+        one("cilium::policies_unknown", Family::V4, policies_unknown),
+    ]));
     trials.push(one("cilium::unseen", Family::V4, unseen));
     trials.push(one("cilium::no_maps", Family::V4, no_maps));
     trials.push(one("cilium::nothing_left", Family::V4, nothing_left));

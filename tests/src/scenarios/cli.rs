@@ -1,6 +1,6 @@
 //! Ends and refusals: `-c`, `--for`, pipes, signals, missing privileges, what stays behind.
 
-use super::beside;
+use super::{beside, here_only};
 use crate::bed::command::{self, Background};
 use crate::bed::droptrace::{Droptrace, Output, command as droptrace};
 use crate::bed::namespace::Namespace;
@@ -15,22 +15,15 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 pub(super) fn trials() -> Vec<Trial> {
-    let mut trials = vec![
+    let mut own = vec![
         beside("cli::count_ends_the_run", count_ends_the_run),
         beside("cli::time_ends_the_run", time_ends_the_run),
         beside("cli::closed_pipe_ends_the_run", closed_pipe_ends_the_run),
         beside("cli::interrupt_prints_a_summary", || signal_prints_a_summary(libc::SIGINT)),
         beside("cli::termination_prints_a_summary", || signal_prints_a_summary(libc::SIGTERM)),
-        beside("cli::killed_leaves_nothing", killed_leaves_nothing),
-        beside("cli::deleted_netns_is_not_held", deleted_netns_is_not_held),
-        beside("cli::no_capabilities", || missing_capability(|_| true, &["CAP_BPF", "CAP_SYS_ADMIN"])),
-        // CAP_SYS_ADMIN (21) would stand in for CAP_PERFMON (38).
-        beside("cli::no_perfmon", || {
-            missing_capability(|number| matches!(number, 21 | 38), &["CAP_PERFMON"])
-        }),
     ];
     for format in ["compact", "wide", "iptables"] {
-        trials.push(beside(format!("cli::format_{format}"), move || format_names_the_packet(format)));
+        own.push(beside(format!("cli::format_{format}"), move || format_names_the_packet(format)));
     }
     for (name, words, culprit) in [
         ("address", "--ip 10.0.0.300", "10.0.0.300"),
@@ -40,8 +33,18 @@ pub(super) fn trials() -> Vec<Trial> {
         ("flag", "--nosuchflag", "--nosuchflag"),
         ("format", "-o nosuchformat", "nosuchformat"),
     ] {
-        trials.push(beside(format!("cli::bad_{name}"), move || bad_word(words, culprit)));
+        own.push(beside(format!("cli::bad_{name}"), move || bad_word(words, culprit)));
     }
+    let mut trials = here_only(own);
+    trials.extend([
+        beside("cli::killed_leaves_nothing", killed_leaves_nothing),
+        beside("cli::deleted_netns_is_not_held", deleted_netns_is_not_held),
+        beside("cli::no_capabilities", || missing_capability(|_| true, &["CAP_BPF", "CAP_SYS_ADMIN"])),
+        // CAP_SYS_ADMIN (21) would stand in for CAP_PERFMON (38).
+        beside("cli::no_perfmon", || {
+            missing_capability(|number| matches!(number, 21 | 38), &["CAP_PERFMON"])
+        }),
+    ]);
     trials
 }
 

@@ -32,7 +32,7 @@ pub mod times;
 mod tunnel;
 
 use crate::bed::topology::Family;
-use crate::bed::{droptrace, shared};
+use crate::bed::{droptrace, kernel, shared};
 use anyhow::Result;
 use libtest_mimic::{Completion, Failed, Trial};
 use std::sync::{PoisonError, RwLock};
@@ -131,6 +131,12 @@ fn alone(name: impl Into<String>, scenario: impl FnOnce() -> Result<()> + Send +
         shared::end();
         times::taken(&name, scenario)
     })
+}
+
+/// Leaves tests out of virtual machines, which are slow: what they try is the same on every kernel, and once, on the machine
+/// itself, is enough.
+fn here_only(trials: impl IntoIterator<Item = Trial>) -> Vec<Trial> {
+    if kernel::in_vm() { Vec::new() } else { trials.into_iter().collect() }
 }
 
 /// A scenario over IPv4 and over IPv6.

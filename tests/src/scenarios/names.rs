@@ -1,7 +1,8 @@
 //! Names of pods and services: on the lines, and as filters. The names come from a file here, so that these tests run on
 //! every kernel; `cri` and `kube_api` have the other sources.
 
-use super::{beside, rules};
+use super::expect::watch;
+use super::{beside, here_only, rules};
 use crate::bed::droptrace::{self, Droptrace, Output};
 use crate::bed::kernel;
 use crate::bed::kube_api::{Behaviour, KubeApi, Lie, objects};
@@ -76,10 +77,8 @@ pub(super) fn trials() -> Vec<Trial> {
     let servers = servers.map(|(name, behaviour)| {
         beside(format!("names::drops_go_on_with_a_{name}_server"), move || drops_go_on(behaviour))
     });
-    // What a server does is the same on every kernel: once, on the machine itself, is enough.
-    let servers = servers.into_iter().filter(|_| !kernel::in_vm());
     filters
-        .chain(servers)
+        .chain(here_only(servers))
         .chain(rows.map(|(name, scenario)| beside(format!("names::{name}"), scenario)))
         .collect()
 }
@@ -152,7 +151,7 @@ fn filter(words: &str, shown: &[u64]) -> Result<()> {
     let routed = cluster()?;
     let netns = [routed.router.inode(), routed.server.netns.inode()];
     let (filtered, _file) = with_names(words)?;
-    let unfiltered = Droptrace::start(&["--offline"])?;
+    let unfiltered = watch()?;
     send(&routed)?;
     let wanted: BTreeSet<u64> = shown.iter().copied().collect();
     let ports = |output: &Output| -> BTreeSet<u64> {
