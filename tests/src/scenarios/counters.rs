@@ -76,16 +76,18 @@ impl Scene {
 
     /// Sends some packets to the rule that drops, each from a port of its own.
     fn send(&mut self) -> Result<()> {
+        let listed = self.backend.list(&self.routed.router, self.family)?;
+        let rule = listed.iter().find(|rule| rule.comment.as_deref() == Some("drops")).context("no rule")?;
+        let blame = Blame::rule(self.backend, rule, "drop").at(Hook::Forward);
+        let to = self.routed.server.port(self.family, PORT);
+        let mut packets = Vec::new();
         for _ in 0..3 {
             let from = self.routed.client.port(self.family, 40_000 + self.expected.len() as u16);
-            let to = self.routed.server.port(self.family, PORT);
-            let listed = self.backend.list(&self.routed.router, self.family)?;
-            let rule = listed.iter().find(|rule| rule.comment.as_deref() == Some("drops"));
-            let blame = Blame::rule(self.backend, rule.context("no rule")?, "drop").at(Hook::Forward);
-            self.routed.client.inject(&[packet::udp(from, to, b"unwanted")])?;
-            let expect = Expect::drops(1, &self.routed.router).flow("udp", from, to).blame(blame, false);
-            self.expected.push(expect);
+            packets.push(packet::udp(from, to, b"unwanted"));
+            let expect = Expect::drops(1, &self.routed.router).flow("udp", from, to);
+            self.expected.push(expect.blame(blame.clone(), false));
         }
+        self.routed.client.inject(&packets)?;
         // The rule that is blamed must have dropped it before the next change.
         let expected = self.expected.len();
         let inode = [self.routed.router.inode()];
