@@ -1,15 +1,28 @@
-//! How soon droptrace shows something, and how much memory it takes while nothing happens.
+//! How soon droptrace shows something, and what it takes while nothing is dropped: memory, and no run of a program.
 
 use super::alone;
+use crate::bed::backend::Backend;
 use crate::bed::droptrace::{Droptrace, Output, command};
 use crate::bed::topology::{Family, Pair};
-use crate::bed::{kernel, packet};
+use crate::bed::{flood, kernel, packet, patience};
+use crate::bench::{
+    delivery::Delivery,
+    program::{Runs, Stopwatch},
+    rules::Shape,
+    storm::Storm,
+};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use std::time::{Duration, Instant};
 
 pub(super) fn trials() -> Vec<Trial> {
-    vec![alone("startup::first_event", first_event), alone("startup::idle_memory", idle_memory)]
+    let mut trials =
+        vec![alone("startup::first_event", first_event), alone("startup::idle_memory", idle_memory)];
+    for backend in Backend::ALL {
+        let name = format!("startup::nothing_runs_where_nothing_drops_{}", backend.name());
+        trials.push(alone(name, move || nothing_runs(backend)));
+    }
+    trials
 }
 
 /// From the start of the process to the first printed drop.
@@ -41,6 +54,32 @@ fn idle_memory() -> Result<()> {
     let resident = kilobytes(&status, "VmRSS").context("no VmRSS")?;
     eprintln!("idle: {resident} kB resident");
     ensure!(resident < BOUND, "{resident} kB resident, {BOUND} allowed:\n{status}");
+    stream.stop().map(drop)
+}
+
+/// Packets that pass many rules, half of which could drop: no program of droptrace's runs for them, whatever it costs.
+fn nothing_runs(backend: Backend) -> Result<()> {
+    const PACKETS: u64 = 5000;
+    let storm = Storm::with_rules(backend, &Shape { backend, rules: 200, drop_capable: 100 }.text())?;
+    let delivery = Delivery::new(&storm)?;
+    let stream = Droptrace::start(&[])?;
+    let stopwatch = Stopwatch::start()?;
+    let before = Runs::of(stream.pid())?;
+    delivery.run(0, PACKETS)?;
+    let healthy = Runs::of(stream.pid())?.count - before.count;
+    // Where packets do drop, that it runs is seen in this very way.
+    flood::timed(storm.sender(), 0, storm.target(), PACKETS)?;
+    let runs = || -> Result<u64> { Ok(Runs::of(stream.pid())?.count - before.count - healthy) };
+    let started = Instant::now();
+    while runs()? < PACKETS / 2 && started.elapsed() < patience() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let dropped = runs()?;
+    drop(stopwatch);
+    eprintln!("{healthy} runs for {PACKETS} packets delivered, {dropped} for as many dropped");
+    // Some of the machine's own packets may drop meanwhile.
+    ensure!(healthy < PACKETS / 50, "{healthy} runs for {PACKETS} packets, none of which is dropped");
+    ensure!(dropped >= PACKETS / 2, "only {dropped} runs for {PACKETS} drops: runs are not seen here");
     stream.stop().map(drop)
 }
 
