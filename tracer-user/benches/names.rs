@@ -119,7 +119,7 @@ fn names(criterion: &mut Criterion) {
     criterion.bench_function("a drop named", |bencher| {
         bencher.iter_batched_ref(
             translated,
-            |drop| correlate::name(black_box(drop), &inventory, &host),
+            |drop| correlate::name(black_box(drop), &inventory, &host, &|_| None),
             BatchSize::SmallInput,
         );
     });

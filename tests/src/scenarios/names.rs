@@ -1,7 +1,8 @@
 //! Names of pods and services: on the lines, and as filters. The names come from a file here, so that these tests run on
 //! every kernel; `cri` and `kube_api` have the other sources.
 
-use super::{beside, rules};
+use super::{beside, rules, skip};
+use crate::bed::command;
 use crate::bed::droptrace::{self, Droptrace, Output};
 use crate::bed::kernel;
 use crate::bed::kube_api::{Behaviour, KubeApi, Lie, objects};
@@ -59,8 +60,9 @@ pub(super) fn trials() -> Vec<Trial> {
     let cases = CASES.iter().filter(|(name, ..)| !kernel::in_vm() || IN_VM.contains(name));
     let filters = cases
         .map(|&(name, words, shown)| beside(format!("names::filter_{name}"), move || filter(words, shown)));
-    let rows: [(&str, Scenario); 4] = [
+    let rows: [(&str, Scenario); 5] = [
         ("on_the_line", on_the_line),
+        ("ipvs", ipvs),
         ("masqueraded", masqueraded),
         ("silent_peer", silent_peer),
         ("nobody", nobody),
@@ -98,7 +100,7 @@ fn inventory() -> Result<NamedTempFile> {
         pod("cart-0", "cart", ["10.77.1.1", "fd77:1::1"]),
         pod("redis-0", "redis", ["10.77.2.1", "fd77:2::1"]),
         {"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": "redis"},
-            "spec": {"clusterIPs": ["10.96.0.1"], "ports": [{"protocol": "TCP", "port": 6379, "targetPort": 6379}]}},
+            "spec": {"clusterIPs": ["10.96.0.1", "fd77:96::1"], "ports": [{"protocol": "TCP", "port": 6379, "targetPort": 6379}]}},
         {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {"namespace": "shop", "name": "redis-x", "labels": {"kubernetes.io/service-name": "redis"}},
             "addressType": "IPv4", "ports": [{"protocol": "TCP", "port": 6379}],
@@ -207,6 +209,69 @@ fn on_the_line() -> Result<()> {
         ("/original/source/k8s/pod", json!("cart-0")),
     ];
     check(&output, router, SERVICE, &dialled)
+}
+
+/// IPVS has a service's address, and connection tracking leaves its packets alone (net.ipv4.vs.conntrack=0, the default): only
+/// IPVS knows which service was dialled. A packet to the backend and one of its answers, in both families.
+fn ipvs() -> Result<()> {
+    for module in ["ip_vs", "ip_vs_rr"] {
+        let _ = command::run(&format!("modprobe {module}"));
+    }
+    if !std::path::Path::new("/proc/net/ip_vs_conn").exists() {
+        return Err(skip("this kernel has no IPVS"));
+    }
+    let routed = Routed::new()?;
+    let router = &routed.router;
+    // Else nobody can read /proc/PID/net of this netns.
+    let _process = router.spawn("sleep 120")?;
+    let families = [(Family::V4, "10.96.0.1", "32"), (Family::V6, "fd77:96::1", "128")];
+    for (family, service, bits) in families {
+        let write = |address: String| family.pick(address.clone(), format!("[{address}]"));
+        let (service, backend) = (service.to_owned(), routed.server.end.address(family).to_string());
+        router.run(&format!("ip addr add {service}/{bits} dev lo"))?;
+        let (service, backend) = (write(service), write(backend));
+        router.run(&format!("ipvsadm -A -t {service}:6379 -s rr"))?;
+        router.run(&format!("ipvsadm -a -t {service}:6379 -r {backend}:6379 -m"))?;
+    }
+    router.feed(
+        "nft -f -",
+        "table inet t {\nchain o {\ntype filter hook postrouting priority 0;\ntcp sport 40002 drop\n}\n\
+         chain f {\ntype filter hook forward priority 0;\ntcp dport 40003 drop\n}\n}\n",
+    )?;
+    let (stream, _file) = with_names("")?;
+    for (family, service, _) in families {
+        let service = std::net::SocketAddr::new(service.parse()?, 6379);
+        let from = |port| routed.client.port(family, port);
+        // Nobody listens on the server, which answers the second one with a reset.
+        let syn = |port| packet::tcp(from(port), service, 1, 0, tcp_flag::SYN, b"");
+        routed.client.inject(&[syn(40_002), syn(40_003)])?;
+    }
+    let netns = [router.inode()];
+    stream.wait("the drops came", |output| output.drops_in(&netns).count() >= 4)?;
+    let table = router.run("cat /proc/net/ip_vs_conn").unwrap_or_default();
+    let output = stream.stop()?;
+    for (family, ..) in families {
+        for (port, backend, client) in [(40_002, "destination", "source"), (40_003, "source", "destination")]
+        {
+            let is_it = |record: &&Record| {
+                record.number(&format!("/{client}/port")) == Some(port)
+                    && record.text("/network/family") == Some(family.name())
+            };
+            let record = output.drops_in(&netns).find(is_it).with_context(|| format!("no drop of {port}"))?;
+            for (field, expected) in [
+                (format!("/{backend}/address"), json!(routed.server.end.address(family))),
+                (format!("/{backend}/k8s/pod"), json!("redis-0")),
+                (format!("/{backend}/k8s/service"), json!("redis")),
+                (format!("/{backend}/k8s/service_by"), json!("ipvs")),
+                (format!("/{client}/k8s/pod"), json!("cart-0")),
+                (format!("/{client}/k8s/service"), Value::Null),
+            ] {
+                let got = record.get(&field);
+                ensure!(*got == expected, "{field} is {got}, not {expected} in {}\n{table}", record.brief());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A packet that has its node's address on the wire is its pod's all the same, and so is the answer to it.

@@ -3,6 +3,7 @@
 pub mod cgroup;
 pub mod claims;
 pub mod correlate;
+pub mod flows;
 pub mod host;
 pub mod inventory;
 pub mod kubernetes;

@@ -1,6 +1,7 @@
 //! Names for a running stream: keeps the inventory up, tells what a filter's words mean by now, and names drops.
 
 use super::correlate;
+use super::flows::Flows;
 use super::host::Host;
 use super::inventory::Inventory;
 use super::object::{Change, Object, Update};
@@ -38,6 +39,8 @@ pub struct Names {
     version: u64,
     requests: Option<mpsc::Sender<Request>>,
     asked: HashMap<Request, Instant>,
+    /// What IPVS told of flows.
+    flows: Flows,
     /// Network namespaces and addresses that had no name, since when.
     nameless: HashMap<Nameless, Instant>,
     forgot: Instant,
@@ -79,6 +82,7 @@ impl Names {
             version: 0,
             requests,
             asked: HashMap::new(),
+            flows: Flows::default(),
             nameless: HashMap::new(),
             forgot: Instant::now(),
         }
@@ -99,6 +103,10 @@ impl Names {
                 if is_node {
                     self.find_own_name();
                 }
+                None
+            }
+            Update::Ipvs(told) => {
+                self.flows.learn(told, Instant::now());
                 None
             }
             Update::Note(line) => Some(line),
@@ -235,7 +243,9 @@ impl Names {
         if self.inventory.version() == 0 {
             return;
         }
-        correlate::name(drop, &self.inventory, &self.host);
+        let now = Instant::now();
+        correlate::name(drop, &self.inventory, &self.host, &|flow| self.flows.get(flow, now));
+        self.ask_ipvs(drop, now);
         let Some(netns) = drop.network.netns else { return };
         if Some(netns) != self.host.netns {
             if !self.inventory.has_owner(netns, drop.time) {
@@ -253,24 +263,35 @@ impl Names {
         }
     }
 
-    /// True if a name of this drop may be on its way: it was in a network namespace that is nobody's yet, or is from or to an
-    /// address whose pod has gone. A pod that has just begun is told of a moment after its first packet. What stays without
+    /// Asks IPVS for the service that a drop's client dialled, where nothing surer told.
+    fn ask_ipvs(&mut self, drop: &Drop, now: Instant) {
+        let Some(requests) = &self.requests else { return };
+        if self.inventory.services().next().is_some() && correlate::is_open_to_ipvs(drop) {
+            for flow in correlate::flows(drop) {
+                self.flows.ask(flow, now, |flow| requests.try_send(Request::Flow(flow)).is_ok());
+            }
+        }
+    }
+
+    /// True if a name of this drop may be on its way: it was in a network namespace that is nobody's yet, is from or to an
+    /// address whose pod has gone, or IPVS was asked about it. A pod that has just begun is told of a moment after its first packet. What stays without
     /// a name is waited for once, not each time. `waited` is how long this drop has waited already.
     pub fn awaits_name(&mut self, drop: &Drop, waited: Duration) -> bool {
         if self.inventory.version() == 0 || self.requests.is_none() || waited >= PATIENCE {
             return false;
         }
+        let now = Instant::now();
+        let is_asked = correlate::flows(drop).any(|flow| self.flows.is_open(&flow, now));
         let inventory = &self.inventory;
         let netns = drop.network.netns.filter(|netns| Some(*netns) != self.host.netns);
         let netns = netns.filter(|netns| !inventory.has_owner(*netns, drop.time)).map(Nameless::Netns);
         let ends = [&drop.source, &drop.destination].into_iter().filter_map(|end| end.address);
         let free = ends.filter(|address| inventory.is_free(*address, drop.time)).map(Nameless::Address);
         let open: Vec<Nameless> = netns.into_iter().chain(free).collect();
-        let now = Instant::now();
         if self.nameless.len() >= MAX_ASKED {
             self.nameless.retain(|_, since| now < *since + NAMELESS);
         }
-        open.into_iter().fold(false, |awaits, what| {
+        open.into_iter().fold(is_asked, |awaits, what| {
             if self.nameless.len() >= MAX_ASKED {
                 return awaits;
             }
