@@ -2,7 +2,7 @@
 
 use crate::{
     cli::{Live, ProbesWhen},
-    event::model::Record,
+    event::model::{Record, Stalled},
     identity::{
         host::Host,
         names::Names,
@@ -10,7 +10,7 @@ use crate::{
         sources::{self, Feed},
     },
     output::{End, Now, Outcome, Printer, Stop, Summary, exit_code},
-    probe::{clock::StepWatch, tracer::Settings},
+    probe::{clock::StepWatch, connections::Table, tracer::Settings},
     start::{say, start},
     stream::Stream,
 };
@@ -26,6 +26,7 @@ use tokio::{
     io::{Interest, unix::AsyncFd},
     signal::unix::{SignalKind, signal},
     sync::mpsc,
+    task::{JoinHandle, spawn_blocking},
     time::{MissedTickBehavior, interval, sleep_until, timeout_at},
 };
 
@@ -200,6 +201,7 @@ async fn follow(
     stalls.set_missed_tick_behavior(MissedTickBehavior::Delay);
     stalls.tick().await;
     let mut shown = 0;
+    let mut asked: Option<Asked> = None;
     let is_filtered = !live.filter.is_empty();
     let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
@@ -233,10 +235,20 @@ async fn follow(
             _ = stalls.tick(), if is_filtered => {
                 let seen = stream.stalled(&live.filter, STALL.as_secs());
                 if printer.shown() == shown {
+                    let connections = stream.connections();
+                    asked = Some((seen, spawn_blocking(move || connections.unanswered())));
+                }
+                shown = printer.shown();
+            }
+            found = answer(&mut asked), if asked.is_some() => {
+                // Unless a drop has come meanwhile.
+                if let Some((mut seen, _)) = asked.take() && printer.shown() == shown {
+                    if let Some(table) = found {
+                        seen = stream.unanswered(&table, &live.filter, seen);
+                    }
                     let at = now(&mut stream);
                     pass(&mut printer, &Record::Stalled(seen), at, &mut flow);
                 }
-                shown = printer.shown();
             }
             _ = prints.tick(), if printer.is_waiting() || stream.is_holding() => {
                 let at = now(&mut stream);
@@ -314,6 +326,16 @@ async fn any_readable<T: std::os::fd::AsRawFd>(
 ) -> io::Result<tokio::io::unix::AsyncFdReadyGuard<'_, T>> {
     match fd {
         Some(fd) => fd.readable().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A stall, and the connections without an answer, which are being read.
+type Asked = (Stalled, JoinHandle<Option<Table>>);
+
+async fn answer(asked: &mut Option<Asked>) -> Option<Table> {
+    match asked {
+        Some((_, reading)) => reading.await.ok().flatten(),
         None => std::future::pending().await,
     }
 }

@@ -14,7 +14,7 @@ use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
 
@@ -60,11 +60,12 @@ pub(super) fn trials() -> Vec<Trial> {
     let cases = CASES.iter().filter(|(name, ..)| !kernel::in_vm() || IN_VM.contains(name));
     let filters = cases
         .map(|&(name, words, shown)| beside(format!("names::filter_{name}"), move || filter(words, shown)));
-    let rows: [(&str, Scenario); 5] = [
+    let rows: [(&str, Scenario); 6] = [
         ("on_the_line", on_the_line),
         ("ipvs", ipvs),
         ("masqueraded", masqueraded),
         ("silent_peer", silent_peer),
+        ("no_reply", no_reply),
         ("nobody", nobody),
     ];
     let servers: [(&str, Change); 6] = [
@@ -327,6 +328,66 @@ fn silent_peer() -> Result<()> {
     ensure!(said.number("/peers/0/destination/port") == Some(443), "{said:?}");
     ensure!(said.text("/peers/0/source/k8s/pod") == Some("cart-0"), "{said:?}");
     ensure!(*said.get("/peers/0/answered") == json!(false), "{said:?}");
+    Ok(())
+}
+
+/// Who does not answer UDP or ICMP is in no counter of TCP's, but connection tracking knows. The router is the node here.
+fn no_reply() -> Result<()> {
+    // As kube-proxy and conntrack(8) do: droptrace loads nothing.
+    let _ = command::run("modprobe nf_conntrack_netlink");
+    let routed = Routed::new()?;
+    let router = &routed.router;
+    rules::chain(router, "inet", "forward", "ct state invalid drop")?;
+    for silent in ["10.77.2.9", "fd77:2::9"] {
+        router.run(&format!("ip neigh replace {silent} lladdr 02:00:00:00:00:09 dev r1 nud permanent"))?;
+    }
+    let file = inventory()?;
+    let path = file.path().to_str().context("a path that is text")?;
+    let line =
+        format!("{} -o json --offline --inventory {path} --pod cart-0", droptrace::binary()?.display());
+    let stream = Droptrace::spawn(router.command(&line)?)?;
+    stream.wait("attached", |output| output.stderr.contains(droptrace::ATTACHED))?;
+
+    let (v4, v6) = (|port| routed.client.port(Family::V4, port), routed.client.port(Family::V6, 40_003));
+    routed.client.inject(&[
+        packet::udp(v4(40_001), "10.77.2.9:53".parse()?, b"x"),
+        packet::udp(v4(40_002), "10.77.2.9:53".parse()?, b"x"),
+        packet::udp(v6, "[fd77:2::9]:53".parse()?, b"x"),
+        packet::echo_request(routed.client.address(Family::V4), "10.77.2.9".parse()?, 7, 1),
+    ])?;
+    // One that is answered, and one that is not this pod's.
+    let to = routed.server.port(Family::V4, 5353);
+    let asks = routed.client.netns.enter(|| Ok(UdpSocket::bind("0.0.0.0:0")?))?;
+    let answers = routed.server.netns.enter(|| Ok(UdpSocket::bind(to)?))?;
+    asks.send_to(b"x", to)?;
+    let (_, asker) = answers.recv_from(&mut [0; 8])?;
+    answers.send_to(b"y", asker)?;
+    asks.recv_from(&mut [0; 8])?;
+    router.enter(|| Ok(UdpSocket::bind("0.0.0.0:0")?.send_to(b"x", "10.77.2.9:54")?))?;
+
+    let is_said = |record: &&Record| record.text("/type") == Some("stalled");
+    stream.wait("it is said", |output| output.records.iter().any(|record| is_said(&record)))?;
+    let output = stream.stop()?;
+    let said = output.records.iter().find(is_said).context("nothing is said")?;
+    ensure!(said.number("/unreplied") == Some(4), "{said:?}");
+    ensure!(said.number("/retransmits") == Some(0), "{said:?}");
+    let peers = said.get("/unreplied_peers").as_array().context("a list")?;
+    let mut shown: Vec<String> = peers
+        .iter()
+        .map(|peer| {
+            let word = |pointer: &str| peer.pointer(pointer).map(Value::to_string).unwrap_or_default();
+            let [count, transport, address, port] =
+                ["/connections", "/transport", "/destination/address", "/destination/port"].map(word);
+            format!("{count} {transport} {address} {port} {}", word("/source/k8s/pod"))
+        })
+        .collect();
+    shown.sort();
+    let expected = [
+        r#"1 "icmp" "10.77.2.9" null "cart-0""#,
+        r#"1 "udp" "fd77:2::9" 53 "cart-0""#,
+        r#"2 "udp" "10.77.2.9" 53 "cart-0""#,
+    ];
+    ensure!(shown == expected, "{shown:?}");
     Ok(())
 }
 
