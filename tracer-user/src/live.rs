@@ -108,11 +108,13 @@ async fn announce(live: &Live, stream: &mut Stream, updates: &mut Option<Updates
         if !stream.names().is_filtered() || stream.names().has_matched() {
             break;
         }
-        match timeout_at(deadline, open.recv()).await {
+        let until = stream.names().due().map_or(deadline, |due| deadline.min(due.into()));
+        match timeout_at(until, open.recv()).await {
             Ok(Some(update)) => {
                 stream.take_name(update).inspect(|line| say(line));
             }
             Ok(None) => *updates = None,
+            Err(_) if until < deadline => {}
             Err(_) => break,
         }
     }
@@ -142,7 +144,7 @@ fn list(pods: &[String]) {
     }
 }
 
-/// Takes names that have come, at most some at a time. What is new for the filter is said.
+/// Takes names that have come, at most some at a time.
 fn take_names(stream: &mut Stream, first: Option<Update>, updates: &mut Updates) -> anyhow::Result<()> {
     let mut next = first.or_else(|| updates.try_recv().ok());
     for _ in 0..UPDATES {
@@ -153,6 +155,11 @@ fn take_names(stream: &mut Stream, first: Option<Update>, updates: &mut Updates)
     if let Some(update) = next {
         stream.take_name(update).inspect(|line| say(line));
     }
+    follow_names(stream)
+}
+
+/// Lets the filter follow the names, if it is time. What is new for it is said.
+fn follow_names(stream: &mut Stream) -> anyhow::Result<()> {
     if let Some(news) = stream.follow_names().context("can't follow the pods that the filter means")? {
         list(&news.pods);
         if news.left_out > 0 {
@@ -269,6 +276,7 @@ async fn follow(
                     ready.clear_ready();
                 }
             }
+            () = due(stream.names().due()), if stream.names().due().is_some() => follow_names(&mut stream)?,
             update = received(&mut updates), if updates.is_some() => match (update, &mut updates) {
                 (Some(update), Some(updates)) => take_names(&mut stream, Some(update), updates)?,
                 _ => updates = None,
@@ -326,6 +334,13 @@ async fn any_readable<T: std::os::fd::AsRawFd>(
 ) -> io::Result<tokio::io::unix::AsyncFdReadyGuard<'_, T>> {
     match fd {
         Some(fd) => fd.readable().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
         None => std::future::pending().await,
     }
 }

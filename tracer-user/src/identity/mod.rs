@@ -9,6 +9,7 @@ pub mod inventory;
 pub mod kubernetes;
 pub mod names;
 pub mod object;
+mod pace;
 pub mod policy;
 pub mod select;
 pub mod sources;

@@ -5,6 +5,7 @@ use super::flows::Flows;
 use super::host::Host;
 use super::inventory::Inventory;
 use super::object::{Change, Object, Update};
+use super::pace::Pace;
 use super::select::{Selected, Selection};
 use super::sources::Request;
 use crate::event::model::{Drop, Timestamp};
@@ -37,6 +38,7 @@ pub struct Names {
     selected: Selected,
     has_matched: bool,
     version: u64,
+    pace: Pace,
     requests: Option<mpsc::Sender<Request>>,
     asked: HashMap<Request, Instant>,
     /// What IPVS told of flows.
@@ -80,6 +82,7 @@ impl Names {
             selected: Selected::default(),
             has_matched: false,
             version: 0,
+            pace: Pace::default(),
             requests,
             asked: HashMap::new(),
             flows: Flows::default(),
@@ -123,14 +126,24 @@ impl Names {
         }
     }
 
-    /// What the filter means now, if it names anybody and that may have changed since it was last asked.
+    /// When to ask what the filter means once more; `None` if nothing has changed since it was last asked.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        let is_open = self.selection.is_some() && self.version != self.inventory.version();
+        is_open.then(|| self.pace.next().unwrap_or_else(Instant::now))
+    }
+
+    /// What the filter means now, if it names anybody, that may have changed since it was last asked, and it is
+    /// [due](Names::due).
     pub fn select(&mut self) -> Option<(&Selected, News)> {
         let selection = self.selection.as_mut()?;
-        if self.version == self.inventory.version() {
+        let began = Instant::now();
+        if self.version == self.inventory.version() || !self.pace.is_due(began) {
             return None;
         }
         self.version = self.inventory.version();
         let now = selection.select(&self.inventory, &self.host);
+        self.pace.done(began, Instant::now());
         self.has_matched |= !now.pods.is_empty() || !now.services.is_empty();
         if now == self.selected {
             return None;
@@ -327,5 +340,42 @@ impl Names {
         if self.selected.takes_sockets {
             self.ask(Request::Sockets);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::object::{Name, Pod, Source};
+    use super::*;
+    use crate::filter::{RawWord, Side};
+
+    fn pod(number: u32) -> Update {
+        let pod = Pod {
+            name: Name::new("shop", format!("cart-{number}")),
+            uid: number.to_string(),
+            addresses: vec![std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).into()],
+            ..Pod::default()
+        };
+        Update::Change(Source::Api, Timestamp(0), Change::Set(Object::Pod(pod)))
+    }
+
+    /// What comes while it is too early is not forgotten: it is due later.
+    #[test]
+    fn a_filter_follows_each_change_in_the_end() {
+        let raw = RawWord { flag: Flag::Pod(Side::Either), text: "cart".to_owned(), negated: false };
+        let filter = Filter::parse(&[raw], &|_| unreachable!()).unwrap();
+        let mut names = Names::new(&filter, Host::default(), None);
+        assert_eq!(names.due(), None);
+        (0..1000).for_each(|number| drop(names.learn(pod(number))));
+        assert!(names.due().is_some());
+        assert_eq!(names.select().map(|(selected, _)| selected.pods.len()), Some(1000), "at once");
+        assert_eq!(names.due(), None);
+        names.learn(pod(1000));
+        let due = names.due().unwrap();
+        while Instant::now() < due {
+            std::thread::yield_now();
+        }
+        assert_eq!(names.select().map(|(selected, _)| selected.pods.len()), Some(1001));
+        assert_eq!(names.due(), None);
     }
 }
