@@ -258,6 +258,10 @@ async fn follow(
                 }
             }
             _ = prints.tick(), if printer.is_waiting() || stream.is_holding() => {
+                // What a drop waits for may be among what has come: it must not be let go before that is taken.
+                if let Some(updates) = &mut updates {
+                    take_names(&mut stream, None, updates)?;
+                }
                 let at = now(&mut stream);
                 stream.release(&mut |record| pass(&mut printer, &record, at, &mut flow));
                 if flow.is_continue() {
@@ -284,7 +288,11 @@ async fn follow(
         }
     }
 
-    drop(updates);
+    if let Some(mut updates) = updates {
+        for update in std::iter::from_fn(|| updates.try_recv().ok()).take(UPDATES) {
+            stream.take_name(update).inspect(|line| say(line));
+        }
+    }
     die_of_the_next_signal();
     let at = now(&mut stream);
     let mut sink = |record: Record| pass(&mut printer, &record, at, &mut flow);
