@@ -7,6 +7,7 @@ use crate::bed::droptrace::{self, Droptrace, Output};
 use crate::bed::kernel;
 use crate::bed::kube_api::{Behaviour, KubeApi, Lie, objects};
 use crate::bed::packet::{self, tcp_flag};
+use crate::bed::patience;
 use crate::bed::record::Record;
 use crate::bed::topology::{Family, Routed};
 use anyhow::{Context, Result, ensure};
@@ -240,36 +241,59 @@ fn ipvs() -> Result<()> {
          chain f {\ntype filter hook forward priority 0;\ntcp dport 40003 drop\n}\n}\n",
     )?;
     let (stream, _file) = with_names("")?;
-    for (family, service, _) in families {
-        let service = std::net::SocketAddr::new(service.parse()?, 6379);
-        let from = |port| routed.client.port(family, port);
-        // Nobody listens on the server, which answers the second one with a reset.
-        let syn = |port| packet::tcp(from(port), service, 1, 0, tcp_flag::SYN, b"");
-        routed.client.inject(&[syn(40_002), syn(40_003)])?;
-    }
     let netns = [router.inode()];
-    stream.wait("the drops came", |output| output.drops_in(&netns).count() >= 4)?;
-    let table = router.run("cat /proc/net/ip_vs_conn").unwrap_or_default();
+    // Family, the client's port, which end the backend is, which the client.
+    let flows: Vec<(Family, u64, &str, &str)> = [Family::V4, Family::V6]
+        .into_iter()
+        .flat_map(|family| {
+            [(family, 40_002, "destination", "source"), (family, 40_003, "source", "destination")]
+        })
+        .collect();
+    let of = |record: &Record, &(family, port, _, client): &(Family, u64, &str, &str)| {
+        record.number(&format!("/{client}/port")) == Some(port)
+            && record.text("/network/family") == Some(family.name())
+    };
+    let by_ipvs = |record: &Record, &(_, _, backend, _): &(Family, u64, &str, &str)| {
+        record.text(&format!("/{backend}/k8s/service_by")) == Some("ipvs")
+    };
+    // A drop waits for IPVS's answer, but not for long: on a busy machine it is a later one that has it.
+    let deadline = Instant::now() + patience();
+    let mut rounds = 0;
+    loop {
+        rounds += 1;
+        for (family, service, _) in families {
+            let service = std::net::SocketAddr::new(service.parse()?, 6379);
+            // Nobody listens on the server, which answers the second one with a reset.
+            let syn = |port| packet::tcp(routed.client.port(family, port), service, 1, 0, tcp_flag::SYN, b"");
+            routed.client.inject(&[syn(40_002), syn(40_003)])?;
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        let output = stream.output();
+        let is_named = |flow| output.drops_in(&netns).any(|record| of(record, flow) && by_ipvs(record, flow));
+        if flows.iter().all(is_named) {
+            break;
+        }
+        if Instant::now() > deadline {
+            let table = router.run("cat /proc/net/ip_vs_conn").unwrap_or_default();
+            let drops: Vec<String> = output.drops_in(&netns).map(Record::brief).collect();
+            anyhow::bail!("not all were named by IPVS: {drops:?}\n{table}");
+        }
+    }
+    eprintln!("names::ipvs: all were named after {rounds} rounds");
     let output = stream.stop()?;
-    for (family, ..) in families {
-        for (port, backend, client) in [(40_002, "destination", "source"), (40_003, "source", "destination")]
-        {
-            let is_it = |record: &&Record| {
-                record.number(&format!("/{client}/port")) == Some(port)
-                    && record.text("/network/family") == Some(family.name())
-            };
-            let record = output.drops_in(&netns).find(is_it).with_context(|| format!("no drop of {port}"))?;
-            for (field, expected) in [
-                (format!("/{backend}/address"), json!(routed.server.end.address(family))),
-                (format!("/{backend}/k8s/pod"), json!("redis-0")),
-                (format!("/{backend}/k8s/service"), json!("redis")),
-                (format!("/{backend}/k8s/service_by"), json!("ipvs")),
-                (format!("/{client}/k8s/pod"), json!("cart-0")),
-                (format!("/{client}/k8s/service"), Value::Null),
-            ] {
-                let got = record.get(&field);
-                ensure!(*got == expected, "{field} is {got}, not {expected} in {}\n{table}", record.brief());
-            }
+    for flow in &flows {
+        let &(family, port, backend, client) = flow;
+        let named = |record: &&Record| of(record, flow) && by_ipvs(record, flow);
+        let record = output.drops_in(&netns).find(named).with_context(|| format!("no drop of {port}"))?;
+        for (field, expected) in [
+            (format!("/{backend}/address"), json!(routed.server.end.address(family))),
+            (format!("/{backend}/k8s/pod"), json!("redis-0")),
+            (format!("/{backend}/k8s/service"), json!("redis")),
+            (format!("/{client}/k8s/pod"), json!("cart-0")),
+            (format!("/{client}/k8s/service"), Value::Null),
+        ] {
+            let got = record.get(&field);
+            ensure!(*got == expected, "{field} is {got}, not {expected} in {}", record.brief());
         }
     }
     Ok(())
@@ -370,7 +394,6 @@ fn no_reply() -> Result<()> {
     let output = stream.stop()?;
     let said = output.records.iter().find(is_said).context("nothing is said")?;
     ensure!(said.number("/unreplied") == Some(4), "{said:?}");
-    ensure!(said.number("/retransmits") == Some(0), "{said:?}");
     let peers = said.get("/unreplied_peers").as_array().context("a list")?;
     let mut shown: Vec<String> = peers
         .iter()
