@@ -9,13 +9,15 @@
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
 use tracer_user::event::model::{Conntrack, Drop, Endpoint, Network, Original, Timestamp};
 use tracer_user::filter::{Filter, Flag, RawWord, Side};
 use tracer_user::identity::correlate;
 use tracer_user::identity::host::Host;
 use tracer_user::identity::inventory::Inventory;
+use tracer_user::identity::names::Names;
 use tracer_user::identity::object::{
-    Backend, Change, Kind, Name, Object, Owner, Pod, Service, ServicePort, Slice, Source,
+    Backend, Change, Kind, Name, Object, Owner, Pod, Service, ServicePort, Slice, Source, Update,
 };
 use tracer_user::identity::select::Selection;
 
@@ -119,7 +121,7 @@ fn names(criterion: &mut Criterion) {
     criterion.bench_function("a drop named", |bencher| {
         bencher.iter_batched_ref(
             translated,
-            |drop| correlate::name(black_box(drop), &inventory, &host),
+            |drop| correlate::name(black_box(drop), &inventory, &host, &|_| None),
             BatchSize::SmallInput,
         );
     });
@@ -131,6 +133,7 @@ fn names(criterion: &mut Criterion) {
             bencher.iter(|| selection.select(black_box(&inventory), &host));
         });
     }
+    println!("{}", churn(&host));
     let one = objects().swap_remove(0);
     criterion.bench_function("a pod told again", |bencher| {
         bencher.iter_batched(
@@ -139,6 +142,36 @@ fn names(criterion: &mut Criterion) {
             BatchSize::SmallInput,
         );
     });
+}
+
+/// 500 changes a second, as where a large cluster is rolled out: how often a filter by pod is looked up anew, and what part of
+/// the time that takes.
+fn churn(host: &Host) -> String {
+    const CHANGES: u32 = 1500;
+    const PAUSE: Duration = Duration::from_millis(2);
+    let raw = RawWord { flag: Flag::Pod(Side::Either), text: "app-7".to_owned(), negated: false };
+    let filter = Filter::parse(&[raw], &|_| unreachable!()).unwrap();
+    let mut names = Names::new(&filter, host.clone(), None);
+    let objects = objects();
+    let change = |object: &Object| Update::Change(Source::Api, Timestamp(1), Change::Set(object.clone()));
+    objects.iter().for_each(|object| drop(names.learn(change(object))));
+    let (began, mut took, mut times) = (Instant::now(), Duration::ZERO, 0);
+    let pods = objects.iter().filter_map(|object| match object {
+        Object::Pod(pod) => Some(pod),
+        _ => None,
+    });
+    for (number, pod) in (0..CHANGES).zip(pods) {
+        let pod = Pod { addresses: vec![pod_address(PODS + number)], ..pod.clone() };
+        names.learn(change(&Object::Pod(pod)));
+        let from = Instant::now();
+        names.select();
+        took += from.elapsed();
+        times += u32::from(names.due().is_none());
+        std::thread::sleep(PAUSE.saturating_sub(from.elapsed()));
+    }
+    let share = 100.0 * took.as_secs_f64() / began.elapsed().as_secs_f64();
+    let rate = f64::from(CHANGES) / began.elapsed().as_secs_f64();
+    format!("{rate:.0} changes a second: looked up for {times} of {CHANGES}, {share:.1} % of the time")
 }
 
 criterion_group!(benches, names);

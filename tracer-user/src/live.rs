@@ -2,7 +2,7 @@
 
 use crate::{
     cli::{Live, ProbesWhen},
-    event::model::Record,
+    event::model::{Record, Stalled},
     identity::{
         host::Host,
         names::Names,
@@ -10,7 +10,7 @@ use crate::{
         sources::{self, Feed},
     },
     output::{End, Now, Outcome, Printer, Stop, Summary, exit_code},
-    probe::{clock::StepWatch, tracer::Settings},
+    probe::{clock::StepWatch, connections::Table, tracer::Settings},
     start::{say, start},
     stream::Stream,
 };
@@ -26,6 +26,7 @@ use tokio::{
     io::{Interest, unix::AsyncFd},
     signal::unix::{SignalKind, signal},
     sync::mpsc,
+    task::{JoinHandle, spawn_blocking},
     time::{MissedTickBehavior, interval, sleep_until, timeout_at},
 };
 
@@ -107,11 +108,13 @@ async fn announce(live: &Live, stream: &mut Stream, updates: &mut Option<Updates
         if !stream.names().is_filtered() || stream.names().has_matched() {
             break;
         }
-        match timeout_at(deadline, open.recv()).await {
+        let until = stream.names().due().map_or(deadline, |due| deadline.min(due.into()));
+        match timeout_at(until, open.recv()).await {
             Ok(Some(update)) => {
                 stream.take_name(update).inspect(|line| say(line));
             }
             Ok(None) => *updates = None,
+            Err(_) if until < deadline => {}
             Err(_) => break,
         }
     }
@@ -141,7 +144,7 @@ fn list(pods: &[String]) {
     }
 }
 
-/// Takes names that have come, at most some at a time. What is new for the filter is said.
+/// Takes names that have come, at most some at a time.
 fn take_names(stream: &mut Stream, first: Option<Update>, updates: &mut Updates) -> anyhow::Result<()> {
     let mut next = first.or_else(|| updates.try_recv().ok());
     for _ in 0..UPDATES {
@@ -152,6 +155,11 @@ fn take_names(stream: &mut Stream, first: Option<Update>, updates: &mut Updates)
     if let Some(update) = next {
         stream.take_name(update).inspect(|line| say(line));
     }
+    follow_names(stream)
+}
+
+/// Lets the filter follow the names, if it is time. What is new for it is said.
+fn follow_names(stream: &mut Stream) -> anyhow::Result<()> {
     if let Some(news) = stream.follow_names().context("can't follow the pods that the filter means")? {
         list(&news.pods);
         if news.left_out > 0 {
@@ -200,6 +208,7 @@ async fn follow(
     stalls.set_missed_tick_behavior(MissedTickBehavior::Delay);
     stalls.tick().await;
     let mut shown = 0;
+    let mut asked: Option<Asked> = None;
     let is_filtered = !live.filter.is_empty();
     let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
@@ -233,12 +242,26 @@ async fn follow(
             _ = stalls.tick(), if is_filtered => {
                 let seen = stream.stalled(&live.filter, STALL.as_secs());
                 if printer.shown() == shown {
-                    let at = now(&mut stream);
-                    pass(&mut printer, &Record::Stalled(seen), at, &mut flow);
+                    let connections = stream.connections();
+                    asked = Some((seen, spawn_blocking(move || connections.unanswered())));
                 }
                 shown = printer.shown();
             }
+            found = answer(&mut asked), if asked.is_some() => {
+                // Unless a drop has come meanwhile.
+                if let Some((mut seen, _)) = asked.take() && printer.shown() == shown {
+                    if let Some(table) = found {
+                        seen = stream.unanswered(&table, &live.filter, seen);
+                    }
+                    let at = now(&mut stream);
+                    pass(&mut printer, &Record::Stalled(seen), at, &mut flow);
+                }
+            }
             _ = prints.tick(), if printer.is_waiting() || stream.is_holding() => {
+                // What a drop waits for may be among what has come: it must not be let go before that is taken.
+                if let Some(updates) = &mut updates {
+                    take_names(&mut stream, None, updates)?;
+                }
                 let at = now(&mut stream);
                 stream.release(&mut |record| pass(&mut printer, &record, at, &mut flow));
                 if flow.is_continue() {
@@ -257,6 +280,7 @@ async fn follow(
                     ready.clear_ready();
                 }
             }
+            () = due(stream.names().due()), if stream.names().due().is_some() => follow_names(&mut stream)?,
             update = received(&mut updates), if updates.is_some() => match (update, &mut updates) {
                 (Some(update), Some(updates)) => take_names(&mut stream, Some(update), updates)?,
                 _ => updates = None,
@@ -264,7 +288,11 @@ async fn follow(
         }
     }
 
-    drop(updates);
+    if let Some(mut updates) = updates {
+        for update in std::iter::from_fn(|| updates.try_recv().ok()).take(UPDATES) {
+            stream.take_name(update).inspect(|line| say(line));
+        }
+    }
     die_of_the_next_signal();
     let at = now(&mut stream);
     let mut sink = |record: Record| pass(&mut printer, &record, at, &mut flow);
@@ -314,6 +342,23 @@ async fn any_readable<T: std::os::fd::AsRawFd>(
 ) -> io::Result<tokio::io::unix::AsyncFdReadyGuard<'_, T>> {
     match fd {
         Some(fd) => fd.readable().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A stall, and the connections without an answer, which are being read.
+type Asked = (Stalled, JoinHandle<Option<Table>>);
+
+async fn answer(asked: &mut Option<Asked>) -> Option<Table> {
+    match asked {
+        Some((_, reading)) => reading.await.ok().flatten(),
         None => std::future::pending().await,
     }
 }

@@ -8,6 +8,7 @@ use crate::event::{
     merge::Merge,
     model::{Cause, Class, Drop, Lost, LostPlace, Reason, Record, Stalled, Timestamp},
     retransmit,
+    unanswered::unanswered,
 };
 use crate::filter::Filter;
 use crate::identity::{
@@ -22,6 +23,7 @@ use crate::netfilter::{
 };
 use crate::probe::{
     clock::{Clock, monotonic_now, sample_now},
+    connections::{Connections, Table},
     kernel::Kernel,
     lab::{Backends, Lab},
     selftest::{self, Layouts, Learned, NftCounters, Proof, SelfTestError},
@@ -187,6 +189,18 @@ impl Stream {
             names,
             Stalled { time, seconds, node: self.node.clone(), ..Stalled::default() },
         )
+    }
+
+    /// How to ask for connections that nobody has answered, for [`Stream::unanswered`]: that may take a while.
+    #[must_use]
+    pub fn connections(&self) -> Connections {
+        Connections::here(|name| self.kernel.has_function(name))
+    }
+
+    /// What the filter means of connections that nobody has answered, added to what is known of the while.
+    #[must_use]
+    pub fn unanswered(&mut self, table: &Table, filter: &Filter, told: Stalled) -> Stalled {
+        unanswered(table, filter, &mut self.names, told)
     }
 
     /// Takes what a source of names tells; a line for people comes back.

@@ -77,6 +77,7 @@ pub struct Containerd {
     process: Option<Background>,
     left: Left,
     netns: Namespace,
+    is_on_node: bool,
 }
 
 /// What has to be taken away.
@@ -92,12 +93,25 @@ impl Containerd {
     /// # Errors
     /// When it does not start, or does not take the image.
     pub fn start() -> Result<Self> {
+        Self::start_in(false)
+    }
+
+    /// Starts one in the network namespace that this is in itself, for pods that are in there, too: others would make a bridge
+    /// there.
+    ///
+    /// # Errors
+    /// As [`Containerd::start`].
+    pub fn start_on_node() -> Result<Self> {
+        Self::start_in(true)
+    }
+
+    fn start_in(is_on_node: bool) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("{PREFIX}{}-{number}", std::process::id()));
         fs::create_dir_all(folder.join("cni")).with_context(|| format!("make {}", folder.display()))?;
         let left = Left { folder, uids: BTreeSet::new() };
-        let mut made = Self { process: None, left, netns: Namespace::new()? };
+        let mut made = Self { process: None, left, netns: Namespace::new()?, is_on_node };
         fs::write(made.left.folder.join("config.toml"), made.config()?)?;
         fs::write(made.left.folder.join("cni/10-droptrace.conflist"), made.network())?;
         made.resume()?;
@@ -172,8 +186,9 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
     /// Runs a pod's sandbox; returns its id.
     ///
     /// # Errors
-    /// When containerd refuses.
+    /// When containerd refuses, or the pod would change the node's network namespace.
     pub fn run(&mut self, pod: &Pod) -> Result<String> {
+        ensure!(pod.host_network || !self.is_on_node, "only host-network pods on the node");
         self.left.uids.insert(pod.uid.clone());
         self.client().run(pod).with_context(|| self.last_words())
     }
@@ -200,7 +215,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
         self.process = None;
         let log = File::create(self.left.folder.join("log"))?;
         let line = format!("containerd --config {}/config.toml", self.left.folder.display());
-        let mut command = self.netns.command(&line)?;
+        let mut command = if self.is_on_node { command::words(&line) } else { self.netns.command(&line)? };
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.process = Some(Background(command.spawn().context("start containerd")?));
         Ok(())

@@ -137,7 +137,7 @@ impl Watching {
 fn change(update: Update) -> Option<Change> {
     match update {
         Update::Change(_, _, change) => Some(change),
-        Update::Note(_) => None,
+        Update::Ipvs(_) | Update::Note(_) => None,
     }
 }
 
@@ -307,7 +307,7 @@ fn a_runtime_without_its_service() -> Result<()> {
     let (_, note) = watching.wait("a note", |update| match update {
         Update::Note(line) if line.contains("nobody listens") => None,
         Update::Note(line) => Some(line),
-        Update::Change(..) => None,
+        Update::Change(..) | Update::Ipvs(_) => None,
     })?;
     ensure!(note.contains("does not serve CRI v1"), "{note}");
     let told = watching.during(Duration::from_secs(1));

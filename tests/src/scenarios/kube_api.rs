@@ -3,12 +3,14 @@
 mod told;
 
 use super::{beside, skip};
+use crate::bed::droptrace::{self, Droptrace};
 use crate::bed::kernel;
 use crate::bed::kube_api::{Behaviour, Gone, KubeApi, Lie, Request, Streaming, objects};
 use crate::bed::namespace::Namespace;
 use crate::bed::tunnel_proxy::TunnelProxy;
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
+use serde_json::json;
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -36,6 +38,8 @@ pub(super) fn trials() -> Vec<Trial> {
         beside("kube_api::one_kind_is_forbidden", one_kind_is_forbidden),
         beside("kube_api::a_cluster_without_cilium", a_cluster_without_cilium),
         beside("kube_api::credentials_expire", credentials_expire),
+        beside("kube_api::credentials_come_from_a_program", credentials_come_from_a_program),
+        beside("kube_api::a_service_account_is_used", a_service_account_is_used),
         beside("kube_api::an_impostor_is_not_trusted", an_impostor_is_not_trusted),
         beside("kube_api::one_broken_pod_spoils_no_other", one_broken_pod_spoils_no_other),
         beside("kube_api::lies_are_survived", lies_are_survived),
@@ -339,6 +343,54 @@ fn credentials_expire() -> Result<()> {
     told.until("what was missed", |told| told.knows("shop/b"))?;
     told.until("that it is back", |told| told.notes.len() == 2)?;
     Ok(())
+}
+
+/// `exec` in a kubeconfig, as the clouds have it: the program is run again where it failed, and where what it made is not
+/// accepted any more.
+fn credentials_come_from_a_program() -> Result<()> {
+    let api = server()?;
+    let made = api.folder().join("made");
+    let make = |token: &str| {
+        let (kind, version) = ("ExecCredential", "client.authentication.k8s.io/v1");
+        let credential = json!({"kind": kind, "apiVersion": version, "status": {"token": token}});
+        fs::write(&made, credential.to_string())
+    };
+    let mut kubeconfig: serde_json::Value = serde_json::from_slice(&fs::read(api.kubeconfig())?)?;
+    kubeconfig["users"][0]["user"] = json!({"exec": {"apiVersion": "client.authentication.k8s.io/v1",
+        "command": "cat", "args": [made.to_str().context("a path that is text")?], "interactiveMode": "Never"}});
+    fs::write(api.kubeconfig(), kubeconfig.to_string())?;
+    let mut told = Told::of(&api)?;
+    told.until("that there are none", |told| !told.notes.is_empty())?;
+    ensure!(told.notes[0].contains("credentials") && !told.knows("shop/a"), "{:?}", told.notes);
+    make("droptrace-test")?;
+    told.until("the pods", |told| told.knows("shop/a") && told.lists.len() == KINDS)?;
+    // They expire.
+    api.behave(|behaviour| "another".clone_into(&mut behaviour.token));
+    api.cut();
+    told.until("that they are not accepted", |told| told.notes.iter().any(|note| note.contains("401")))?;
+    make("another")?;
+    api.set(objects::pod("shop", "b", "node1", &["10.0.0.2"]));
+    told.until("what was missed", |told| told.knows("shop/b"))
+}
+
+/// In a pod: the account's files are where the kubelet puts them, the server is where the environment says.
+fn a_service_account_is_used() -> Result<()> {
+    let api = server()?;
+    let folder = api.folder();
+    let address: SocketAddr = api.url().trim_start_matches("https://").parse()?;
+    fs::write(folder.join("token"), "droptrace-test")?;
+    fs::write(folder.join("namespace"), "monitoring")?;
+    // /run of its own, in a mount namespace that ends with it: /var/run leads there.
+    let script = "mount -t tmpfs none /run && mkdir -p /run/secrets/kubernetes.io && \
+                  cp -r \"$1\" /run/secrets/kubernetes.io/serviceaccount && \
+                  ls /var/run/secrets/kubernetes.io/serviceaccount/token >/dev/null && exec \"$2\" --pod shop/a";
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh"]).arg(folder).arg(droptrace::binary()?);
+    command.env_remove("KUBECONFIG").env("HOME", folder);
+    command.env("KUBERNETES_SERVICE_HOST", address.ip().to_string());
+    command.env("KUBERNETES_SERVICE_PORT", address.port().to_string());
+    let stream = Droptrace::spawn(command)?;
+    stream.wait("the pod is known", |output| output.stderr.contains("pod shop/a (10.0.0.1"))
 }
 
 fn an_impostor_is_not_trusted() -> Result<()> {

@@ -2,11 +2,13 @@
 //! every kernel; `cri` and `kube_api` have the other sources.
 
 use super::expect::watch;
-use super::{beside, here_only, rules};
+use super::{beside, here_only, rules, skip};
+use crate::bed::command;
 use crate::bed::droptrace::{self, Droptrace, Output};
 use crate::bed::kernel;
 use crate::bed::kube_api::{Behaviour, KubeApi, Lie, objects};
 use crate::bed::packet::{self, tcp_flag};
+use crate::bed::patience;
 use crate::bed::record::Record;
 use crate::bed::topology::{Family, Routed};
 use anyhow::{Context, Result, ensure};
@@ -14,7 +16,7 @@ use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
 
@@ -60,10 +62,12 @@ pub(super) fn trials() -> Vec<Trial> {
     let cases = CASES.iter().filter(|(name, ..)| !kernel::in_vm() || IN_VM.contains(name));
     let filters = cases
         .map(|&(name, words, shown)| beside(format!("names::filter_{name}"), move || filter(words, shown)));
-    let rows: [(&str, Scenario); 4] = [
+    let rows: [(&str, Scenario); 6] = [
         ("on_the_line", on_the_line),
+        ("ipvs", ipvs),
         ("masqueraded", masqueraded),
         ("silent_peer", silent_peer),
+        ("no_reply", no_reply),
         ("nobody", nobody),
     ];
     let servers: [(&str, Change); 6] = [
@@ -97,7 +101,7 @@ fn inventory() -> Result<NamedTempFile> {
         pod("cart-0", "cart", ["10.77.1.1", "fd77:1::1"]),
         pod("redis-0", "redis", ["10.77.2.1", "fd77:2::1"]),
         {"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": "redis"},
-            "spec": {"clusterIPs": ["10.96.0.1"], "ports": [{"protocol": "TCP", "port": 6379, "targetPort": 6379}]}},
+            "spec": {"clusterIPs": ["10.96.0.1", "fd77:96::1"], "ports": [{"protocol": "TCP", "port": 6379, "targetPort": 6379}]}},
         {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {"namespace": "shop", "name": "redis-x", "labels": {"kubernetes.io/service-name": "redis"}},
             "addressType": "IPv4", "ports": [{"protocol": "TCP", "port": 6379}],
@@ -208,6 +212,92 @@ fn on_the_line() -> Result<()> {
     check(&output, router, SERVICE, &dialled)
 }
 
+/// IPVS has a service's address, and connection tracking leaves its packets alone (net.ipv4.vs.conntrack=0, the default): only
+/// IPVS knows which service was dialled. A packet to the backend and one of its answers, in both families.
+fn ipvs() -> Result<()> {
+    for module in ["ip_vs", "ip_vs_rr"] {
+        let _ = command::run(&format!("modprobe {module}"));
+    }
+    if !std::path::Path::new("/proc/net/ip_vs_conn").exists() {
+        return Err(skip("this kernel has no IPVS"));
+    }
+    let routed = Routed::new()?;
+    let router = &routed.router;
+    // Else nobody can read /proc/PID/net of this netns.
+    let _process = router.spawn("sleep 120")?;
+    let families = [(Family::V4, "10.96.0.1", "32"), (Family::V6, "fd77:96::1", "128")];
+    for (family, service, bits) in families {
+        let write = |address: String| family.pick(address.clone(), format!("[{address}]"));
+        let (service, backend) = (service.to_owned(), routed.server.end.address(family).to_string());
+        router.run(&format!("ip addr add {service}/{bits} dev lo"))?;
+        let (service, backend) = (write(service), write(backend));
+        router.run(&format!("ipvsadm -A -t {service}:6379 -s rr"))?;
+        router.run(&format!("ipvsadm -a -t {service}:6379 -r {backend}:6379 -m"))?;
+    }
+    router.feed(
+        "nft -f -",
+        "table inet t {\nchain o {\ntype filter hook postrouting priority 0;\ntcp sport 40002 drop\n}\n\
+         chain f {\ntype filter hook forward priority 0;\ntcp dport 40003 drop\n}\n}\n",
+    )?;
+    let (stream, _file) = with_names("")?;
+    let netns = [router.inode()];
+    // Family, the client's port, which end the backend is, which the client.
+    let flows: Vec<(Family, u64, &str, &str)> = [Family::V4, Family::V6]
+        .into_iter()
+        .flat_map(|family| {
+            [(family, 40_002, "destination", "source"), (family, 40_003, "source", "destination")]
+        })
+        .collect();
+    let of = |record: &Record, &(family, port, _, client): &(Family, u64, &str, &str)| {
+        record.number(&format!("/{client}/port")) == Some(port)
+            && record.text("/network/family") == Some(family.name())
+    };
+    let by_ipvs = |record: &Record, &(_, _, backend, _): &(Family, u64, &str, &str)| {
+        record.text(&format!("/{backend}/k8s/service_by")) == Some("ipvs")
+    };
+    // A drop waits for IPVS's answer, but not for long: on a busy machine it is a later one that has it.
+    let deadline = Instant::now() + patience();
+    let mut rounds = 0;
+    loop {
+        rounds += 1;
+        for (family, service, _) in families {
+            let service = std::net::SocketAddr::new(service.parse()?, 6379);
+            // Nobody listens on the server, which answers the second one with a reset.
+            let syn = |port| packet::tcp(routed.client.port(family, port), service, 1, 0, tcp_flag::SYN, b"");
+            routed.client.inject(&[syn(40_002), syn(40_003)])?;
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        let output = stream.output();
+        let is_named = |flow| output.drops_in(&netns).any(|record| of(record, flow) && by_ipvs(record, flow));
+        if flows.iter().all(is_named) {
+            break;
+        }
+        if Instant::now() > deadline {
+            let table = router.run("cat /proc/net/ip_vs_conn").unwrap_or_default();
+            let drops: Vec<String> = output.drops_in(&netns).map(Record::brief).collect();
+            anyhow::bail!("not all were named by IPVS: {drops:?}\n{table}");
+        }
+    }
+    eprintln!("names::ipvs: all were named after {rounds} rounds");
+    let output = stream.stop()?;
+    for flow in &flows {
+        let &(family, port, backend, client) = flow;
+        let named = |record: &&Record| of(record, flow) && by_ipvs(record, flow);
+        let record = output.drops_in(&netns).find(named).with_context(|| format!("no drop of {port}"))?;
+        for (field, expected) in [
+            (format!("/{backend}/address"), json!(routed.server.end.address(family))),
+            (format!("/{backend}/k8s/pod"), json!("redis-0")),
+            (format!("/{backend}/k8s/service"), json!("redis")),
+            (format!("/{client}/k8s/pod"), json!("cart-0")),
+            (format!("/{client}/k8s/service"), Value::Null),
+        ] {
+            let got = record.get(&field);
+            ensure!(*got == expected, "{field} is {got}, not {expected} in {}", record.brief());
+        }
+    }
+    Ok(())
+}
+
 /// A packet that has its node's address on the wire is its pod's all the same, and so is the answer to it.
 fn masqueraded() -> Result<()> {
     const OUTSIDE: u16 = 9999;
@@ -261,6 +351,65 @@ fn silent_peer() -> Result<()> {
     ensure!(said.number("/peers/0/destination/port") == Some(443), "{said:?}");
     ensure!(said.text("/peers/0/source/k8s/pod") == Some("cart-0"), "{said:?}");
     ensure!(*said.get("/peers/0/answered") == json!(false), "{said:?}");
+    Ok(())
+}
+
+/// Who does not answer UDP or ICMP is in no counter of TCP's, but connection tracking knows. The router is the node here.
+fn no_reply() -> Result<()> {
+    // As kube-proxy and conntrack(8) do: droptrace loads nothing.
+    let _ = command::run("modprobe nf_conntrack_netlink");
+    let routed = Routed::new()?;
+    let router = &routed.router;
+    rules::chain(router, "inet", "forward", "ct state invalid drop")?;
+    for silent in ["10.77.2.9", "fd77:2::9"] {
+        router.run(&format!("ip neigh replace {silent} lladdr 02:00:00:00:00:09 dev r1 nud permanent"))?;
+    }
+    let file = inventory()?;
+    let path = file.path().to_str().context("a path that is text")?;
+    let line =
+        format!("{} -o json --offline --inventory {path} --pod cart-0", droptrace::binary()?.display());
+    let stream = Droptrace::spawn(router.command(&line)?)?;
+    stream.wait("attached", |output| output.stderr.contains(droptrace::ATTACHED))?;
+
+    let (v4, v6) = (|port| routed.client.port(Family::V4, port), routed.client.port(Family::V6, 40_003));
+    routed.client.inject(&[
+        packet::udp(v4(40_001), "10.77.2.9:53".parse()?, b"x"),
+        packet::udp(v4(40_002), "10.77.2.9:53".parse()?, b"x"),
+        packet::udp(v6, "[fd77:2::9]:53".parse()?, b"x"),
+        packet::echo_request(routed.client.address(Family::V4), "10.77.2.9".parse()?, 7, 1),
+    ])?;
+    // One that is answered, and one that is not this pod's.
+    let to = routed.server.port(Family::V4, 5353);
+    let asks = routed.client.netns.enter(|| Ok(UdpSocket::bind("0.0.0.0:0")?))?;
+    let answers = routed.server.netns.enter(|| Ok(UdpSocket::bind(to)?))?;
+    asks.send_to(b"x", to)?;
+    let (_, asker) = answers.recv_from(&mut [0; 8])?;
+    answers.send_to(b"y", asker)?;
+    asks.recv_from(&mut [0; 8])?;
+    router.enter(|| Ok(UdpSocket::bind("0.0.0.0:0")?.send_to(b"x", "10.77.2.9:54")?))?;
+
+    let is_said = |record: &&Record| record.text("/type") == Some("stalled");
+    stream.wait("it is said", |output| output.records.iter().any(|record| is_said(&record)))?;
+    let output = stream.stop()?;
+    let said = output.records.iter().find(is_said).context("nothing is said")?;
+    ensure!(said.number("/unreplied") == Some(4), "{said:?}");
+    let peers = said.get("/unreplied_peers").as_array().context("a list")?;
+    let mut shown: Vec<String> = peers
+        .iter()
+        .map(|peer| {
+            let word = |pointer: &str| peer.pointer(pointer).map(Value::to_string).unwrap_or_default();
+            let [count, transport, address, port] =
+                ["/connections", "/transport", "/destination/address", "/destination/port"].map(word);
+            format!("{count} {transport} {address} {port} {}", word("/source/k8s/pod"))
+        })
+        .collect();
+    shown.sort();
+    let expected = [
+        r#"1 "icmp" "10.77.2.9" null "cart-0""#,
+        r#"1 "udp" "fd77:2::9" 53 "cart-0""#,
+        r#"2 "udp" "10.77.2.9" 53 "cart-0""#,
+    ];
+    ensure!(shown == expected, "{shown:?}");
     Ok(())
 }
 

@@ -7,22 +7,28 @@ use crate::bed::containerd::{self, Containerd, IMAGE};
 use crate::bed::cri::Pod;
 use crate::bed::droptrace::{self, ATTACHED, Droptrace, Output};
 use crate::bed::kube_api::{KubeApi, objects};
+use crate::bed::namespace::Namespace;
+use crate::bed::packet::{self, tcp_flag};
 use crate::bed::record::Record;
 use crate::bed::topology::Family;
-use crate::bed::{command, kernel, namespace, send};
+use crate::bed::{command, kernel, namespace, patience, send};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt as _;
+use std::time::{Duration, Instant};
+use tracer_user::identity::sources::proc::host_netns;
 
 pub(super) fn trials() -> Vec<Trial> {
     vec![
         beside("pods::only_its_own_drops", only_its_own_drops),
         beside("pods::one_that_comes_later", one_that_comes_later),
         beside("pods::an_address_that_another_takes", an_address_that_another_takes),
+        beside("pods::silent_peer", silent_peer),
+        beside("pods::host_network", host_network),
     ]
 }
 
@@ -61,8 +67,7 @@ impl Running {
     /// Dials, in the pod, without waiting for an answer.
     fn dials(&self, to: SocketAddr) -> Result<()> {
         namespace::enter(&self.netns, || {
-            let _unanswered =
-                std::net::TcpStream::connect_timeout(&to, std::time::Duration::from_millis(200));
+            let _unanswered = TcpStream::connect_timeout(&to, Duration::from_millis(200));
             Ok(())
         })
     }
@@ -80,7 +85,12 @@ fn own_address() -> Result<Ipv4Addr> {
 
 /// droptrace, which asks this runtime.
 fn watch(containerd: &Containerd, arguments: &[&str]) -> Result<Droptrace> {
-    let mut command = droptrace::command(&[&["-o", "json"], arguments].concat())?;
+    watch_as(containerd, &[&["-o", "json"], arguments].concat())
+}
+
+/// Likewise, with any output.
+fn watch_as(containerd: &Containerd, arguments: &[&str]) -> Result<Droptrace> {
+    let mut command = droptrace::command(arguments)?;
     command.env("CONTAINER_RUNTIME_ENDPOINT", format!("unix://{}", containerd.socket().display()));
     let started = Droptrace::spawn(command)?;
     started.wait("attached", |output| output.stderr.contains(ATTACHED))?;
@@ -280,5 +290,138 @@ fn an_address_that_another_takes() -> Result<()> {
     // The number of the old netns may be another test's by now.
     let shown: BTreeSet<u64> = seen(&by_old, &netns).into_iter().filter(own).collect();
     ensure!(shown == BTreeSet::from([7301, 7302]), "--pod old showed {shown:?}");
+    Ok(())
+}
+
+/// Row silent-peer: nothing is dropped on this node, and a peer outside ignores what the pod sends. Within 15 s that is said,
+/// with the peer and where to look next, to people and programs.
+fn silent_peer() -> Result<()> {
+    const SOON: Duration = Duration::from_secs(15);
+    let mut containerd = containerd()?;
+    let cart = Running::start(&mut containerd, Pod::new("shop", "cart"))?;
+    let other = Running::start(&mut containerd, Pod::new("pay", "batch"))?;
+    let node = containerd.netns();
+    node.sysctl("net.ipv4.ip_forward", "1")?;
+    // A frame for another host is not dropped for a reason that anybody cares for (and hidden as routine).
+    let outside = Namespace::new()?;
+    node.run(&format!("ip link add out0 type veth peer name out1 netns {}", outside.name()))?;
+    outside.run("ip link set out1 up")?;
+    node.run("ip addr add 203.0.113.1/24 dev out0")?;
+    node.run("ip link set out0 up")?;
+    node.run("ip neigh replace 203.0.113.9 lladdr 02:00:00:00:00:09 dev out0 nud permanent")?;
+    let people = watch_as(&containerd, &["--offline", "--pod", "shop/cart"])?;
+    let programs = watch(&containerd, &["--offline", "--pod", "shop/cart"])?;
+    let began = Instant::now();
+    let dial = |pod: &Running, port: u16| {
+        namespace::enter(&pod.netns, || {
+            let _unanswered = TcpStream::connect_timeout(&([203, 0, 113, 9], port).into(), SOON);
+            Ok(())
+        })
+    };
+    std::thread::scope(|scope| -> Result<()> {
+        scope.spawn(|| dial(&cart, 443));
+        scope.spawn(|| dial(&other, 444));
+        let is_said =
+            |line: &str| line.contains("0 drops for --pod shop/cart") && line.contains("203.0.113.9");
+        people.wait("people are told", |output| output.stderr.lines().any(is_said))?;
+        ensure!(began.elapsed() < SOON, "it took {:?}", began.elapsed());
+        let stderr = people.output().stderr.clone();
+        let line = stderr.lines().find(|line| is_said(line)).context("nothing is said")?;
+        for part in [
+            "SYN retransmit",
+            " from shop/cart to 203.0.113.9:443 unanswered",
+            "lost off this node, or not answered",
+            "; next: is 203.0.113.9 up",
+        ] {
+            ensure!(line.contains(part), "{part} is not in: {line}");
+        }
+        ensure!(!line.contains(":444"), "another pod's peer is told: {line}");
+        let is_said = |record: &&Record| {
+            record.text("/type") == Some("stalled") && record.number("/retransmits") > Some(0)
+        };
+        programs.wait("programs are told", |output| output.records.iter().any(|record| is_said(&record)))?;
+        ensure!(began.elapsed() < SOON, "it took {:?}", began.elapsed());
+        let output = programs.output().clone();
+        let said = output.records.iter().find(is_said).context("nothing is said")?;
+        check(
+            said,
+            &[
+                ("/peers/0/source/k8s/pod", json!("cart")),
+                ("/peers/0/destination/address", json!("203.0.113.9")),
+                ("/peers/0/destination/port", json!(443)),
+                ("/peers/0/answered", json!(false)),
+                ("/peers/1", Value::Null),
+            ],
+        )
+    })?;
+    let drops = programs.stop()?.records.iter().filter(|record| record.is_drop()).count();
+    ensure!(drops == 0, "{drops} drops are told");
+    Ok(())
+}
+
+/// A pod in the node's own network namespace has no address and no netns of its own: the port that its process listens on
+/// tells. Nothing of the node is changed: what is dropped is a segment that belongs to no connection.
+fn host_network() -> Result<()> {
+    let own = u32::try_from(fs::metadata("/proc/self/ns/net")?.ino())?;
+    if host_netns() != Some(own) {
+        return Err(skip("this is not in the node's network namespace"));
+    }
+    let listing = command::run("ip -4 -o addr show scope global")?;
+    let words = listing.split_whitespace().filter_map(|word| word.split_once('/'));
+    let Some(address) = words.into_iter().find_map(|(address, _)| address.parse::<Ipv4Addr>().ok()) else {
+        return Err(skip("the node has no address"));
+    };
+    if kernel::in_vm() {
+        return Err(skip("containerd is not in the virtual machines"));
+    }
+    let mut containerd =
+        containerd::missing().map_or_else(Containerd::start_on_node, |reason| Err(skip(reason)))?;
+    let free = || Ok::<_, anyhow::Error>(TcpListener::bind((address, 0))?.local_addr()?.port());
+    let port = free()?;
+    let pod = Pod { host_network: true, ..Pod::new("infra", "agent") };
+    let sandbox = containerd.run(&pod)?;
+    let script = format!("nc -l -p {port}; sleep 600");
+    containerd.client().start(&pod, &sandbox, IMAGE, &["sh", "-c", &script])?;
+    // No pod's: it is the test's own.
+    let other = TcpListener::bind((address, 0))?;
+    let other_port = other.local_addr()?.port();
+
+    let by_pod = watch(&containerd, &["--offline", "--pod", "infra/agent"])?;
+    let all = watch(&containerd, &["--offline"])?;
+    let netns = [own];
+    let to = |output: &Output, port: u16| {
+        let is_it = |record: &&Record| record.number("/destination/port") == Some(port.into());
+        output.drops_in(&netns).filter(is_it).cloned().collect::<Vec<Record>>()
+    };
+    let is_named = |record: &Record| record.text("/destination/k8s/pod") == Some("agent");
+    // Which ports the pod has is looked for when droptrace needs to know: a moment after it has begun.
+    let deadline = Instant::now() + patience();
+    let mut from = 40_000;
+    loop {
+        from += 1;
+        let segment = |port: u16| {
+            let ends = (SocketAddr::from((address, from)), SocketAddr::from((address, port)));
+            (ends.1, packet::tcp(ends.0, ends.1, 1, 1, tcp_flag::ACK, b""))
+        };
+        send::packets(&[segment(port), segment(other_port)])?;
+        std::thread::sleep(Duration::from_millis(200));
+        let named = [&by_pod, &all].map(|stream| to(&stream.output(), port).iter().any(is_named));
+        if named == [true; 2] && !to(&all.output(), other_port).is_empty() {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "told by --pod, told by all: {named:?}");
+    }
+    let (by_pod, all) = (by_pod.stop()?, all.stop()?);
+    ensure!(by_pod.stderr.contains("told by its ports"), "{}", by_pod.stderr);
+    for record in to(&by_pod, port) {
+        check(
+            &record,
+            &[("/destination/k8s/namespace", json!("infra")), ("/destination/k8s/pod", json!("agent"))],
+        )?;
+    }
+    ensure!(to(&by_pod, other_port).is_empty(), "--pod showed what is not the pod's");
+    for record in to(&all, other_port) {
+        check(&record, &[("/destination/k8s/pod", Value::Null)])?;
+    }
     Ok(())
 }

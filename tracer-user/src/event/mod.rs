@@ -15,3 +15,4 @@ pub mod merge;
 pub mod model;
 pub mod packet;
 pub mod retransmit;
+pub mod unanswered;

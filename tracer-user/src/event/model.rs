@@ -38,6 +38,26 @@ pub struct Stalled {
     pub retransmits: u64,
     /// To whom, those with most first.
     pub peers: Vec<Peer>,
+    /// Connections in connection tracking that the filter means and nobody has answered, in droptrace's own network
+    /// namespace, at least; `None` where that can't be asked.
+    #[serde(default)]
+    pub unreplied: Option<u64>,
+    /// Who does not answer, those with most first.
+    #[serde(default)]
+    pub unreplied_peers: Vec<Unreplied>,
+}
+
+/// A peer that has not answered connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreplied {
+    /// Who waits; without a port.
+    pub source: Endpoint,
+    /// Who does not answer.
+    pub destination: Endpoint,
+    /// As in [`Network`].
+    pub transport: Option<String>,
+    /// How many connections.
+    pub connections: u64,
 }
 
 /// A peer that segments were repeated to.

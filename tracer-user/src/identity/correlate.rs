@@ -7,13 +7,18 @@
 
 use super::host::Host;
 use super::inventory::{Inventory, Known};
-use super::object::{Cgroup, Name, Protocol, Service};
+use super::object::{Cgroup, Flow, Name, Protocol, Service, Virtual};
 use crate::event::model::{Drop, Endpoint, K8s, ServiceBy, Timestamp};
 use crate::filter::Protocol as Wire;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-/// Names all ends of a drop.
-pub fn name(drop: &mut Drop, inventory: &Inventory, host: &Host) {
+/// Protocols that IPVS has services of, by their IP protocol numbers.
+const TCP: Protocol = 6;
+const UDP: Protocol = 17;
+const SCTP: Protocol = 132;
+
+/// Names all ends of a drop. `ipvs` says what IPVS has of a flow.
+pub fn name(drop: &mut Drop, inventory: &Inventory, host: &Host, ipvs: &dyn Fn(&Flow) -> Option<Virtual>) {
     let asked = Asked { inventory, host, time: drop.time, protocol: protocol(drop) };
     let netns = drop.network.netns.filter(|netns| Some(*netns) != host.netns);
     let local = local_end(drop);
@@ -21,10 +26,15 @@ pub fn name(drop: &mut Drop, inventory: &Inventory, host: &Host) {
     let is_reply = replies(drop);
     let source = asked.who(&sources, netns, local == Some(Local::Source));
     let destination = asked.who(&destinations, netns, local == Some(Local::Destination));
-    let service = asked.service(drop, if is_reply { &sources } else { &destinations });
+    let dialled = if is_reply { &sources } else { &destinations };
+    let service = asked
+        .service(drop, dialled)
+        .map(|service| (service, is_reply))
+        .or_else(|| flows(drop).find_map(|flow| asked.by_ipvs(ipvs(&flow)?)))
+        .or_else(|| Some((asked.by_backend(dialled.first()?)?, is_reply)));
     let (mut source, mut destination) = (source, destination);
-    if let Some(service) = service {
-        let target = if is_reply { &mut source } else { &mut destination };
+    if let Some((service, is_source)) = service {
+        let target = if is_source { &mut source } else { &mut destination };
         service.put(target.get_or_insert_default());
     }
     (drop.source.k8s, drop.destination.k8s) = (source, destination);
@@ -33,6 +43,34 @@ pub fn name(drop: &mut Drop, inventory: &Inventory, host: &Host) {
     for end in others.chain(inner) {
         end.k8s = asked.alone(end);
     }
+}
+
+/// The flows that IPVS may know a drop by: the packet's, and those of its conntrack entry.
+pub fn flows(drop: &Drop) -> impl Iterator<Item = Flow> + use<> {
+    let protocol = protocol(drop).filter(|protocol| [TCP, UDP, SCTP].contains(protocol));
+    let netns = drop.network.netns;
+    let [sources, destinations] = ends(drop);
+    let mut flows: Vec<Flow> = Vec::new();
+    for (source, destination) in sources.iter().zip(&destinations) {
+        let whole = |end: &Endpoint| Some(SocketAddr::new(end.address?, end.port?));
+        let flow = (|| {
+            Some(Flow {
+                netns,
+                protocol: protocol?,
+                source: whole(source)?,
+                destination: whole(destination)?,
+            })
+        })();
+        flows.extend(flow.filter(|flow| !flows.contains(flow)));
+    }
+    flows.into_iter()
+}
+
+/// True if nothing surer than IPVS told the service of a drop that was named.
+#[must_use]
+pub fn is_open_to_ipvs(drop: &Drop) -> bool {
+    let by = [&drop.source, &drop.destination].into_iter().filter_map(|end| end.k8s.as_ref()?.service_by);
+    by.into_iter().all(|by| matches!(by, ServiceBy::Ipvs | ServiceBy::Endpoint))
 }
 
 /// Which end of a packet is in its network namespace for certain.
@@ -207,18 +245,26 @@ impl Asked<'_> {
         })
     }
 
-    /// The service that a packet goes to, or comes from. `ends` is all that this end is called.
+    /// The service that a packet goes to, or comes from, where an address or a rule tells. `ends` is all that this end is
+    /// called.
     fn service(&self, drop: &Drop, ends: &[Endpoint]) -> Option<Found> {
         let [wire, original, ..] = ends else {
             let wire = ends.first()?;
             let by_address = self.dialled(wire).map(|service| Found::of(service, ServiceBy::Address));
-            return by_address.or_else(|| self.by_rule(drop)).or_else(|| self.by_backend(wire));
+            return by_address.or_else(|| self.by_rule(drop));
         };
         let is_same = (wire.address, wire.port) == (original.address, original.port);
         let by = if is_same { ServiceBy::Address } else { ServiceBy::Original };
         let dialled = self.dialled(original).map(|service| Found::of(service, by));
         let by_address = || self.dialled(wire).map(|service| Found::of(service, ServiceBy::Address));
-        dialled.or_else(by_address).or_else(|| self.by_rule(drop)).or_else(|| self.by_backend(wire))
+        dialled.or_else(by_address).or_else(|| self.by_rule(drop))
+    }
+
+    /// The service of the virtual address that the client dialled, and whether it is the packet's source.
+    fn by_ipvs(&self, found: Virtual) -> Option<(Found, bool)> {
+        let Virtual { address, is_reply } = found;
+        let dialled = Endpoint { address: Some(address.ip()), port: Some(address.port()), k8s: None };
+        self.dialled(&dialled).map(|service| (Found::of(service, ServiceBy::Ipvs), is_reply))
     }
 
     /// kube-proxy's rules say in a comment whose they are: `namespace/name:port has no endpoints`.

@@ -3,11 +3,13 @@
 pub mod cgroup;
 pub mod claims;
 pub mod correlate;
+pub mod flows;
 pub mod host;
 pub mod inventory;
 pub mod kubernetes;
 pub mod names;
 pub mod object;
+mod pace;
 pub mod policy;
 pub mod select;
 pub mod sources;

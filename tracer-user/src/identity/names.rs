@@ -1,9 +1,11 @@
 //! Names for a running stream: keeps the inventory up, tells what a filter's words mean by now, and names drops.
 
 use super::correlate;
+use super::flows::Flows;
 use super::host::Host;
 use super::inventory::Inventory;
 use super::object::{Change, Object, Update};
+use super::pace::Pace;
 use super::select::{Selected, Selection};
 use super::sources::Request;
 use crate::event::model::{Drop, Timestamp};
@@ -36,8 +38,11 @@ pub struct Names {
     selected: Selected,
     has_matched: bool,
     version: u64,
+    pace: Pace,
     requests: Option<mpsc::Sender<Request>>,
     asked: HashMap<Request, Instant>,
+    /// What IPVS told of flows.
+    flows: Flows,
     /// Network namespaces and addresses that had no name, since when.
     nameless: HashMap<Nameless, Instant>,
     forgot: Instant,
@@ -77,8 +82,10 @@ impl Names {
             selected: Selected::default(),
             has_matched: false,
             version: 0,
+            pace: Pace::default(),
             requests,
             asked: HashMap::new(),
+            flows: Flows::default(),
             nameless: HashMap::new(),
             forgot: Instant::now(),
         }
@@ -101,6 +108,10 @@ impl Names {
                 }
                 None
             }
+            Update::Ipvs(told) => {
+                self.flows.learn(told, Instant::now());
+                None
+            }
             Update::Note(line) => Some(line),
         }
     }
@@ -115,14 +126,24 @@ impl Names {
         }
     }
 
-    /// What the filter means now, if it names anybody and that may have changed since it was last asked.
+    /// When to ask what the filter means once more; `None` if nothing has changed since it was last asked.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        let is_open = self.selection.is_some() && self.version != self.inventory.version();
+        is_open.then(|| self.pace.next().unwrap_or_else(Instant::now))
+    }
+
+    /// What the filter means now, if it names anybody, that may have changed since it was last asked, and it is
+    /// [due](Names::due).
     pub fn select(&mut self) -> Option<(&Selected, News)> {
         let selection = self.selection.as_mut()?;
-        if self.version == self.inventory.version() {
+        let began = Instant::now();
+        if self.version == self.inventory.version() || !self.pace.is_due(began) {
             return None;
         }
         self.version = self.inventory.version();
         let now = selection.select(&self.inventory, &self.host);
+        self.pace.done(began, Instant::now());
         self.has_matched |= !now.pods.is_empty() || !now.services.is_empty();
         if now == self.selected {
             return None;
@@ -235,7 +256,9 @@ impl Names {
         if self.inventory.version() == 0 {
             return;
         }
-        correlate::name(drop, &self.inventory, &self.host);
+        let now = Instant::now();
+        correlate::name(drop, &self.inventory, &self.host, &|flow| self.flows.get(flow, now));
+        self.ask_ipvs(drop, now);
         let Some(netns) = drop.network.netns else { return };
         if Some(netns) != self.host.netns {
             if !self.inventory.has_owner(netns, drop.time) {
@@ -253,24 +276,35 @@ impl Names {
         }
     }
 
-    /// True if a name of this drop may be on its way: it was in a network namespace that is nobody's yet, or is from or to an
-    /// address whose pod has gone. A pod that has just begun is told of a moment after its first packet. What stays without
+    /// Asks IPVS for the service that a drop's client dialled, where nothing surer told.
+    fn ask_ipvs(&mut self, drop: &Drop, now: Instant) {
+        let Some(requests) = &self.requests else { return };
+        if self.inventory.services().next().is_some() && correlate::is_open_to_ipvs(drop) {
+            for flow in correlate::flows(drop) {
+                self.flows.ask(flow, now, |flow| requests.try_send(Request::Flow(flow)).is_ok());
+            }
+        }
+    }
+
+    /// True if a name of this drop may be on its way: it was in a network namespace that is nobody's yet, is from or to an
+    /// address whose pod has gone, or IPVS was asked about it. A pod that has just begun is told of a moment after its first packet. What stays without
     /// a name is waited for once, not each time. `waited` is how long this drop has waited already.
     pub fn awaits_name(&mut self, drop: &Drop, waited: Duration) -> bool {
         if self.inventory.version() == 0 || self.requests.is_none() || waited >= PATIENCE {
             return false;
         }
+        let now = Instant::now();
+        let is_asked = correlate::flows(drop).any(|flow| self.flows.is_open(&flow, now));
         let inventory = &self.inventory;
         let netns = drop.network.netns.filter(|netns| Some(*netns) != self.host.netns);
         let netns = netns.filter(|netns| !inventory.has_owner(*netns, drop.time)).map(Nameless::Netns);
         let ends = [&drop.source, &drop.destination].into_iter().filter_map(|end| end.address);
         let free = ends.filter(|address| inventory.is_free(*address, drop.time)).map(Nameless::Address);
         let open: Vec<Nameless> = netns.into_iter().chain(free).collect();
-        let now = Instant::now();
         if self.nameless.len() >= MAX_ASKED {
             self.nameless.retain(|_, since| now < *since + NAMELESS);
         }
-        open.into_iter().fold(false, |awaits, what| {
+        open.into_iter().fold(is_asked, |awaits, what| {
             if self.nameless.len() >= MAX_ASKED {
                 return awaits;
             }
@@ -306,5 +340,42 @@ impl Names {
         if self.selected.takes_sockets {
             self.ask(Request::Sockets);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::object::{Name, Pod, Source};
+    use super::*;
+    use crate::filter::{RawWord, Side};
+
+    fn pod(number: u32) -> Update {
+        let pod = Pod {
+            name: Name::new("shop", format!("cart-{number}")),
+            uid: number.to_string(),
+            addresses: vec![std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).into()],
+            ..Pod::default()
+        };
+        Update::Change(Source::Api, Timestamp(0), Change::Set(Object::Pod(pod)))
+    }
+
+    /// What comes while it is too early is not forgotten: it is due later.
+    #[test]
+    fn a_filter_follows_each_change_in_the_end() {
+        let raw = RawWord { flag: Flag::Pod(Side::Either), text: "cart".to_owned(), negated: false };
+        let filter = Filter::parse(&[raw], &|_| unreachable!()).unwrap();
+        let mut names = Names::new(&filter, Host::default(), None);
+        assert_eq!(names.due(), None);
+        (0..1000).for_each(|number| drop(names.learn(pod(number))));
+        assert!(names.due().is_some());
+        assert_eq!(names.select().map(|(selected, _)| selected.pods.len()), Some(1000), "at once");
+        assert_eq!(names.due(), None);
+        names.learn(pod(1000));
+        let due = names.due().unwrap();
+        while Instant::now() < due {
+            std::thread::yield_now();
+        }
+        assert_eq!(names.select().map(|(selected, _)| selected.pods.len()), Some(1001));
+        assert_eq!(names.due(), None);
     }
 }

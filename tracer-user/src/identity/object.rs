@@ -4,7 +4,7 @@
 use super::policy::{Policy, PolicyKind};
 use crate::event::model::Timestamp;
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Labels: `app` = `cart`.
 pub type Labels = BTreeMap<String, String>;
@@ -223,6 +223,28 @@ pub struct Socket {
     pub cgroup: Cgroup,
 }
 
+/// Two ends that a packet was between, as it was seen: what IPVS's connections are asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Flow {
+    /// Inode number of the network namespace that the packet was in.
+    pub netns: Option<u32>,
+    /// Protocol: TCP, UDP or SCTP.
+    pub protocol: Protocol,
+    /// Who sent it.
+    pub source: SocketAddr,
+    /// Whom it was for.
+    pub destination: SocketAddr,
+}
+
+/// What IPVS made of a flow's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Virtual {
+    /// The virtual address that the client dialled.
+    pub address: SocketAddr,
+    /// True if the backend is the flow's source: the packet was an answer.
+    pub is_reply: bool,
+}
+
 /// One thing that a source knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
@@ -351,12 +373,23 @@ pub enum Change {
     End(Kind),
 }
 
+/// What is known of IPVS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ipvs {
+    /// True if the kernel has it.
+    pub is_there: bool,
+    /// What it has of flows; `None` if it has no such connection.
+    pub answers: Vec<(Flow, Option<Virtual>)>,
+}
+
 /// What comes from a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "nearly all are of the large kind, and few exist at a time")]
 pub enum Update {
     /// Something changed, and when that became known.
     Change(Source, Timestamp, Change),
+    /// What IPVS has of flows that it was asked about.
+    Ipvs(Ipvs),
     /// One line for people: what does not work, why, and what to do.
     Note(String),
 }

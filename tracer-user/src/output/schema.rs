@@ -11,7 +11,7 @@ mod tests {
     use crate::cilium::model::{Cilium, Entry, Policy, VerdictBy};
     use crate::event::model::{
         Cause, Conntrack, Drop, Endpoint, Inner, K8s, Lost, LostPlace, Network, Original, Packet, Peer,
-        Reason, Record, ServiceBy, Stalled, Timestamp,
+        Reason, Record, ServiceBy, Stalled, Timestamp, Unreplied,
     };
     use crate::netfilter::model::{Backend, Family, Method, Netfilter, RuleRef};
     use crate::netfilter::program::Program;
@@ -242,9 +242,13 @@ mod tests {
             is_valid(&serde_json::to_value(lost).unwrap()).unwrap();
         }
         let Drop { source, destination, .. } = full_drop();
+        let other =
+            Unreplied { source: source.clone(), destination: destination.clone(), ..Unreplied::default() };
         let peer = Peer { source, destination, retransmits: 3, answered: false };
-        let stalled = Record::Stalled(Stalled { seconds: 10, peers: vec![peer], ..Stalled::default() });
-        is_valid(&serde_json::to_value(stalled).unwrap()).unwrap();
+        let stalled = Stalled { seconds: 10, peers: vec![peer], ..Stalled::default() };
+        is_valid(&serde_json::to_value(Record::Stalled(stalled.clone())).unwrap()).unwrap();
+        let stalled = Stalled { unreplied: Some(2), unreplied_peers: vec![other], ..stalled };
+        is_valid(&serde_json::to_value(Record::Stalled(stalled)).unwrap()).unwrap();
     }
 
     #[test]
@@ -279,8 +283,8 @@ mod tests {
             let present = keys(full.pointer(pointer).and_then(Value::as_object).unwrap());
             assert_eq!(described, present, "{name}");
         }
-        // And `lost`, `stalled` and its `peer`.
-        assert_eq!(defs.len(), places.len() + 3);
+        // And `lost`, `stalled`, its `peer` and `unreplied`.
+        assert_eq!(defs.len(), places.len() + 4);
     }
 
     #[test]

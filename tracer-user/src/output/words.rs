@@ -105,28 +105,57 @@ pub(super) fn ends(drop: &Drop) -> String {
 }
 
 /// `10 s: 0 drops for --pod cart on n1; 14 SYN retransmits from shop/cart to 10.96.3.4:6379 unanswered: lost off this node,
-/// or not answered`
+/// or not answered; next: on n2: droptrace --ip 10.96.3.4`
 pub(super) fn stalled(stalled: &Stalled) -> String {
-    let Stalled { seconds, node, filter, peers, .. } = stalled;
+    let Stalled { seconds, node, filter, peers, unreplied_peers, .. } = stalled;
     let mut text = format!("{seconds} s: 0 drops for {} on {}", escape(filter), escape(node));
     for peer in peers {
         let count = thousands(peer.retransmits);
         let s = plural(peer.retransmits);
         let what = if peer.answered { "" } else { "SYN " };
         let how = if peer.answered { "" } else { " unanswered" };
-        let named = |end_of: &Endpoint| match end_of.k8s.as_ref().and_then(who) {
-            Some(_) => format!("{} ({})", end(end_of), address(end_of)),
-            None => address(end_of),
-        };
-        let (from, to) = (end(&peer.source), named(&peer.destination));
+        let (from, to) = (end(&peer.source), with_address(&peer.destination));
         text.push_str(&format!("; {count} {what}retransmit{s} from {from} to {to}{how}"));
     }
     if peers.is_empty() {
-        text.push_str("; no TCP retransmits either");
-    } else {
-        text.push_str(": lost off this node, or not answered");
+        text.push_str("; no TCP retransmits");
+    }
+    for peer in unreplied_peers {
+        let (count, s) = (thousands(peer.connections), plural(peer.connections));
+        let transport = peer.transport.as_deref().map(|name| escape(name).to_uppercase());
+        let transport = transport.map(|name| format!("{name} ")).unwrap_or_default();
+        let (from, to) = (end(&peer.source), with_address(&peer.destination));
+        text.push_str(&format!("; {count} {transport}connection{s} from {from} to {to} without a reply"));
+    }
+    let silent = peers.first().map(|peer| &peer.destination);
+    if let Some(silent) = silent.or(unreplied_peers.first().map(|peer| &peer.destination)) {
+        text.push_str(&format!(": lost off this node, or not answered; next: {}", next(silent, node)));
     }
     text
+}
+
+/// Its name, and its address where that is not its name.
+fn with_address(end_of: &Endpoint) -> String {
+    match end_of.k8s.as_ref().and_then(who) {
+        Some(_) => format!("{} ({})", end(end_of), address(end_of)),
+        None => address(end_of),
+    }
+}
+
+/// Where to look for what became of packets to somebody who does not answer.
+fn next(silent: &Endpoint, here: &str) -> String {
+    let address = silent.address.map(|address| address.to_string()).unwrap_or_default();
+    let k8s = silent.k8s.as_ref();
+    let there = k8s.and_then(|k8s| k8s.node.as_deref()).filter(|node| *node != here).map(escape);
+    let pod = k8s.and_then(|k8s| k8s.pod.as_ref().and_then(|_| who(k8s)));
+    match (pod, there) {
+        (Some(pod), Some(node)) => format!("on {node}: droptrace --pod {pod}"),
+        (Some(pod), None) => format!("what {pod} does with them"),
+        (None, Some(node)) => format!("on {node}: droptrace --ip {address}"),
+        (None, None) => {
+            format!("is {address} up, and what is on the way there (its node, a security group, a firewall)")
+        }
+    }
 }
 
 /// The original direction, if the packet goes that way, to a translated destination.
@@ -477,5 +506,59 @@ fn class(drop: &Drop) -> &'static str {
         Class::Error => "error",
         Class::Resource => "resource",
         Class::Routine => "routine",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::model::{Peer, Unreplied};
+
+    fn end_at(address: &str, port: Option<u16>, k8s: Option<K8s>) -> Endpoint {
+        Endpoint { address: address.parse().ok(), port, k8s }
+    }
+
+    fn pod(name: &str, node: &str) -> Option<K8s> {
+        let (namespace, pod) = (Some("shop".to_owned()), Some(name.to_owned()));
+        Some(K8s { namespace, pod, node: Some(node.to_owned()), ..K8s::default() })
+    }
+
+    fn quiet() -> Stalled {
+        Stalled { seconds: 10, node: "n1".into(), filter: "--pod cart-0".into(), ..Stalled::default() }
+    }
+
+    #[test]
+    fn silence_says_what_was_seen_instead_and_where_to_look_next() {
+        assert_eq!(stalled(&quiet()), "10 s: 0 drops for --pod cart-0 on n1; no TCP retransmits");
+        // Connection tracking need not be at work in this network namespace.
+        let none = Stalled { unreplied: Some(0), ..quiet() };
+        assert_eq!(stalled(&none), stalled(&quiet()));
+        let source = || end_at("10.0.0.1", None, pod("cart-0", "n1"));
+        let outside = end_at("192.0.2.9", Some(443), None);
+        let peer = Peer { source: source(), destination: outside, retransmits: 14, answered: false };
+        let said = stalled(&Stalled { retransmits: 14, peers: vec![peer], ..quiet() });
+        assert_eq!(
+            said,
+            "10 s: 0 drops for --pod cart-0 on n1; 14 SYN retransmits from shop/cart-0 to 192.0.2.9:443 unanswered: lost off \
+             this node, or not answered; next: is 192.0.2.9 up, and what is on the way there (its node, a security group, a \
+             firewall)"
+        );
+        let destination = end_at("10.0.1.9", Some(53), pod("dns-0", "n2"));
+        let transport = Some("udp".to_owned());
+        let peer = Unreplied { source: source(), destination, transport, connections: 2 };
+        let said = stalled(&Stalled { unreplied: Some(2), unreplied_peers: vec![peer], ..quiet() });
+        assert_eq!(
+            said,
+            "10 s: 0 drops for --pod cart-0 on n1; no TCP retransmits; 2 UDP connections from shop/cart-0 to shop/dns-0:53 \
+             (10.0.1.9:53) without a reply: lost off this node, or not answered; next: on n2: droptrace --pod shop/dns-0"
+        );
+    }
+
+    #[test]
+    fn where_to_look_next_depends_on_who_is_silent() {
+        let node = K8s { node: Some("n2".to_owned()), ..K8s::default() };
+        assert_eq!(next(&end_at("192.0.2.2", None, Some(node)), "n1"), "on n2: droptrace --ip 192.0.2.2");
+        let here = end_at("10.0.0.3", Some(80), pod("redis-0", "n1"));
+        assert_eq!(next(&here, "n1"), "what shop/redis-0 does with them");
     }
 }

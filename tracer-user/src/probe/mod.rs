@@ -4,6 +4,7 @@
 pub(crate) mod bpf;
 pub mod btf;
 pub mod clock;
+pub mod connections;
 pub mod environment;
 pub mod kernel;
 pub mod kernel_log;

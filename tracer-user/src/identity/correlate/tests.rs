@@ -8,7 +8,7 @@ use crate::netfilter::model::Netfilter;
 const NODE_NETNS: u32 = 99;
 
 fn end(text: &str) -> Endpoint {
-    let address: std::net::SocketAddr = text.parse().unwrap();
+    let address: SocketAddr = text.parse().unwrap();
     Endpoint { address: Some(address.ip()), port: Some(address.port()), k8s: None }
 }
 
@@ -106,7 +106,7 @@ fn drop(netns: u32, source: &str, destination: &str) -> Drop {
 }
 
 fn named(mut drop: Drop) -> Drop {
-    name(&mut drop, &inventory(), &host());
+    name(&mut drop, &inventory(), &host(), &|_| None);
     drop
 }
 
@@ -224,6 +224,62 @@ fn a_rule_of_kube_proxy_names_the_service() {
 }
 
 #[test]
+fn what_ipvs_has_of_the_connection_goes_before_endpoints() {
+    let [client, backend] = ["10.0.0.1:41000", "10.0.0.3:6379"].map(|end| end.parse().unwrap());
+    let named = |mut drop: Drop, virtual_address: &str| {
+        let address = virtual_address.parse().unwrap();
+        name(&mut drop, &inventory(), &host(), &|flow| {
+            let is_reply = flow.source == backend && flow.destination == client;
+            let is_it = is_reply || flow.source == client && flow.destination == backend;
+            (is_it && flow.protocol == 6 && flow.netns == Some(NODE_NETNS))
+                .then_some(Virtual { address, is_reply })
+        });
+        drop
+    };
+    let sent = drop(NODE_NETNS, "10.0.0.1:41000", "10.0.0.3:6379");
+    let ipvs = named(sent.clone(), "10.96.0.1:6379");
+    assert_eq!(both(&ipvs), ["cart", "redis-0 redis Ipvs"]);
+    assert!(is_open_to_ipvs(&ipvs));
+    // A virtual address that is no service's proves nothing.
+    assert_eq!(both(&named(sent.clone(), "10.96.0.2:6379")), ["cart", "redis-0 redis Endpoint"]);
+    let answer = drop(NODE_NETNS, "10.0.0.3:6379", "10.0.0.1:41000");
+    assert_eq!(both(&named(answer, "10.96.0.1:6379")), ["redis-0 redis Ipvs", "cart"]);
+    // On the wire it has its node's address; its entry shows the pod.
+    let mut masqueraded = drop(NODE_NETNS, "192.0.2.1:41000", "10.0.0.3:6379");
+    masqueraded.conntrack = Some(Conntrack {
+        direction: Some("original".to_owned()),
+        original: tuple("10.0.0.1:41000", "10.0.0.3:6379"),
+        reply: tuple("10.0.0.3:6379", "192.0.2.1:41000"),
+        ..Conntrack::default()
+    });
+    assert_eq!(both(&named(masqueraded.clone(), "10.96.0.1:6379")), ["cart", "redis-0 redis Ipvs"]);
+    // What conntrack tells is surer.
+    masqueraded.conntrack.as_mut().unwrap().original = tuple("10.0.0.1:41000", "10.96.0.1:6379");
+    let told = named(masqueraded, "10.96.0.1:6379");
+    assert_eq!(both(&told), ["cart", "redis-0 redis Original"]);
+    assert!(!is_open_to_ipvs(&told));
+}
+
+#[test]
+fn ipvs_is_asked_about_whole_flows_of_its_protocols() {
+    let sent = drop(NODE_NETNS, "10.0.0.1:41000", "10.0.0.3:6379");
+    assert_eq!(flows(&sent).count(), 1);
+    let mut entry = sent.clone();
+    entry.conntrack = Some(Conntrack {
+        direction: Some("original".to_owned()),
+        original: tuple("10.0.0.1:41000", "10.0.0.3:6379"),
+        reply: tuple("10.0.0.3:6379", "192.0.2.1:41000"),
+        ..Conntrack::default()
+    });
+    assert_eq!(flows(&entry).count(), 2);
+    let mut portless = sent.clone();
+    portless.destination.port = None;
+    let mut icmp = sent;
+    icmp.network.transport = Some("icmp".to_owned());
+    assert_eq!((flows(&portless).count(), flows(&icmp).count()), (0, 0));
+}
+
+#[test]
 fn what_a_tunnel_carries_has_names() {
     let mut outer = drop(NODE_NETNS, "192.0.2.2:5000", "192.0.2.1:8472");
     outer.inner = Some(Inner {
@@ -247,7 +303,7 @@ fn several_services_of_one_backend_are_listed_not_picked() {
     };
     inventory.apply(Source::Api, Timestamp(0), Change::Set(Object::Slice(other)));
     let mut drop = drop(NODE_NETNS, "10.0.0.1:1", "10.0.0.3:6379");
-    name(&mut drop, &inventory, &host());
+    name(&mut drop, &inventory, &host(), &|_| None);
     let k8s = drop.destination.k8s.unwrap();
     assert_eq!((k8s.service, k8s.services), (None, vec!["cache".to_owned(), "redis".to_owned()]));
 }

@@ -7,7 +7,7 @@ pub mod file;
 pub mod node;
 pub mod proc;
 
-use super::object::{Change, Source, Update};
+use super::object::{Change, Ipvs, Source, Update};
 use crate::event::model::Timestamp;
 use std::{io, path::PathBuf, thread};
 use tokio::sync::mpsc;
@@ -96,6 +96,14 @@ impl Sink {
     /// If nobody reads any more.
     pub async fn change(&self, source: Source, change: Change) -> Result<(), Closed> {
         self.send(Update::Change(source, now(), change)).await
+    }
+
+    /// Hands on what is known of IPVS.
+    ///
+    /// # Errors
+    /// If nobody reads any more.
+    pub async fn ipvs(&self, known: Ipvs) -> Result<(), Closed> {
+        self.send(Update::Ipvs(known)).await
     }
 
     /// Hands on a line for people.

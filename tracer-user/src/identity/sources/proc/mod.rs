@@ -2,6 +2,7 @@
 //! and pods before anybody else knows them. It is read when something was dropped that nobody can name, never otherwise.
 
 mod addresses;
+mod ipvs;
 mod names;
 mod plan;
 mod ports;
@@ -9,7 +10,7 @@ mod scan;
 
 use super::node::Node;
 use super::{Closed, Sink};
-use crate::identity::object::{Kind, Object, Source};
+use crate::identity::object::{Flow, Kind, Object, Source};
 use plan::{Known, Plan, Work};
 use scan::Found;
 use std::time::Instant;
@@ -38,10 +39,12 @@ pub enum Request {
     Netns(u32),
     /// Whose the ports of the node are.
     Sockets,
+    /// What IPVS has of a flow.
+    Flow(Flow),
 }
 
-/// Tells whose the network namespaces are, once now, and what changed since whenever it is asked; whose the ports are
-/// only when it is asked. Without anybody who could ask it waits for the end.
+/// Tells whose the network namespaces are and whether there is IPVS, once now, and what changed since whenever it is asked; whose the ports are
+/// and what IPVS has only when it is asked. Without anybody who could ask it waits for the end.
 ///
 /// # Errors
 /// When nobody reads any more, which is the only end.
@@ -80,6 +83,10 @@ impl Watch {
             while let Some(work) = plan.take(Instant::now()) {
                 let began = Instant::now();
                 let changes = match work {
+                    Work::Flows => {
+                        self.look_at_ipvs(plan.flows()).await?;
+                        Vec::new()
+                    }
                     Work::Netns => {
                         let owners = self.read(scan::owners, Object::Netns).await?;
                         self.netns.update(owners)
@@ -106,6 +113,15 @@ impl Watch {
                 // What was asked for last is not owed any more: who asked is gone.
                 None => std::future::pending().await,
             }
+        }
+    }
+
+    /// Tells what IPVS has of flows.
+    async fn look_at_ipvs(&self, flows: Vec<Flow>) -> Result<(), Closed> {
+        let node = self.options.node.clone();
+        match tokio::task::spawn_blocking(move || ipvs::look(&node, &flows)).await {
+            Ok(found) => self.sink.ipvs(found).await,
+            Err(_) => Ok(()),
         }
     }
 

@@ -1,14 +1,18 @@
 //! When to read /proc, and what to tell of it. Nothing here reads anything or asks the clock.
 
 use super::Request;
-use crate::identity::object::{Change, Key, Kind, Object};
-use std::collections::{BTreeMap, HashMap};
+use crate::identity::object::{Change, Flow, Key, Kind, Object};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// Between two scans for network namespaces, at least.
 const NETNS: Duration = Duration::from_millis(250);
 /// Between two scans for ports, at least.
 const SOCKETS: Duration = Duration::from_secs(1);
+/// Between two looks at IPVS's connections, at least: a drop waits for the answer.
+const FLOWS: Duration = Duration::from_millis(100);
+/// Flows that wait for one.
+const MOST_FLOWS: usize = 1024;
 /// Reading takes at most one part of so many of the time.
 const SHARE: u32 = 10;
 /// How soon a scan is made again for a netns that the last one was made for: first, and at most. One without processes
@@ -25,6 +29,8 @@ pub(super) enum Work {
     Netns,
     /// Whose the ports are.
     Sockets,
+    /// What IPVS has of flows: of [`Plan::flows`].
+    Flows,
 }
 
 /// What is wanted, and when it may be read.
@@ -32,6 +38,8 @@ pub(super) enum Work {
 pub(super) struct Plan {
     netns: Task,
     sockets: Task,
+    flows: Task,
+    asked: HashSet<Flow>,
     /// Those that a scan was made for: when the next may be, and the pause after that.
     looked: HashMap<u32, (Instant, Duration)>,
     swept: Option<Instant>,
@@ -55,15 +63,27 @@ impl Task {
 }
 
 impl Plan {
-    /// Wants the network namespaces, whoever asks.
+    /// Wants the network namespaces, and to know whether there is IPVS, whoever asks.
     pub(super) fn begin(&mut self) {
         self.netns.wanted = true;
+        self.flows.wanted = true;
+    }
+
+    /// The flows that were asked about; they are no more after that.
+    pub(super) fn flows(&mut self) -> Vec<Flow> {
+        self.asked.drain().collect()
     }
 
     /// Somebody asks.
     pub(super) fn ask(&mut self, request: Request, now: Instant) {
         match request {
             Request::Sockets => self.sockets.wanted = true,
+            Request::Flow(flow) => {
+                self.flows.wanted = true;
+                if self.asked.len() < MOST_FLOWS {
+                    self.asked.insert(flow);
+                }
+            }
             Request::Netns(inode) => {
                 self.forget(now);
                 let is_full = self.looked.len() >= MOST;
@@ -95,7 +115,11 @@ impl Plan {
 
     /// What to read now.
     pub(super) fn take(&mut self, now: Instant) -> Option<Work> {
-        for (task, work) in [(&mut self.netns, Work::Netns), (&mut self.sockets, Work::Sockets)] {
+        for (task, work) in [
+            (&mut self.flows, Work::Flows),
+            (&mut self.netns, Work::Netns),
+            (&mut self.sockets, Work::Sockets),
+        ] {
             if task.is_due(now) {
                 task.wanted = false;
                 return Some(work);
@@ -109,12 +133,13 @@ impl Plan {
         match work {
             Work::Netns => self.netns.done(NETNS, began, now),
             Work::Sockets => self.sockets.done(SOCKETS, began, now),
+            Work::Flows => self.flows.done(FLOWS, began, now),
         }
     }
 
     /// When to read what is wanted and may not be read yet.
     pub(super) fn next(&self) -> Option<Instant> {
-        let wanted = [&self.netns, &self.sockets].into_iter().filter(|task| task.wanted);
+        let wanted = [&self.netns, &self.sockets, &self.flows].into_iter().filter(|task| task.wanted);
         wanted.filter_map(|task| task.not_before).min()
     }
 }
@@ -180,10 +205,10 @@ mod tests {
     fn a_slow_scan_is_made_less_often() {
         let start = Instant::now();
         let mut plan = Plan::default();
-        plan.begin();
+        plan.ask(Request::Netns(1), start);
         assert_eq!(plan.take(start), Some(Work::Netns));
         plan.done(Work::Netns, start, start + 300 * MS);
-        plan.ask(Request::Netns(1), start + 300 * MS);
+        plan.ask(Request::Netns(2), start + 300 * MS);
         assert_eq!(plan.next(), Some(start + 3300 * MS));
     }
 
@@ -226,6 +251,22 @@ mod tests {
         assert_eq!(plan.take(start + 2 * MS), Some(Work::Netns));
         assert_eq!(plan.take(start + 2 * MS), None);
         assert_eq!(plan.next(), Some(start + SOCKETS));
+    }
+
+    #[test]
+    fn flows_are_looked_for_together_and_bounded() {
+        let start = Instant::now();
+        let end = |port| std::net::SocketAddr::from(([10, 0, 0, 1], port));
+        let flow = |port| Flow { netns: None, protocol: 6, source: end(port), destination: end(80) };
+        let mut plan = Plan::default();
+        plan.begin();
+        assert_eq!((plan.take(start), plan.flows()), (Some(Work::Flows), vec![]));
+        plan.done(Work::Flows, start, start + MS);
+        assert_eq!(plan.take(start), Some(Work::Netns));
+        (0..5000).chain(0..5000).for_each(|port| plan.ask(Request::Flow(flow(port)), start + MS));
+        assert_eq!((plan.take(start + MS), plan.next()), (None, Some(start + FLOWS)));
+        assert_eq!(plan.take(start + FLOWS), Some(Work::Flows));
+        assert_eq!((plan.flows().len(), plan.flows().len()), (MOST_FLOWS, 0));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::ports::{self, Ports};
 use crate::identity::cgroup;
 use crate::identity::object::{Cgroup, NetnsOwner, Socket};
 use crate::identity::sources::node::Node;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
@@ -88,6 +88,19 @@ pub(super) fn sockets(node: &Node) -> Found<Socket> {
         }
     });
     Found { things, processes, denied }
+}
+
+/// A process in each of these network namespaces, where there is one.
+pub(super) fn processes_in(proc: &Path, mut wanted: HashSet<u32>) -> Vec<(u32, u32)> {
+    let mut found = Vec::new();
+    if !wanted.is_empty() {
+        walk(proc, |pid, netns, _| {
+            if wanted.remove(&netns) {
+                found.push((netns, pid));
+            }
+        });
+    }
+    found
 }
 
 /// Calls `look` with each process, its network namespace and the node's. Returns how many there were, and how many could
