@@ -178,6 +178,9 @@ async fn follow(
     mut stream: Stream,
     mut updates: Option<Updates>,
 ) -> anyhow::Result<(End, Summary)> {
+    // Before it says that it watches: who reads that may end it at once.
+    let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
     announce(live, &mut stream, &mut updates).await?;
     let began = Instant::now();
     let now = |stream: &mut Stream| Now {
@@ -210,8 +213,6 @@ async fn follow(
     let mut shown = 0;
     let mut asked: Option<Asked> = None;
     let is_filtered = !live.filter.is_empty();
-    let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
     let deadline = live.run.duration.map(|duration| tokio::time::Instant::now() + duration);
 
     let mut flow = ControlFlow::Continue(());
