@@ -18,6 +18,7 @@ pub mod kube_api;
 pub mod listing;
 pub mod mount;
 pub mod namespace;
+pub mod netkit;
 pub mod objects;
 pub mod packet;
 pub mod program;
@@ -29,6 +30,7 @@ mod socket;
 pub mod tc;
 pub mod topology;
 pub mod tunnel_proxy;
+pub mod xdp;
 
 use anyhow::{Result, ensure};
 use std::thread;

@@ -2,13 +2,14 @@
 //! the layouts of its versions.
 
 use super::expect::{Expect, verify, watch};
-use super::tc::{Bed, need_names};
+use super::tc::{Bed, drops_on, netkit_wire};
 use super::{beside, both, one};
-use crate::bed::cilium::{Maps, Metrics, Rule, Version, old_words, words};
+use crate::bed::cilium::{Maps, Metrics, Rule, Version, authenticated, old_words, words};
 use crate::bed::droptrace::Droptrace;
 use crate::bed::kernel;
 use crate::bed::kube_api::{KubeApi, objects};
 use crate::bed::mount::with_bpffs;
+use crate::bed::netkit::Wire;
 use crate::bed::tc::{Does, Hook, Program};
 use crate::bed::topology::Family;
 use anyhow::{Context, Result, ensure};
@@ -42,6 +43,7 @@ pub(super) fn trials() -> Vec<Trial> {
     trials.push(one("cilium::unseen", Family::V4, unseen));
     trials.push(one("cilium::no_maps", Family::V4, no_maps));
     trials.push(one("cilium::nothing_left", Family::V4, nothing_left));
+    trials.extend(both("cilium::netkit", netkit));
     trials.push(one("cilium::foreign_program", Family::V4, foreign_program));
     trials
 }
@@ -71,7 +73,6 @@ fn program(words: [u32; 5]) -> Result<Program> {
 
 /// The pod's side of a test bed with such a program on it; the maps are the caller's.
 fn attach(bed: &Bed, words: [u32; 5]) -> Result<()> {
-    need_names()?;
     bed.add_filter(&program(words)?, 1)
 }
 
@@ -406,8 +407,11 @@ fn deny_entry(version: Version, family: Family) -> Result<()> {
     })
 }
 
+/// The pods had authenticated to each other a while ago, and not since.
 fn authentication(family: Family) -> Result<()> {
     with_bpffs(|| {
+        // Of another way, and of another pod, it is valid still.
+        authenticated(&[(POD, PEER, 7, 1, -100), (POD, PEER, 7, 2, 1000), (POD, 5, 0, 1, 1000)])?;
         let bed = Bed::new(family, Hook::Ingress)?;
         let rule = Rule { auth: 1, ..allow(PEER, PORT) };
         let peers = [(bed.from.ip(), PEER)];
@@ -421,7 +425,11 @@ fn authentication(family: Family) -> Result<()> {
         let expect = said(&bed, UNAUTHENTICATED, "Authentication required", "auth")
             .field("/drop/cilium/extended_error", 1)
             .field("/drop/cilium/entry/auth", 1)
-            .field("/drop/cilium/entry/deny", false);
+            .field("/drop/cilium/entry/deny", false)
+            .field("/drop/cilium/notes/1", Value::Null);
+        let notes: Vec<_> = (99..130).map(|seconds| format!("the authentication of identity {POD} with identity {PEER} (on node id 7) had expired {seconds} s before the drop (cilium_auth_map)")).collect();
+        let notes: Vec<_> = notes.iter().map(String::as_str).collect();
+        let expect = expect.field_among("/drop/cilium/notes/0", &notes);
         verify(stream, &[expect], &[&bed.pair.client.netns])
     })
 }
@@ -500,7 +508,6 @@ fn nothing_left(family: Family) -> Result<()> {
 
 /// The very same words, by somebody else's program.
 fn foreign_program(family: Family) -> Result<()> {
-    need_names()?;
     let bed = Bed::new(family, Hook::Ingress)?;
     let words = words(WORLD, POD, DENIED, ENDPOINT.into());
     bed.add_filter(&Program::load("bouncer", Does::MarkAndDrop(words))?, 1)?;
@@ -508,4 +515,26 @@ fn foreign_program(family: Family) -> Result<()> {
     bed.send()?;
     let expect = bed.drops().field("/drop/cilium", Value::Null).field("/drop/bpf/program", "bouncer");
     verify(stream, &[expect], &[&bed.pair.client.netns])
+}
+
+/// A pod behind a netkit device: what Cilium left in the packet is still there.
+fn netkit(family: Family) -> Result<()> {
+    with_bpffs(|| {
+        let wire = netkit_wire()?;
+        let to = Wire::ends(family)?.1.ip();
+        let _maps = Maps::new(Version::V19, ENDPOINT, POD, &[to], &[], &[allow(PEER, OTHER)])?;
+        let program = program(words(WORLD, POD, DENIED, ENDPOINT.into()))?;
+        let _link = program.attach_to_netkit(&wire.client, "c0")?;
+        let stream = watch()?;
+        let expect = drops_on(&wire, family)?
+            .field("/drop/class", "policy")
+            .field("/drop/bpf", Value::Null)
+            .field("/drop/cilium/code", DENIED)
+            .field("/drop/cilium/endpoint", ENDPOINT)
+            .field("/drop/cilium/direction", "ingress")
+            .field("/drop/cilium/program", "cil_from_netdev")
+            .field("/drop/cilium/allowed_now", false)
+            .field("/drop/cilium/unread", json!([]));
+        verify(stream, &[expect], &[&wire.client])
+    })
 }

@@ -4,8 +4,11 @@ use super::correlate;
 use super::host::Host;
 use super::inventory::Inventory;
 use super::object::{Change, Object, Update};
+use super::policy::PolicyKind;
 use super::select::{Selected, Selection};
-use super::sources::Request;
+use super::sources::{Request, agent};
+use crate::cilium::identity::{self, Identity};
+use crate::cilium::model::{Cilium, VerdictBy};
 use crate::event::model::{Drop, Timestamp};
 use crate::filter::{Filter, Flag, Value, near};
 use std::collections::HashMap;
@@ -38,6 +41,9 @@ pub struct Names {
     version: u64,
     requests: Option<mpsc::Sender<Request>>,
     asked: HashMap<Request, Instant>,
+    agent: Option<agent::Handle>,
+    /// What Cilium's agent was asked, and when.
+    asked_agent: HashMap<agent::Request, Instant>,
     /// Network namespaces and addresses that had no name, since when.
     nameless: HashMap<Nameless, Instant>,
     forgot: Instant,
@@ -57,6 +63,31 @@ pub struct News {
     pub pods: Vec<String>,
     /// Addresses and namespaces that found no room in the kernel half.
     pub left_out: usize,
+}
+
+/// What only Cilium's agent can tell of a drop: the labels of identities that no source has told of, and of those that have
+/// another meaning on each node; and policies where neither API server nor file has told of all.
+fn missing(said: &Cilium, inventory: &Inventory) -> Vec<agent::Request> {
+    let ends = [&said.source_identity, &said.destination_identity].into_iter().flatten();
+    let entries = said.entry.iter().chain(&said.nearest).filter_map(|entry| entry.identity.as_ref());
+    let is_missing = |it: &&Identity| {
+        let is_nodes_own =
+            matches!(identity::kind(it.id), identity::Kind::Local | identity::Kind::RemoteNode);
+        it.labels.is_none() || is_nodes_own && inventory.identity(it.id).is_some()
+    };
+    let identities = ends.chain(entries).filter(is_missing).map(|it| agent::Request::Identity(it.id));
+    let kinds = [PolicyKind::Network, PolicyKind::Cilium, PolicyKind::Clusterwide];
+    let is_policys = said.verdict_by.is_some_and(|by| by != VerdictBy::Other);
+    let lacks = is_policys && !kinds.into_iter().all(|kind| inventory.has_policies_of_cluster(kind));
+    identities.chain(lacks.then_some(agent::Request::Policies)).collect()
+}
+
+/// True if a question has had an answer.
+fn is_told(request: agent::Request, inventory: &Inventory) -> bool {
+    match request {
+        agent::Request::Identity(id) => inventory.identity(id).is_some(),
+        agent::Request::Policies => inventory.knows_policies(PolicyKind::Clusterwide),
+    }
 }
 
 impl Default for Names {
@@ -79,9 +110,38 @@ impl Names {
             version: 0,
             requests,
             asked: HashMap::new(),
+            agent: None,
+            asked_agent: HashMap::new(),
             nameless: HashMap::new(),
             forgot: Instant::now(),
         }
+    }
+
+    /// Asks Cilium's agent, too.
+    #[must_use]
+    pub fn with_agent(self, agent: agent::Handle) -> Self {
+        Self { agent: Some(agent), ..self }
+    }
+
+    /// Asks Cilium's agent for what it alone can tell of a drop by Cilium. True if its answer may be on its way; `waited` is how
+    /// long this drop has waited already.
+    pub fn awaits_agent(&mut self, said: &Cilium, waited: Duration) -> bool {
+        let Some(agent) = &self.agent else { return false };
+        let now = Instant::now();
+        if self.asked_agent.len() >= MAX_ASKED {
+            self.asked_agent.retain(|_, asked| now < *asked + ASKED);
+        }
+        let mut awaits = false;
+        for request in missing(said, &self.inventory) {
+            let is_new = self.asked_agent.get(&request).is_none_or(|asked| now >= *asked + ASKED);
+            // Where it is behind, it will be asked again.
+            if is_new && self.asked_agent.len() < MAX_ASKED && agent.ask(request) {
+                self.asked_agent.insert(request, now);
+            }
+            awaits |= self.asked_agent.get(&request).is_some_and(|asked| now < *asked + PATIENCE)
+                && !is_told(request, &self.inventory);
+        }
+        awaits && agent.is_there() && waited < PATIENCE
     }
 
     /// What is known.
