@@ -1,5 +1,6 @@
 //! The test bed: network namespaces and what connects them, senders, and the runner of the binary under test.
 
+pub mod agent;
 pub mod arptables;
 pub mod backend;
 pub mod cgroup;

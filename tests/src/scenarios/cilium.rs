@@ -4,12 +4,14 @@
 use super::expect::{Expect, verify, watch};
 use super::tc::{Bed, drops_on, netkit_wire};
 use super::{beside, both, one};
+use crate::bed::agent::Agent;
 use crate::bed::cilium::{Maps, Metrics, Rule, Version, authenticated, old_words, words};
 use crate::bed::droptrace::Droptrace;
 use crate::bed::kernel;
 use crate::bed::kube_api::{KubeApi, objects};
 use crate::bed::mount::with_bpffs;
 use crate::bed::netkit::Wire;
+use crate::bed::packet;
 use crate::bed::tc::{Does, Hook, Program};
 use crate::bed::topology::Family;
 use anyhow::{Context, Result, ensure};
@@ -40,6 +42,7 @@ pub(super) fn trials() -> Vec<Trial> {
     trials.push(one("cilium::policies_of_a_file", Family::V4, policies_of_a_file));
     trials.push(one("cilium::policy_that_denies", Family::V4, policy_that_denies));
     trials.push(one("cilium::policies_unknown", Family::V4, policies_unknown));
+    trials.extend(both("cilium::agent", agent));
     trials.push(one("cilium::unseen", Family::V4, unseen));
     trials.push(one("cilium::no_maps", Family::V4, no_maps));
     trials.push(one("cilium::nothing_left", Family::V4, nothing_left));
@@ -330,6 +333,57 @@ fn policies_unknown(family: Family) -> Result<()> {
                  auth can-i list ciliumnetworkpolicies.cilium.io --all-namespaces` says whether the API server would",
             );
         verify(stream, &[expect], &[&bed.pair.client.netns])
+    })
+}
+
+/// Without an API server its agent tells what identities stand for, and which policies there are.
+fn agent(family: Family) -> Result<()> {
+    with_bpffs(|| {
+        let of_shop = "k8s:io.kubernetes.pod.namespace=shop";
+        let app =
+            |app: &str| json!({"matchLabels": {"k8s:app": app, "k8s:io.kubernetes.pod.namespace": "shop"}});
+        let web = json!({"endpointSelector": app("redis"), "ingress": [{"fromEndpoints": [app("web")]}]});
+        let other = json!({"endpointSelector": app("cart"), "ingress": [{}]});
+        let agent = Agent::start(
+            &[(POD, &["k8s:app=redis", of_shop]), (PEER, &["k8s:app=cart", of_shop])],
+            &[("NetworkPolicy", "shop", "from-web", web), ("NetworkPolicy", "shop", "other", other)],
+        )?;
+        let bed = Bed::new(family, Hook::Ingress)?;
+        let peers = [(bed.from.ip(), PEER)];
+        let _maps = Maps::new(Version::V18, ENDPOINT, POD, &[bed.to.ip()], &peers, &[])?;
+        attach(&bed, words(PEER, POD, DENIED, ENDPOINT.into()))?;
+        let mut command = crate::bed::droptrace::command(&["-o", "json", "--all", "--offline"])?;
+        command.env("CILIUM_SOCK", agent.socket());
+        let stream = Droptrace::spawn(command)?;
+        stream.wait("attached", |output| output.stderr.contains(crate::bed::droptrace::ATTACHED))?;
+        // It is asked about what was dropped, and not before.
+        ensure!(agent.asked().is_empty(), "{:?}", agent.asked());
+        let mut first = bed.to;
+        first.set_port(OTHER);
+        bed.pair.client.inject(&[packet::udp(bed.from, first, b"first")])?;
+        let deadline = Instant::now() + crate::bed::patience();
+        while agent.asked().len() < 3 {
+            ensure!(Instant::now() < deadline, "it was asked for {:?} only", agent.asked());
+            thread::sleep(Duration::from_millis(20));
+        }
+        // The answers are on their way.
+        thread::sleep(Duration::from_millis(500));
+        bed.send()?;
+        let labels = |id: u32, app: &str| json!({"id": id, "labels": [format!("k8s:app={app}"), of_shop]});
+        let why = "peer labels: needs app=web, the peer has app=cart";
+        let policies =
+            json!([{"namespace": "shop", "kind": "NetworkPolicy", "name": "from-web", "why_not": why}]);
+        let expect = bed
+            .drops()
+            .field("/drop/cilium/source_identity", labels(PEER, "cart"))
+            .field("/drop/cilium/destination_identity", labels(POD, "redis"))
+            .field("/drop/cilium/policies", policies)
+            .field("/drop/cilium/unread", json!([]));
+        let to_first = Expect::drops(1, &bed.pair.server.netns).flow("udp", bed.from, first);
+        verify(stream, &[expect, to_first], &[&bed.pair.client.netns])?;
+        let asked = agent.asked();
+        ensure!(asked.len() < 9 && asked.iter().all(|line| line.starts_with("GET /v1/")), "{asked:?}");
+        Ok(())
     })
 }
 

@@ -112,7 +112,7 @@ fn xdp_generic() -> Result<()> {
     pair.client.inject(&vec![packet::udp(from, to, b"unwanted"); 3])?;
     let expect = Expect::drops(3, netns)
         .flow("udp", from, to)
-        .reason(&["XDP"])
+        .reason(&["NOT_SPECIFIED", "XDP"])
         .at(&["do_xdp_generic", "netif_receive_generic_xdp"])
         .interface("s0");
     verify(stream, &[expect], &[&pair.client.netns])

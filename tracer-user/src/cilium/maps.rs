@@ -791,6 +791,34 @@ mod tests {
     }
 
     #[test]
+    fn drops_of_ciliums_xdp_program() {
+        // Reason, direction, line, file.
+        let is = |reason, file| is_xdp_drop(&[reason, 1, 9, 0, file, 0, 0, 0]);
+        assert_eq!(
+            [is(133, 4), is(133, 2), is(0, 4), is(133, 0)],
+            [Some(true), Some(false), Some(false), None]
+        );
+        assert_eq!(is_xdp_drop(&[133]), None);
+    }
+
+    #[test]
+    fn who_has_authenticated() {
+        let key = [&[1, 0, 0, 0, 2, 0, 0, 0][..], &7_u16.to_ne_bytes(), &[3, 0]].concat();
+        let found = Authentication::entry(&key, &1_953_125_u64.to_ne_bytes()).unwrap();
+        let Authentication { local, remote, node, kind, expires } = found;
+        assert_eq!((local.to_le(), remote.to_le(), node, kind), (1, 2, 7, 3));
+        // A second is 1,953,125 units.
+        assert_eq!(expires, Timestamp(1_000_000_000));
+        assert_eq!(
+            [Authentication::entry(&key[..10], &[0; 8]), Authentication::entry(&key, &[0; 4])],
+            [None; 2]
+        );
+        let shape = Shape { kind: HASH, key: 12, value: 8 };
+        assert!(Authentication::check("cilium_auth_map", shape).is_ok());
+        assert!(Authentication::check("cilium_auth_map", Shape { value: 16, ..shape }).is_err());
+    }
+
+    #[test]
     fn metrics_are_added_up_over_the_cpus() {
         let cpu = |packets: u64| [packets.to_ne_bytes(), [0xff; 8]].concat();
         assert_eq!(metric(&[133, 1, 0, 0, 0, 0, 0, 0], &[cpu(3), cpu(0), cpu(39)].concat()), Some((133, 42)));

@@ -70,7 +70,7 @@ impl Pins {
     /// # Errors
     /// When the map can't be read.
     pub fn xdp_drops(&self) -> Result<Option<u64>, Unread> {
-        let of_one = |(key, value): &(Vec<u8>, Vec<u8>)| {
+        let of_one = |(key, value): (&Vec<u8>, &Vec<u8>)| {
             let (_, packets) = metric(key, value)?;
             Some(if is_xdp_drop(key)? { packets } else { 0 })
         };
@@ -79,14 +79,14 @@ impl Pins {
     }
 
     /// The entries of cilium_metrics.
-    fn counted(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Unread> {
+    fn counted(&self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Unread> {
         let (pin, map) = self.open(&["cilium_metrics"], "this Cilium counts nothing")?;
         check_metrics(&pin, map.shape)?;
         let entries = map.entries().map_err(|source| self.refused(&pin, source))?;
         if !entries.is_whole {
             return Err(self.refused(&pin, io::Error::other("it is too large")));
         }
-        Ok(entries.read.into_iter().collect())
+        Ok(entries.read)
     }
 
     /// The first of some pins that is there, and its name.
@@ -475,14 +475,15 @@ mod tests {
             let cpu = [5_u64, 0].map(u64::to_ne_bytes).concat();
             let cpus = cpu.repeat(possible_cpus().unwrap());
             let of = |reason, direction| vec![reason, direction, 0, 0, 0, 0, 0, 0];
-            pin(
-                root,
-                "cilium_metrics",
-                PERCPU_HASH,
-                &[(of(133, 1), cpus.clone()), (of(133, 2), cpus.clone()), (of(0, 1), cpus)],
-            );
+            let counted = [(of(133, 1), cpus.clone()), (of(133, 2), cpus.clone()), (of(0, 1), cpus.clone())];
+            let map = pin(root, "cilium_metrics", PERCPU_HASH, &counted);
             let each = 5 * possible_cpus().unwrap() as u64;
             assert_eq!(pins.metrics().unwrap(), Metrics::from([(0, each), (133, 2 * each)]));
+            assert_eq!(pins.xdp_drops().unwrap(), None);
+            // In bpf_xdp.c, and in another file.
+            update(&map, &[144, 1, 9, 0, 4, 0, 0, 0], &cpus).unwrap();
+            update(&map, &[133, 1, 9, 0, 2, 0, 0, 0], &cpus).unwrap();
+            assert_eq!(pins.xdp_drops().unwrap(), Some(each));
         });
     }
 

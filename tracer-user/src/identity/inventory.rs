@@ -247,7 +247,7 @@ impl Inventory {
                 .into_iter()
                 .any(|source| self.lists.get(&(source, kind)).is_some_and(|list| list.known.contains(&key)));
             if !is_others {
-                self.delete(Source::Agent, at, kind, &key);
+                self.delete(Source::Api, at, kind, &key);
             }
         }
     }
@@ -285,6 +285,10 @@ impl Inventory {
     }
 
     fn delete(&mut self, source: Source, at: Timestamp, kind: Kind, key: &Key) {
+        if source == Source::Agent && self.is_told_by_cluster(kind, key) {
+            // What the agent has no more, or not yet, was not its own.
+            return;
+        }
         match kind {
             Kind::Pod => {
                 let name = key.split_once('/').map(|(namespace, name)| Name::new(namespace, name));

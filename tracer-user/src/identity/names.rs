@@ -368,3 +368,72 @@ impl Names {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::object::{Identity as Told, Kind, Source};
+    use super::*;
+    use crate::cilium::model::Entry;
+
+    fn said(source: u32) -> Cilium {
+        Cilium {
+            verdict_by: Some(VerdictBy::DefaultDeny),
+            source_identity: Some(Identity::named(source, &identity::Nobody)),
+            destination_identity: Some(Identity::named(2, &identity::Nobody)),
+            nearest: vec![Entry { identity: Some(Identity { id: 5000, labels: None }), ..Entry::default() }],
+            ..Cilium::default()
+        }
+    }
+
+    fn learn(names: &mut Names, source: Source, change: Change) {
+        names.learn(Update::Change(source, Timestamp(1), change));
+    }
+
+    fn identity_of(id: u32) -> Change {
+        Change::Set(Object::Identity(Told { id, labels: Default::default() }))
+    }
+
+    const KINDS: [PolicyKind; 3] = [PolicyKind::Network, PolicyKind::Cilium, PolicyKind::Clusterwide];
+
+    #[test]
+    fn the_agent_is_asked_once_for_what_nobody_else_tells() {
+        // A path that is there is as good as a socket until it is asked.
+        let options = agent::Options { sockets: vec!["/".into()] };
+        let (handle, mut questions) = agent::channel(options);
+        let mut names = Names::default().with_agent(handle);
+        assert!(names.awaits_agent(&said(4711), Duration::ZERO));
+        let [first, second] = [4711, 5000].map(agent::Request::Identity);
+        assert_eq!(questions.asked(), [first, second, agent::Request::Policies]);
+        // Still on its way, but not asked again, nor waited for longer than for other names.
+        assert!(names.awaits_agent(&said(4711), Duration::from_millis(10)));
+        assert!(!names.awaits_agent(&said(4711), PATIENCE));
+        assert_eq!(questions.asked(), []);
+        for id in [4711, 5000] {
+            learn(&mut names, Source::Agent, identity_of(id));
+        }
+        assert!(names.awaits_agent(&said(4711), Duration::ZERO));
+        for kind in KINDS {
+            learn(&mut names, Source::Agent, Change::End(Kind::Policy(kind)));
+        }
+        assert!(!names.awaits_agent(&said(4711), Duration::ZERO));
+        // No policy's verdict has policies.
+        let other = Cilium { verdict_by: Some(VerdictBy::Other), ..said(4712) };
+        assert!(names.awaits_agent(&other, Duration::ZERO));
+        assert_eq!(questions.asked(), [agent::Request::Identity(4712)]);
+    }
+
+    #[test]
+    fn where_the_cluster_has_told_the_agent_is_not_asked() {
+        let (handle, mut questions) = agent::channel(agent::Options { sockets: vec!["/nowhere".into()] });
+        let mut names = Names::default().with_agent(handle);
+        for kind in KINDS {
+            learn(&mut names, Source::Api, Change::End(Kind::Policy(kind)));
+        }
+        let known = Cilium { source_identity: None, nearest: vec![], ..said(0) };
+        assert!(!names.awaits_agent(&known, Duration::ZERO));
+        assert_eq!(questions.asked(), []);
+        // What has another meaning on each node is asked for; without a socket nobody waits.
+        assert!(!names.awaits_agent(&said(1 << 24 | 7), Duration::ZERO));
+        assert_eq!(questions.asked(), [1 << 24 | 7, 5000].map(agent::Request::Identity));
+    }
+}

@@ -206,7 +206,7 @@ impl Reading<'_> {
             list.into_iter().map(|one| selector(one, key, cut).map(Peer::Nodes)).collect::<Result<_, _>>()
         });
         add(nodes.transpose()?);
-        add(wire.from_groups.map(|list| cut.take(list, limits::PEERS).map(group).collect()));
+        add(wire.from_groups.map(|list| cut.take(list, limits::PEERS).map(|one| group(&one)).collect()));
         if wire.from_requires.is_some_and(|list| !list.is_empty()) {
             // It narrows what the others say.
             peers = Some(vec![Peer::Unread("requires")]);
@@ -269,7 +269,7 @@ fn group_or_block(wire: Block, cut: &mut Cut) -> Peer {
 
 /// A group of a cloud provider (pkg/policy/api/groups.go): the operator asks the provider for its addresses, and makes another
 /// policy of them.
-fn group(wire: Groups) -> Peer {
+fn group(wire: &Groups) -> Peer {
     let of = if wire.aws.is_some() { "an AWS security group" } else { "a group of a cloud provider" };
     Peer::Listed(format!("{of} (toGroups; Cilium puts its addresses into a policy of their own)"))
 }

@@ -94,6 +94,14 @@ pub fn channel(options: Options) -> (Handle, Questions) {
     (handle, Questions { options, requests, is_there })
 }
 
+#[cfg(test)]
+impl Questions {
+    /// What was asked and not answered yet.
+    pub(crate) fn asked(&mut self) -> Vec<Request> {
+        std::iter::from_fn(|| self.requests.try_recv().ok()).collect()
+    }
+}
+
 /// Answers questions, one at a time.
 ///
 /// # Errors

@@ -63,8 +63,10 @@ fn told(says: Vec<Vec<u8>>, requests: &[Request]) -> (Vec<Update>, Vec<String>, 
 }
 
 fn notes(updates: &[Update]) -> Vec<&str> {
-    let note = |update| if let &Update::Note(ref line) = update { Some(&**line) } else { None };
-    updates.iter().filter_map(note).collect()
+    updates
+        .iter()
+        .filter_map(|update| if let Update::Note(line) = update { Some(&**line) } else { None })
+        .collect()
 }
 
 #[test]
