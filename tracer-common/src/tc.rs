@@ -36,6 +36,8 @@ pub mod tc_word {
     /// A filter doesn't give its verdict itself, as tcx programs and those with `direct-action` do: its actions may go on to
     /// the filters of another chain, which are not looked at.
     pub const INDIRECT: u32 = 1 << 11;
+    /// No tc hook, but a netkit device (drivers/net/netkit.c, from 6.7), whose programs are run as it sends.
+    pub const NETKIT: u32 = 1 << 12;
 }
 
 /// Where the kernel keeps what is on tc hooks: offsets in bytes, [`ABSENT`] where this kernel has no such field.
@@ -47,6 +49,8 @@ pub struct TcLayout {
     pub receive: TextRange,
     /// Text of __dev_queue_xmit, likewise for egress.
     pub transmit: TextRange,
+    /// Text of netkit_xmit (drivers/net/netkit.c), which frees what a netkit device's programs drop.
+    pub netkit: TextRange,
     /// Number of the drop reason TC_INGRESS.
     pub reason_ingress: u32,
     /// Number of the drop reason TC_EGRESS.
@@ -91,6 +95,15 @@ pub struct TcLayout {
     pub program_aux: u32,
     /// bpf_prog_aux.id
     pub aux_id: u32,
+    /// Where a driver's own structure begins, from the start of struct net_device (netdev_priv(),
+    /// include/linux/netdevice.h).
+    pub device_private: u32,
+    /// net_device.flags
+    pub device_flags: u32,
+    /// netkit.peer (struct net_device *, drivers/net/netkit.c), in a netkit device's own structure.
+    pub netkit_peer: u32,
+    /// netkit.active (struct bpf_mprog_entry *)
+    pub netkit_active: u32,
 }
 
 impl TcLayout {
@@ -98,6 +111,7 @@ impl TcLayout {
     pub const NONE: Self = Self {
         receive: TextRange { start: 0, end: 0 },
         transmit: TextRange { start: 0, end: 0 },
+        netkit: TextRange { start: 0, end: 0 },
         reason_ingress: ABSENT,
         reason_egress: ABSENT,
         entry_ingress: ABSENT,
@@ -120,6 +134,10 @@ impl TcLayout {
         bpf_direct: ABSENT,
         program_aux: ABSENT,
         aux_id: ABSENT,
+        device_private: ABSENT,
+        device_flags: ABSENT,
+        netkit_peer: ABSENT,
+        netkit_active: ABSENT,
     };
 }
 
@@ -130,4 +148,4 @@ impl Default for TcLayout {
 }
 
 const _: () = assert!(size_of::<TcFilter>() == 28);
-const _: () = assert!(size_of::<TcLayout>() == 32 + 4 * 22);
+const _: () = assert!(size_of::<TcLayout>() == 48 + 4 * 26);

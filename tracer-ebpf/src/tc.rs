@@ -24,6 +24,8 @@ pub enum Hook {
     None,
     Ingress,
     Egress,
+    /// The programs of a netkit device, which are at no tc hook.
+    Netkit,
 }
 
 /// The hook, and whether the drop reason says so.
@@ -44,6 +46,8 @@ pub unsafe fn hook(control: *const Control, scratch: *const Scratch) -> (Hook, b
             (Hook::Ingress, false)
         } else if (*layout).transmit.has_return(location) {
             (Hook::Egress, false)
+        } else if (*layout).netkit.has_return(location) {
+            (Hook::Netkit, false)
         } else {
             (Hook::None, false)
         }
@@ -62,6 +66,7 @@ pub extern "C" fn attribute_tc(index: u32) -> u32 {
         let (hook, by_reason) = hook(control, scratch);
         let (entry, miniq, egress) = match hook {
             Hook::None => return 0,
+            Hook::Netkit => return attribute_netkit(index),
             Hook::Ingress => ((*layout).entry_ingress, (*layout).miniq_ingress, 0),
             Hook::Egress => ((*layout).entry_egress, (*layout).miniq_egress, tc_word::EGRESS),
         };
@@ -92,6 +97,44 @@ pub extern "C" fn attribute_tc(index: u32) -> u32 {
         let count = if count > tc_word::COUNT { tc_word::COUNT } else { count };
         (*scratch).key.attribution[1] =
             attribution_word(attribution_kind::TC, None, count | egress | by_reason | faults);
+    }
+    1
+}
+
+/// Step: lists the programs of the netkit device that was sending, and puts them into the key. netkit_xmit
+/// (drivers/net/netkit.c) has made `skb->dev` the device that receives before it runs them. Where it gives up before, for
+/// that one is not up, `skb->dev` is still the sender: then no program was run.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn attribute_netkit(index: u32) -> u32 {
+    /// IFF_UP (include/uapi/linux/if.h).
+    const UP: u32 = 1;
+    let scratch = scratch!(index);
+    let control = control!();
+    // SAFETY: map values.
+    unsafe {
+        let layout = &raw const (*control).tc;
+        let private = (*layout).device_private;
+        if !has!(skb_dev) || private == ABSENT {
+            return 0;
+        }
+        let device = skb_field!(scratch, skb_dev, u64);
+        let sender = field(device + private as u64, (*layout).netkit_peer);
+        if sender == 0 || number(sender, (*layout).device_flags) & UP == 0 {
+            return 0;
+        }
+        write_volatile(&raw mut (*scratch).filters, 0);
+        write_volatile(&raw mut (*scratch).faults, 0);
+        let entry = field(sender + private as u64, (*layout).netkit_active);
+        list_entry(scratch, layout, entry);
+        let count = read_volatile(&raw const (*scratch).filters);
+        if count == 0 {
+            return 0;
+        }
+        let faults = read_volatile(&raw const (*scratch).faults);
+        let count = if count > tc_word::COUNT { tc_word::COUNT } else { count };
+        (*scratch).key.attribution[1] =
+            attribution_word(attribution_kind::TC, None, count | tc_word::NETKIT | faults);
     }
     1
 }

@@ -9,6 +9,7 @@ use crate::{
         tracer::{Losses, Settings},
     },
     start::start,
+    xdp,
 };
 use anyhow::Context as _;
 use std::{
@@ -31,6 +32,8 @@ pub fn run(self_test: bool, probes: ProbesWhen, arguments: &[OsString]) -> anyho
         Err(code) => return Ok(code),
     };
     let mut text = report(&stream.mechanisms(), &stream.tables());
+    let xdp = xdp::read().map_err(|error| error.to_string());
+    text.push_str(&xdp::report::report(xdp.as_deref().map_err(String::as_str)));
     let proof = if self_test { Some(stream.repeat_self_test(ROUNDS)) } else { None };
     if let Some(Ok(proof)) = &proof {
         text.push_str(&proof_words(*proof));

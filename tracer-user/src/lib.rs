@@ -14,3 +14,4 @@ pub mod probe;
 pub mod start;
 pub mod stream;
 pub mod tc;
+pub mod xdp;

@@ -91,8 +91,12 @@ fn begin(live: &Live, arguments: &[OsString]) -> anyhow::Result<Result<(Stream, 
         say(&format!("note: peers that do not answer are not told of: {error}"));
     }
     let host = Host::here(stream.node());
-    let (updates, requests) = feed.map(|Feed { updates, requests }| (updates, requests)).unzip();
-    stream.use_names(Names::new(&live.filter, host, requests));
+    let names = |requests| Names::new(&live.filter, host, requests);
+    let (updates, names) = match feed {
+        Some(Feed { updates, requests, agent }) => (Some(updates), names(Some(requests)).with_agent(agent)),
+        None => (None, names(None)),
+    };
+    stream.use_names(names);
     Ok(Ok((stream, updates)))
 }
 

@@ -1,6 +1,6 @@
 //! From the running kernel half to records: events and counts merged, named and dated, with what was lost.
 
-use crate::cilium::{self, model::Cilium};
+use crate::cilium::{self, known::Asked, model::Cilium};
 use crate::event::{
     decode,
     decode::Raw,
@@ -29,13 +29,15 @@ use crate::probe::{
     selftest::{self, Layouts, Learned, NftCounters, Proof, SelfTestError},
     tracer::{Losses, RING_BYTES, Reading, Tracer, TracerError},
 };
-use crate::tc::{self, model::Bpf, programs::Programs};
+use crate::tc::{self, hooks::Hooks, model::Bpf, programs::Programs};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     io, thread,
     time::{Duration, Instant},
 };
-use tracer_common::{Event, FlowKey, Layout, Retransmit, TC_FILTERS, TcFilter, attribution_kind, flow_flag};
+use tracer_common::{
+    Device, Event, FlowKey, Layout, Retransmit, TC_FILTERS, TcFilter, attribution_kind, flow_flag,
+};
 
 /// Records taken from the ring before it is somebody else's turn: as many as can be in it at one moment.
 const BATCH: usize = RING_BYTES / size_of::<Event>() + 1;
@@ -64,6 +66,8 @@ pub struct Stream {
     rulesets: Rulesets,
     /// What is known of programs at tc hooks.
     programs: Programs,
+    /// What is known of tc hooks that the kernel half can't read.
+    hooks: Hooks,
     /// The node's Cilium, if it has one.
     cilium: cilium::node::Node,
     /// Who is at an address.
@@ -89,6 +93,8 @@ struct Held {
     slot: u32,
     since: Instant,
     event: Drop,
+    /// By what Cilium's answer is named once more.
+    asked: Option<Asked>,
 }
 
 /// What of a slot's last full event holds for all its drops.
@@ -129,6 +135,7 @@ impl Stream {
             lab: None,
             rulesets: Rulesets::default(),
             programs: Programs::default(),
+            hooks: Hooks::default(),
             cilium: cilium::node::Node::new(control_block),
             names: Names::default(),
             held: VecDeque::new(),
@@ -449,7 +456,7 @@ impl Stream {
     pub fn release(&mut self, each: &mut dyn FnMut(Record)) {
         for _ in 0..self.held.len() {
             let Some(held) = self.held.pop_front() else { break };
-            if self.names.awaits_name(&held.event, held.since.elapsed()) {
+            if self.awaits(&held.event, held.since.elapsed()) {
                 self.held.push_back(held);
             } else {
                 self.let_go(held, each);
@@ -457,13 +464,26 @@ impl Stream {
         }
     }
 
+    /// True if what names a drop, or what Cilium said of it, may be on its way.
+    fn awaits(&mut self, event: &Drop, waited: Duration) -> bool {
+        let awaits_agent =
+            event.drop.cilium.as_ref().is_some_and(|said| self.names.awaits_agent(said, waited));
+        self.names.awaits_name(event, waited) || awaits_agent
+    }
+
     fn let_go(&mut self, held: Held, each: &mut dyn FnMut(Record)) {
-        let Held { slot, mut event, .. } = held;
+        let Held { slot, mut event, asked, .. } = held;
         if !self.names.means(&event) {
             self.unmeant.insert(slot);
             return;
         }
         self.names.name(&mut event);
+        if let (Some(answer), Some(asked)) = (&mut event.drop.cilium, &asked) {
+            self.cilium.name(answer, asked, self.names.inventory());
+            if let Some(told) = self.told.get_mut(&slot) {
+                told.cilium.clone_from(&event.drop.cilium);
+            }
+        }
         each(Record::Drop(Box::new(event)));
     }
 
@@ -511,11 +531,14 @@ impl Stream {
             event.count = 1;
             event.segments = own;
             event.drop.take_netfilter(netfilter);
-            let bpf = self.at_tc(&raw.key, Some(&raw.filters), event.network.interface.as_deref());
-            event.drop.cilium = bpf
-                .as_ref()
-                .and_then(|bpf| self.cilium.explain(&raw, &event, bpf, self.names.inventory()))
-                .map(Box::new);
+            let mut bpf = self.at_tc(&raw.key, Some(&raw.filters), event.network.interface.as_deref());
+            if let Some(bpf) = &mut bpf {
+                self.name_filters(bpf, raw.device);
+            }
+            let said =
+                bpf.as_ref().and_then(|bpf| self.cilium.explain(&raw, &event, bpf, self.names.inventory()));
+            let (said, asked) = said.map_or((None, None), |(said, asked)| (Some(Box::new(said)), asked));
+            event.drop.cilium = said;
             if let Some(said) = &event.drop.cilium {
                 self.cilium.note(Some(said), 1);
             }
@@ -526,8 +549,8 @@ impl Stream {
             let bpf = bpf.as_ref().map(|answer| Box::new(answer.of_others()));
             let told = Told { class: *class, cause: cause.clone(), netfilter, bpf, cilium: cilium.clone() };
             self.told.insert(raw.slot, told);
-            if self.held.len() < HELD && self.names.awaits_name(&event, Duration::ZERO) {
-                self.held.push_back(Held { slot: raw.slot, since: Instant::now(), event });
+            if self.held.len() < HELD && self.awaits(&event, Duration::ZERO) {
+                self.held.push_back(Held { slot: raw.slot, since: Instant::now(), event, asked });
             } else {
                 each(Record::Drop(Box::new(event)));
             }
@@ -650,6 +673,13 @@ impl Stream {
     ) -> Option<Box<Bpf>> {
         let answer = tc::attribute::answer(key.attribution, filters, interface, |id| self.programs.get(id));
         answer.map(Box::new)
+    }
+
+    /// Names filters of which the kernel half saw no more than that they are there.
+    fn name_filters(&mut self, bpf: &mut Bpf, device: Option<Device>) {
+        let Some(device) = device.filter(|_| tc::filters::has_unread(bpf)) else { return };
+        let listed = self.hooks.filters((device.netns, device.ifindex, bpf.hook == "EGRESS"));
+        tc::filters::name(bpf, &listed, |id| self.programs.get(id));
     }
 
     /// What of netfilter dropped a packet; `None` if netfilter did not.

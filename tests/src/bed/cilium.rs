@@ -7,6 +7,7 @@ use std::ffi::CString;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Where Cilium pins its maps.
 const GLOBALS: &str = "/sys/fs/bpf/tc/globals";
@@ -149,6 +150,25 @@ impl Maps {
         let (key, value) = rule.entry(self.version);
         update(&self.policy, &key, &value)
     }
+}
+
+/// Who has authenticated (cilium_auth_map): entries of local identity, remote identity, the peer's node, type, and the end
+/// from now in seconds. Needs a bpffs of the test's own.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn authenticated(entries: &[(u32, u32, u16, u8, i64)]) -> Result<()> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
+    let mut encoded = Vec::new();
+    for (local, remote, node, kind, seconds) in entries {
+        let [local, remote] = [local, remote].map(|id| id.to_ne_bytes());
+        let key = [&local[..], &remote, &node.to_ne_bytes(), &[*kind, 0]].concat();
+        // Units of 512 ns of Unix time.
+        let end = (i128::try_from(now)? + i128::from(*seconds) * 1_000_000_000) / 512;
+        encoded.push((key, u64::try_from(end)?.to_ne_bytes().to_vec()));
+    }
+    std::fs::create_dir_all(GLOBALS)?;
+    pinned("cilium_auth_map", HASH, (12, 8), &encoded).map(drop)
 }
 
 /// What Cilium counts (cilium_metrics), by drop code.

@@ -1,5 +1,6 @@
 //! The test bed: network namespaces and what connects them, senders, and the runner of the binary under test.
 
+pub mod agent;
 pub mod arptables;
 pub mod backend;
 pub mod cgroup;
@@ -19,6 +20,7 @@ pub mod kube_api;
 pub mod listing;
 pub mod mount;
 pub mod namespace;
+pub mod netkit;
 pub mod objects;
 pub mod packet;
 pub mod program;
@@ -31,6 +33,7 @@ mod socket;
 pub mod tc;
 pub mod topology;
 pub mod tunnel_proxy;
+pub mod xdp;
 
 use anyhow::{Result, ensure};
 use std::thread;

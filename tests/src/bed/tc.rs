@@ -111,7 +111,21 @@ impl Program {
     /// # Errors
     /// When the kernel refuses: before 6.6 it knows no tcx.
     pub fn attach(&self, netns: &Namespace, device: &str, hook: Hook) -> Result<OwnedFd> {
-        /// The head of `union bpf_attr` for BPF_LINK_CREATE, as tcx reads it.
+        self.link(netns, device, hook.attach_type()).context("attach a tcx program")
+    }
+
+    /// Makes it run on what a netkit device sends; it leaves when the link is dropped.
+    ///
+    /// # Errors
+    /// When the kernel refuses: before 6.7 it knows no netkit.
+    pub fn attach_to_netkit(&self, netns: &Namespace, device: &str) -> Result<OwnedFd> {
+        /// BPF_NETKIT_PRIMARY: of the two devices the one that was asked for, not its peer.
+        const PRIMARY: u32 = 54;
+        self.link(netns, device, PRIMARY).context("attach a netkit program")
+    }
+
+    fn link(&self, netns: &Namespace, device: &str, attach_type: u32) -> Result<OwnedFd> {
+        /// The head of `union bpf_attr` for BPF_LINK_CREATE, as tcx and netkit read it.
         #[repr(C)]
         struct Create {
             program: u32,
@@ -124,11 +138,11 @@ impl Program {
         }
         const _: () = assert!(size_of::<Create>() == 32);
         let program = u32::try_from(self.fd.as_raw_fd())?;
-        let link = netns.enter(|| {
+        netns.enter(|| {
             let create = Create {
                 program,
                 ifindex: index(device)?,
-                attach_type: hook.attach_type(),
+                attach_type,
                 flags: 0,
                 relative: 0,
                 padding: 0,
@@ -136,8 +150,7 @@ impl Program {
             };
             // SAFETY: the command reads such a structure; it returns a new descriptor.
             Ok(unsafe { OwnedFd::from_raw_fd(program::bpf(LINK_CREATE, &create)?) })
-        });
-        link.context("attach a tcx program")
+        })
     }
 
     /// Adds it as a clsact filter, which drops and accepts by itself (`direct-action`), with handle 1.
@@ -173,7 +186,7 @@ impl Program {
 }
 
 /// A device's index in this thread's netns.
-fn index(device: &str) -> Result<u32> {
+pub(super) fn index(device: &str) -> Result<u32> {
     let name = CString::new(device)?;
     // SAFETY: a NUL-terminated name.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
@@ -196,13 +209,6 @@ fn new_filter(ifindex: u32, hook: Hook, priority: u16, program: u32) -> Vec<u8> 
     /// ETH_P_ALL
     const ALL: u16 = 3;
     const HANDLE: u32 = 1;
-    let attribute = |kind: u16, value: &[u8]| {
-        let mut bytes = (value.len() as u16 + 4).to_ne_bytes().to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    };
     let options = [
         attribute(TCA_BPF_FD, &program.to_ne_bytes()),
         attribute(TCA_BPF_NAME, b"filter\0"),
@@ -213,17 +219,34 @@ fn new_filter(ifindex: u32, hook: Hook, priority: u16, program: u32) -> Vec<u8> 
     // tcm_family and its padding, tcm_ifindex, tcm_handle, tcm_parent, tcm_info.
     let message: Vec<u8> =
         [0, ifindex, HANDLE, hook.parent(), info].into_iter().flat_map(u32::to_ne_bytes).collect();
-    let body = [message, attribute(TCA_KIND, b"bpf\0"), attribute(TCA_OPTIONS, &options)].concat();
+    request(
+        RTM_NEWTFILTER,
+        FLAGS,
+        &[message, attribute(TCA_KIND, b"bpf\0"), attribute(TCA_OPTIONS, &options)].concat(),
+    )
+}
+
+/// An attribute of rtnetlink (struct rtattr), padded.
+pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let mut bytes = (value.len() as u16 + 4).to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// A request to rtnetlink (struct nlmsghdr, body).
+pub(super) fn request(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
     let mut request = (body.len() as u32 + 16).to_ne_bytes().to_vec();
-    request.extend(RTM_NEWTFILTER.to_ne_bytes());
-    request.extend(FLAGS.to_ne_bytes());
+    request.extend(kind.to_ne_bytes());
+    request.extend(flags.to_ne_bytes());
     request.extend([0; 8]);
     request.extend(body);
     request
 }
 
 /// Sends a request to rtnetlink in this thread's netns, and waits for the acknowledgement.
-fn ask(request: &[u8]) -> Result<()> {
+pub(super) fn ask(request: &[u8]) -> Result<()> {
     // SAFETY: plain system calls on a descriptor of our own, with buffers of the lengths that they are given.
     let (sent, received, answer) = unsafe {
         let fd = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE);

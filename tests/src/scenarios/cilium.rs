@@ -2,13 +2,16 @@
 //! the layouts of its versions.
 
 use super::expect::{Expect, verify, watch_alone};
-use super::tc::{Bed, need_names};
+use super::tc::{Bed, drops_on, netkit_wire};
 use super::{beside, both, here_only, one};
-use crate::bed::cilium::{Maps, Metrics, Rule, Version, old_words, words};
+use crate::bed::agent::Agent;
+use crate::bed::cilium::{Maps, Metrics, Rule, Version, authenticated, old_words, words};
 use crate::bed::droptrace::Droptrace;
 use crate::bed::kernel;
 use crate::bed::kube_api::{KubeApi, objects};
 use crate::bed::mount::with_bpffs;
+use crate::bed::netkit::Wire;
+use crate::bed::packet;
 use crate::bed::tc::{Does, Hook, Program};
 use crate::bed::topology::Family;
 use anyhow::{Context, Result, ensure};
@@ -46,9 +49,11 @@ pub(super) fn trials() -> Vec<Trial> {
         one("cilium::policy_that_denies", Family::V4, policy_that_denies),
         one("cilium::policies_unknown", Family::V4, policies_unknown),
     ]));
+    trials.extend(here_only(both("cilium::agent", agent)));
     trials.push(one("cilium::unseen", Family::V4, unseen));
     trials.push(one("cilium::no_maps", Family::V4, no_maps));
     trials.push(one("cilium::nothing_left", Family::V4, nothing_left));
+    trials.extend(both("cilium::netkit", netkit));
     trials.push(one("cilium::foreign_program", Family::V4, foreign_program));
     trials
 }
@@ -78,7 +83,6 @@ fn program(words: [u32; 5]) -> Result<Program> {
 
 /// The pod's side of a test bed with such a program on it; the maps are the caller's.
 fn attach(bed: &Bed, words: [u32; 5]) -> Result<()> {
-    need_names()?;
     bed.add_filter(&program(words)?, 1)
 }
 
@@ -339,6 +343,57 @@ fn policies_unknown(family: Family) -> Result<()> {
     })
 }
 
+/// Without an API server its agent tells what identities stand for, and which policies there are.
+fn agent(family: Family) -> Result<()> {
+    with_bpffs(|| {
+        let of_shop = "k8s:io.kubernetes.pod.namespace=shop";
+        let app =
+            |app: &str| json!({"matchLabels": {"k8s:app": app, "k8s:io.kubernetes.pod.namespace": "shop"}});
+        let web = json!({"endpointSelector": app("redis"), "ingress": [{"fromEndpoints": [app("web")]}]});
+        let other = json!({"endpointSelector": app("cart"), "ingress": [{}]});
+        let agent = Agent::start(
+            &[(POD, &["k8s:app=redis", of_shop]), (PEER, &["k8s:app=cart", of_shop])],
+            &[("NetworkPolicy", "shop", "from-web", web), ("NetworkPolicy", "shop", "other", other)],
+        )?;
+        let bed = Bed::new(family, Hook::Ingress)?;
+        let peers = [(bed.from.ip(), PEER)];
+        let _maps = Maps::new(Version::V18, ENDPOINT, POD, &[bed.to.ip()], &peers, &[])?;
+        attach(&bed, words(PEER, POD, DENIED, ENDPOINT.into()))?;
+        let mut command = crate::bed::droptrace::command(&["-o", "json", "--all", "--offline"])?;
+        command.env("CILIUM_SOCK", agent.socket());
+        let stream = Droptrace::spawn(command)?;
+        stream.wait("attached", |output| output.stderr.contains(crate::bed::droptrace::ATTACHED))?;
+        // It is asked about what was dropped, and not before.
+        ensure!(agent.asked().is_empty(), "{:?}", agent.asked());
+        let mut first = bed.to;
+        first.set_port(OTHER);
+        bed.pair.client.inject(&[packet::udp(bed.from, first, b"first")])?;
+        let deadline = Instant::now() + crate::bed::patience();
+        while agent.asked().len() < 3 {
+            ensure!(Instant::now() < deadline, "it was asked for {:?} only", agent.asked());
+            thread::sleep(Duration::from_millis(20));
+        }
+        // The answers are on their way.
+        thread::sleep(Duration::from_millis(500));
+        bed.send()?;
+        let labels = |id: u32, app: &str| json!({"id": id, "labels": [format!("k8s:app={app}"), of_shop]});
+        let why = "peer labels: needs app=web, the peer has app=cart";
+        let policies =
+            json!([{"namespace": "shop", "kind": "NetworkPolicy", "name": "from-web", "why_not": why}]);
+        let expect = bed
+            .drops()
+            .field("/drop/cilium/source_identity", labels(PEER, "cart"))
+            .field("/drop/cilium/destination_identity", labels(POD, "redis"))
+            .field("/drop/cilium/policies", policies)
+            .field("/drop/cilium/unread", json!([]));
+        let to_first = Expect::drops(1, &bed.pair.server.netns).flow("udp", bed.from, first);
+        verify(stream, &[expect, to_first], &[&bed.pair.client.netns])?;
+        let asked = agent.asked();
+        ensure!(asked.len() < 9 && asked.iter().all(|line| line.starts_with("GET /v1/")), "{asked:?}");
+        Ok(())
+    })
+}
+
 /// Cilium has counted drops that were none to the kernel: that is said at the end.
 fn unseen(family: Family) -> Result<()> {
     /// Policy denied, and its bandwidth manager's drops.
@@ -413,8 +468,11 @@ fn deny_entry(version: Version, family: Family) -> Result<()> {
     })
 }
 
+/// The pods had authenticated to each other a while ago, and not since.
 fn authentication(family: Family) -> Result<()> {
     with_bpffs(|| {
+        // Of another way, and of another pod, it is valid still.
+        authenticated(&[(POD, PEER, 7, 1, -100), (POD, PEER, 7, 2, 1000), (POD, 5, 0, 1, 1000)])?;
         let bed = Bed::new(family, Hook::Ingress)?;
         let rule = Rule { auth: 1, ..allow(PEER, PORT) };
         let peers = [(bed.from.ip(), PEER)];
@@ -428,7 +486,11 @@ fn authentication(family: Family) -> Result<()> {
         let expect = said(&bed, UNAUTHENTICATED, "Authentication required", "auth")
             .field("/drop/cilium/extended_error", 1)
             .field("/drop/cilium/entry/auth", 1)
-            .field("/drop/cilium/entry/deny", false);
+            .field("/drop/cilium/entry/deny", false)
+            .field("/drop/cilium/notes/1", Value::Null);
+        let notes: Vec<_> = (99..130).map(|seconds| format!("the authentication of identity {POD} with identity {PEER} (on node id 7) had expired {seconds} s before the drop (cilium_auth_map)")).collect();
+        let notes: Vec<_> = notes.iter().map(String::as_str).collect();
+        let expect = expect.field_among("/drop/cilium/notes/0", &notes);
         verify(stream, &[expect], &[&bed.pair.client.netns])
     })
 }
@@ -507,7 +569,6 @@ fn nothing_left(family: Family) -> Result<()> {
 
 /// The very same words, by somebody else's program.
 fn foreign_program(family: Family) -> Result<()> {
-    need_names()?;
     let bed = Bed::new(family, Hook::Ingress)?;
     let words = words(WORLD, POD, DENIED, ENDPOINT.into());
     bed.add_filter(&Program::load("bouncer", Does::MarkAndDrop(words))?, 1)?;
@@ -515,4 +576,26 @@ fn foreign_program(family: Family) -> Result<()> {
     bed.send()?;
     let expect = bed.drops().field("/drop/cilium", Value::Null).field("/drop/bpf/program", "bouncer");
     verify(stream, &[expect], &[&bed.pair.client.netns])
+}
+
+/// A pod behind a netkit device: what Cilium left in the packet is still there.
+fn netkit(family: Family) -> Result<()> {
+    with_bpffs(|| {
+        let wire = netkit_wire()?;
+        let to = Wire::ends(family)?.1.ip();
+        let _maps = Maps::new(Version::V19, ENDPOINT, POD, &[to], &[], &[allow(PEER, OTHER)])?;
+        let program = program(words(WORLD, POD, DENIED, ENDPOINT.into()))?;
+        let _link = program.attach_to_netkit(&wire.client, "c0")?;
+        let stream = watch_alone()?;
+        let expect = drops_on(&wire, family)?
+            .field("/drop/class", "policy")
+            .field("/drop/bpf", Value::Null)
+            .field("/drop/cilium/code", DENIED)
+            .field("/drop/cilium/endpoint", ENDPOINT)
+            .field("/drop/cilium/direction", "ingress")
+            .field("/drop/cilium/program", "cil_from_netdev")
+            .field("/drop/cilium/allowed_now", false)
+            .field("/drop/cilium/unread", json!([]));
+        verify(stream, &[expect], &[&wire.client])
+    })
 }

@@ -1,19 +1,24 @@
 //! `droptrace doctor`, and that looking changes nothing.
 
+use super::expect::{Expect, verify, watch};
 use super::{alone, beside, skip};
 use crate::bed::droptrace::{Droptrace, command as droptrace};
 use crate::bed::kernel;
 use crate::bed::namespace::Namespace;
 use crate::bed::packet;
 use crate::bed::topology::{Family, Pair};
+use crate::bed::xdp;
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Output;
 
 pub(super) fn trials() -> Vec<Trial> {
     vec![
         beside("doctor::tables_and_mechanisms", tables_and_mechanisms),
+        beside("doctor::xdp", xdp),
+        beside("doctor::xdp_generic", xdp_generic),
         alone("doctor::self_test", self_test),
         alone("doctor::probes_agree_with_the_stack", probes_agree_with_the_stack),
         alone("doctor::looking_changes_nothing", looking_changes_nothing),
@@ -22,7 +27,15 @@ pub(super) fn trials() -> Vec<Trial> {
 
 fn doctor(arguments: &[&str]) -> Result<String> {
     let arguments = [&["doctor"], arguments].concat();
-    let output = droptrace(&arguments)?.output().context("can't start droptrace")?;
+    told(&droptrace(&arguments)?.output().context("can't start droptrace")?)
+}
+
+/// As it sees it from a network namespace.
+fn doctor_in(netns: &Namespace) -> Result<String> {
+    told(&netns.enter(|| droptrace(&["doctor"])?.output().context("can't start droptrace"))?)
+}
+
+fn told(output: &Output) -> Result<String> {
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(
         output.status.success(),
@@ -60,6 +73,49 @@ fn tables_and_mechanisms() -> Result<()> {
         ensure!(told.contains(&line), "no {line:?} in\n{told}");
     }
     Ok(())
+}
+
+/// A program in the driver: named, with what the driver counts of its drops.
+fn xdp() -> Result<()> {
+    let pair = Pair::new()?;
+    let netns = &pair.server.netns;
+    ensure!(doctor_in(netns)?.contains("XDP programs in this network namespace\n  none\n"));
+    let bouncer = xdp::attach(netns, "s0", "bouncer", xdp::Mode::Driver)?;
+    let (from, to) = (pair.client.port(Family::V4, 40_000), pair.server.port(Family::V4, 9));
+    pair.client.inject(&vec![packet::udp(from, to, b"unwanted"); 3])?;
+    let told = doctor_in(netns)?;
+    let line = told.lines().find(|line| line.starts_with("  s0  driver  bouncer "));
+    let line = line.with_context(|| format!("no program in\n{told}"))?;
+    for what in [
+        &format!(" (id {}, tag ", bouncer.id),
+        "): drops here never become an skb and can't be seen",
+        "; counted: 3 dropped (rx_queue_0_xdp_drops",
+    ] {
+        ensure!(line.contains(what), "no {what:?} in {line}");
+    }
+    // Another network namespace's programs are not this one's.
+    ensure!(!doctor_in(&pair.client.netns)?.contains("bouncer"));
+    Ok(())
+}
+
+/// A program on the skb: that its drops are seen is true.
+fn xdp_generic() -> Result<()> {
+    let pair = Pair::new()?;
+    let netns = &pair.server.netns;
+    let bouncer = xdp::attach(netns, "s0", "bouncer", xdp::Mode::Generic)?;
+    let told = doctor_in(netns)?;
+    let line = format!("  s0  generic  bouncer (id {}, tag ", bouncer.id);
+    let said = told.lines().find(|said| said.starts_with(&line));
+    ensure!(said.is_some_and(|said| said.ends_with(": drops here are seen")), "no {line:?} in\n{told}");
+    let stream = watch()?;
+    let (from, to) = (pair.client.port(Family::V4, 40_000), pair.server.port(Family::V4, 9));
+    pair.client.inject(&vec![packet::udp(from, to, b"unwanted"); 3])?;
+    let expect = Expect::drops(3, netns)
+        .flow("udp", from, to)
+        .reason(&["NOT_SPECIFIED", "XDP"])
+        .at(&["do_xdp_generic", "netif_receive_generic_xdp"])
+        .interface("s0");
+    verify(stream, &[expect], &[&pair.client.netns])
 }
 
 /// Drops by known rules and functions, many times over: each is told, and right.

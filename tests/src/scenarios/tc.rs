@@ -5,6 +5,7 @@ use super::{both, skip};
 use crate::bed::kernel;
 use crate::bed::mount::with_bpffs;
 use crate::bed::namespace::Namespace;
+use crate::bed::netkit::Wire;
 use crate::bed::packet;
 use crate::bed::send;
 use crate::bed::tc::{Does, Hook, Program};
@@ -25,6 +26,8 @@ pub(super) fn trials() -> Vec<Trial> {
         both("tc::two_filters", two_filters),
         both("tc::tcx_before_clsact", tcx_before_clsact),
         both("tc::pinned", pinned),
+        both("tc::netkit", netkit),
+        both("tc::two_on_netkit", two_on_netkit),
     ]
     .into_iter()
     .flatten()
@@ -109,16 +112,6 @@ impl Bed {
     }
 }
 
-/// Skips where cls_bpf is a module without types: its filters are told, but not their programs.
-pub(super) fn need_names() -> Result<()> {
-    if kernel::describes_modules() {
-        return Ok(());
-    }
-    Err(skip(
-        "this kernel's BTF does not describe cls_bpf (from 5.11): programs of clsact filters have no name",
-    ))
-}
-
 /// Where no reason says that it was dropped at tc, it only most likely was.
 fn sure() -> &'static str {
     if kernel::has_reason("TC_INGRESS") { "exact" } else { "inferred" }
@@ -153,21 +146,15 @@ fn clsact(family: Family, hook: Hook) -> Result<()> {
         .field("/drop/bpf/attached", "clsact")
         .field("/drop/bpf/classifier", "bpf")
         .field("/drop/bpf/priority", 1)
+        .field("/drop/bpf/handle", "0x1")
+        .field("/drop/bpf/program", "bouncer")
+        .field("/drop/bpf/id", program.id)
         .field("/drop/bpf/candidates", json!([]));
-    let expect = if kernel::describes_modules() {
-        expect
-            .field("/drop/bpf/handle", "0x1")
-            .field("/drop/bpf/program", "bouncer")
-            .field("/drop/bpf/id", program.id)
-    } else {
-        expect.field("/drop/bpf/handle", Value::Null).field("/drop/bpf/id", Value::Null)
-    };
     verify(stream, &[expect], &[&bed.pair.client.netns])
 }
 
 /// The first lets everything pass to the second: but the drop doesn't tell.
 fn two_filters(family: Family) -> Result<()> {
-    need_names()?;
     let bed = Bed::new(family, Hook::Ingress)?;
     let (idle, bouncer) = (Program::load("idle", Does::Nothing)?, Program::load("bouncer", Does::Drop)?);
     bed.add_filter(&idle, 1)?;
@@ -202,7 +189,6 @@ fn tcx_before_clsact(family: Family) -> Result<()> {
 /// Where the program is pinned is said, too.
 fn pinned(family: Family) -> Result<()> {
     const PIN: &str = "/sys/fs/bpf/tests/bouncer";
-    need_names()?;
     with_bpffs(|| {
         let bed = Bed::new(family, Hook::Ingress)?;
         let program = Program::load("bouncer", Does::Drop)?;
@@ -217,4 +203,55 @@ fn pinned(family: Family) -> Result<()> {
         ensure!(path.exists(), "the pin is gone");
         Ok(())
     })
+}
+
+/// Netkit's device, with programs on what the client sends. Skips where the kernel has none.
+pub(super) fn netkit_wire() -> Result<Wire> {
+    Wire::new()?.ok_or_else(|| skip("this kernel has no netkit"))
+}
+
+/// Three packets that the client's device gives to its programs: by then they belong to the server's.
+pub(super) fn drops_on(wire: &Wire, family: Family) -> Result<Expect> {
+    let (from, to) = Wire::ends(family)?;
+    wire.client.enter(|| send::udp(from, to, b"unwanted", 3).map(drop))?;
+    Ok(Expect::drops(3, &wire.server)
+        .flow("udp", from, to)
+        .reason(&["NOT_SPECIFIED"])
+        .at(&["netkit_xmit"])
+        .interface("s0")
+        .field("/drop/netfilter", Value::Null))
+}
+
+fn netkit(family: Family) -> Result<()> {
+    let wire = netkit_wire()?;
+    let program = Program::load("bouncer", Does::Drop)?;
+    let _link = program.attach_to_netkit(&wire.client, "c0")?;
+    let stream = watch()?;
+    let expect = drops_on(&wire, family)?
+        .field("/drop/class", "policy")
+        .field("/drop/cilium", Value::Null)
+        .field("/drop/bpf/hook", "NETKIT")
+        .field("/drop/bpf/interface", "s0")
+        .field("/drop/bpf/attached", "netkit")
+        .field("/drop/bpf/program", "bouncer")
+        .field("/drop/bpf/id", program.id)
+        .field("/drop/bpf/tag", program.tag()?)
+        .field("/drop/bpf/confidence", "inferred")
+        .field("/drop/bpf/candidates", json!([]));
+    verify(stream, &[expect], &[&wire.client])
+}
+
+fn two_on_netkit(family: Family) -> Result<()> {
+    let wire = netkit_wire()?;
+    let (idle, bouncer) = (Program::load("idle", Does::Nothing)?, Program::load("bouncer", Does::Drop)?);
+    let _links = [idle.attach_to_netkit(&wire.client, "c0")?, bouncer.attach_to_netkit(&wire.client, "c0")?];
+    let stream = watch()?;
+    let one =
+        |program: &Program, name: &str| json!({"attached": "netkit", "program": name, "id": program.id});
+    let expect = drops_on(&wire, family)?
+        .field("/drop/bpf/confidence", "ambiguous")
+        .field("/drop/bpf/program", Value::Null)
+        .lists("/drop/bpf/candidates", one(&idle, "idle"))
+        .lists("/drop/bpf/candidates", one(&bouncer, "bouncer"));
+    verify(stream, &[expect], &[&wire.client])
 }

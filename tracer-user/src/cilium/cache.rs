@@ -1,7 +1,7 @@
 //! Maps that are not read anew for each drop: a storm of drops must not become a storm of system calls. Small maps are
 //! as good as never old; large ones are kept for longer.
 
-use super::maps::{LocalEndpoint, Maps, PolicyMap, Resolved, Unread};
+use super::maps::{Authentications, LocalEndpoint, Maps, PolicyMap, Resolved, Unread};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ pub struct Cached<M> {
     maps: M,
     endpoints: Option<Kept<Arc<[LocalEndpoint]>>>,
     policies: HashMap<u32, Kept<Arc<PolicyMap>>>,
+    authentications: Option<Kept<Arc<Authentications>>>,
 }
 
 /// What a map said.
@@ -49,7 +50,7 @@ fn kept_until(start: Instant, end: Instant) -> Instant {
 impl<M: Maps> Cached<M> {
     /// With nothing kept yet.
     pub fn new(maps: M) -> Self {
-        Self { maps, endpoints: None, policies: HashMap::new() }
+        Self { maps, endpoints: None, policies: HashMap::new(), authentications: None }
     }
 
     /// The maps themselves.
@@ -88,6 +89,14 @@ impl<M: Maps> Maps for Cached<M> {
     fn resolve(&mut self, address: IpAddr) -> Result<Option<Resolved>, Unread> {
         self.maps.resolve(address)
     }
+
+    fn authentications(&mut self) -> Result<Arc<Authentications>, Unread> {
+        if let Some(known) = self.authentications.as_ref().and_then(|kept| kept.at(Instant::now())) {
+            return known;
+        }
+        let kept = self.authentications.insert(Kept::read(|| self.maps.authentications()));
+        kept.said.clone()
+    }
 }
 
 #[cfg(test)]
@@ -118,6 +127,12 @@ mod tests {
             self.reads += 1;
             Ok(None)
         }
+
+        fn authentications(&mut self) -> Result<Arc<Authentications>, Unread> {
+            std::thread::sleep(self.takes);
+            self.reads += 1;
+            Ok(Arc::default())
+        }
     }
 
     #[test]
@@ -127,8 +142,9 @@ mod tests {
         for _ in 0..5 {
             assert!(cached.endpoints().is_err());
             assert!(cached.policy(7).is_ok());
+            assert!(cached.authentications().is_ok());
         }
-        assert_eq!(cached.maps().reads, 2);
+        assert_eq!(cached.maps().reads, 3);
     }
 
     #[test]

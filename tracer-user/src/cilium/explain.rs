@@ -3,9 +3,12 @@
 use super::block::Block;
 use super::codes;
 use super::identity::{Identities, Identity, is_world};
-use super::maps::{Direction, LocalEndpoint, Maps, PolicyEntry, PolicyMap, Ports, Unread, network};
+use super::maps::{
+    Authentication, Direction, LocalEndpoint, Maps, PolicyEntry, PolicyMap, Ports, Unread, network,
+};
 use super::model::{Cilium, Entry, VerdictBy};
 use super::policy::{self, Question, Verdict};
+use crate::event::model::Timestamp;
 use crate::event::packet::transport_name;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,6 +31,8 @@ pub struct Packet {
     pub icmp_type: Option<u8>,
     /// Index of the interface, if that is in the network namespace of Cilium's agent.
     pub interface: Option<u32>,
+    /// When it was dropped.
+    pub time: Timestamp,
 }
 
 /// The answer for a drop that Cilium said something of. `program` is the one on the hook.
@@ -71,6 +76,9 @@ pub fn explain(
         match maps.policy(endpoint) {
             Ok(map) => judge(&mut answer, &map, &peer, packet, (endpoint, direction), identities),
             Err(error) => not_read(&mut answer, &error),
+        }
+        if answer.verdict_by == Some(VerdictBy::Auth) {
+            add_authentication(&mut answer, block, peer.identity, direction, packet.time, maps);
         }
     }
     answer
@@ -286,6 +294,70 @@ fn judge(
     }
 }
 
+/// Says whether the peers had authenticated in the way that was asked for.
+fn add_authentication(
+    answer: &mut Cilium,
+    block: &Block,
+    remote: u32,
+    direction: Direction,
+    time: Timestamp,
+    maps: &mut impl Maps,
+) {
+    let told = match maps.authentications() {
+        Ok(told) => told,
+        Err(error) => return not_read(answer, &error),
+    };
+    let local = match direction {
+        Direction::Ingress => block.destination_identity,
+        Direction::Egress => block.source_identity,
+    };
+    // Until 1.14 was out the packet did not say how; then any way counts.
+    let kind = u8::try_from(block.extended).ok().filter(|kind| *kind != 0);
+    let is_theirs = |it: &&Authentication| {
+        it.local == local && it.remote == remote && kind.is_none_or(|kind| it.kind == kind)
+    };
+    // One for each node that has such pods: the datapath takes the one of the packet's.
+    let all: Vec<_> = told.entries.iter().filter(is_theirs).collect();
+    let pair = format!("identity {local} with identity {remote}");
+    let note = match all.iter().max_by_key(|it| it.expires) {
+        None if told.is_complete => {
+            format!("cilium_auth_map has no entry of {pair}: they have not authenticated to each other yet")
+        }
+        None => {
+            answer.unread.push(
+                "cilium_auth_map could not be read whole, so whether the peers had authenticated is not known"
+                    .to_owned(),
+            );
+            return;
+        }
+        Some(last) => {
+            let node =
+                if last.node == 0 { "on this node".to_owned() } else { format!("on node id {}", last.node) };
+            let which = if all.len() > 1 {
+                format!("the latest of {} authentications", all.len())
+            } else {
+                "the authentication".to_owned()
+            };
+            let seconds = (last.expires.0 - time.0) / 1_000_000_000;
+            if last.expires <= time {
+                let ago = seconds.unsigned_abs();
+                format!("{which} of {pair} ({node}) had expired {ago} s before the drop (cilium_auth_map)")
+            } else if all.len() > 1 {
+                format!(
+                    "{which} of {pair} ({node}) is valid for {seconds} s after the drop (cilium_auth_map): the packet's \
+                     peer may be on another node, or they have authenticated since"
+                )
+            } else {
+                format!(
+                    "{which} of {pair} ({node}) is valid for {seconds} s after the drop (cilium_auth_map): they have \
+                     authenticated since, or the packet's peer is on another node"
+                )
+            }
+        }
+    };
+    answer.notes.push(note);
+}
+
 /// An entry in the contract's words.
 fn described(entry: &PolicyEntry, identities: &impl Identities) -> Entry {
     let identity = Some(entry.identity).filter(|id| *id != 0);
@@ -315,7 +387,7 @@ fn spelled(protocol: u8, port: u16) -> String {
 mod tests {
     use super::super::fixtures::{BLOCK, allow};
     use super::super::identity::Nobody;
-    use super::super::maps::{PolicyLayout, Resolved};
+    use super::super::maps::{Authentications, PolicyLayout, Resolved};
     use super::*;
     use std::path::PathBuf;
 
@@ -326,6 +398,7 @@ mod tests {
         entries: Option<Vec<PolicyEntry>>,
         is_partial: bool,
         resolved: Option<Option<Resolved>>,
+        authentications: Option<Authentications>,
     }
 
     fn unread(name: &str) -> Unread {
@@ -346,7 +419,13 @@ mod tests {
         fn resolve(&mut self, _: IpAddr) -> Result<Option<Resolved>, Unread> {
             self.resolved.ok_or_else(|| unread("ipcache"))
         }
+
+        fn authentications(&mut self) -> Result<Arc<Authentications>, Unread> {
+            self.authentications.clone().map(Arc::new).ok_or_else(|| unread("auth"))
+        }
     }
+
+    const SECOND: i128 = 1_000_000_000;
 
     fn address(text: &str) -> Option<IpAddr> {
         text.parse().ok()
@@ -370,6 +449,7 @@ mod tests {
             entries: Some(entries.to_vec()),
             is_partial: false,
             resolved: Some(Some(Resolved { identity: 2, tunnel: None, bits: 0 })),
+            authentications: Some(Authentications { entries: vec![], is_complete: true }),
         }
     }
 
@@ -381,6 +461,7 @@ mod tests {
             port: Some(9999),
             icmp_type: None,
             interface: Some(2),
+            time: Timestamp(1_000 * SECOND),
         }
     }
 
@@ -534,11 +615,57 @@ mod tests {
         assert_eq!(last(181, &[deny]), (Some(false), Some((true, None)), String::new()));
         assert!(last(133, &[deny]).2.contains("denies the packet now"));
         let auth = PolicyEntry { auth: 1, ..entry(2, Some(9999)) };
-        assert_eq!(last(189, &[auth]), (None, Some((false, Some(1))), String::new()));
+        let yet = "cilium_auth_map has no entry of identity 12345 with identity 2: they have not authenticated to each other yet";
+        assert_eq!(last(189, &[auth]), (None, Some((false, Some(1))), yet.to_owned()));
         assert!(last(133, &[auth]).2.contains("with authentication (type 1)"));
         assert!(last(181, &[entry(4711, None)]).2.contains("no such entry any more"));
         assert!(last(133, &[]).2.contains("is empty, which denies everything"));
         assert!(last(133, &[deny_all_else()]).2.contains("allows any ingress"));
+    }
+
+    #[test]
+    fn who_has_authenticated() {
+        let auth = PolicyEntry { auth: 1, ..entry(2, Some(9999)) };
+        let at = |node, seconds| Authentication {
+            local: 12345,
+            remote: 2,
+            node,
+            kind: 1,
+            expires: Timestamp(seconds * SECOND),
+        };
+        let block = Block { code: 189, extended: 1, ..BLOCK };
+        let note = |entries: &[Authentication]| {
+            let told = Authentications { entries: entries.to_vec(), is_complete: true };
+            let maps = Fake { authentications: Some(told), ..maps(&[auth]) };
+            of(&block, &to_pod(), &maps).notes.pop().unwrap()
+        };
+        let yet = "they have not authenticated to each other yet";
+        assert!(note(&[]).ends_with(yet));
+        // Another way, the other way round, other identities.
+        let others = [
+            Authentication { kind: 2, ..at(0, 2000) },
+            Authentication { local: 2, remote: 12345, ..at(0, 2000) },
+        ];
+        assert!(note(&others).ends_with(yet), "{}", note(&others));
+        assert_eq!(
+            note(&[at(5, 965)]),
+            "the authentication of identity 12345 with identity 2 (on node id 5) had expired 35 s before the drop \
+             (cilium_auth_map)"
+        );
+        assert!(note(&[at(0, 1010)]).contains("(on this node) is valid for 10 s after the drop"));
+        assert!(
+            note(&[at(5, 1010), at(6, 900)]).starts_with("the latest of 2 authentications of identity 12345")
+        );
+        let cut = Fake {
+            authentications: Some(Authentications { entries: vec![], is_complete: false }),
+            ..maps(&[auth])
+        };
+        let answer = of(&block, &to_pod(), &cut);
+        assert!(answer.unread[0].starts_with("cilium_auth_map could not be read whole"));
+        // Where it isn't asked for, it isn't read.
+        let none = Fake { authentications: None, ..maps(&[auth]) };
+        assert_eq!(of(&block, &to_pod(), &none).unread.len(), 1);
+        assert_eq!(of(&BLOCK, &to_pod(), &none).unread.len(), 0);
     }
 
     /// An entry of the other direction.

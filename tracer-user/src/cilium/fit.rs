@@ -157,9 +157,43 @@ fn peer(peer: &Peer, who: &Who) -> Result<(), Miss> {
         Peer::Service(name) => {
             other(format!("peer: it is about the service {}, the peer is {}", short(name), named(who)))
         }
+        Peer::Nodes(selector) => nodes(selector, who),
+        Peer::Listed(place) if is_outside(who.identity) || who.identity == 0 => Err(Miss::unsure(format!(
+            "peer address: it is about the addresses of {}, which droptrace doesn't look into",
+            short(place)
+        ))),
+        Peer::Listed(place) => other(format!(
+            "peer address: it is about the addresses of {}, which are outside of the cluster, and the peer is {}",
+            short(place),
+            named(who)
+        )),
         Peer::Unread(what) => {
             Err(Miss::unsure(format!("peer: it goes by {what}, which droptrace doesn't look into")))
         }
+    }
+}
+
+/// Nodes. Which labels one has, Cilium only knows where it is told to tell nodes apart.
+fn nodes(selector: &Selector, who: &Who) -> Result<(), Miss> {
+    /// reserved:host, remote-node and kube-apiserver.
+    const NODES: [u32; 3] = [1, 6, 7];
+    let all: Vec<&Requirement> = selector.requirements.iter().collect();
+    let is = format!("peer: its peers are nodes chosen by labels ({})", needs(&all));
+    let labels = who.labels.as_ref().filter(|_| identity::kind(who.identity) == Kind::RemoteNode);
+    match labels {
+        Some(labels) if selector.selects(labels) => Ok(()),
+        Some(labels) => {
+            let unmet = selector.unmet(labels);
+            Err(Miss::new(unmet.len(), format!("{is}, the peer is a node that has {}", has(&unmet, labels))))
+        }
+        None if who.identity == 0 || NODES.contains(&who.identity) => Err(Miss::unsure(format!(
+            "{is}; which labels the peer has to Cilium is not known ({})",
+            named(who)
+        ))),
+        None if identity::kind(who.identity) == Kind::RemoteNode => {
+            Err(Miss::unsure(format!("{is}; the labels of {} are not known", named(who))))
+        }
+        None => Err(Miss::new(20, format!("{is}, the peer is no node to Cilium: {}", named(who)))),
     }
 }
 

@@ -3,10 +3,10 @@
 use super::block::Block;
 use super::explain::Packet;
 use super::fit::{Pod, What, Who};
-use super::identity::{Identities, Kind, kind};
+use super::identity::{Identities, Identity, Kind, kind, reserved};
 use super::maps::{Direction, LocalEndpoint};
 use super::model::{Cilium, VerdictBy};
-use super::policies;
+use super::policies::{self, Subject};
 use crate::event::model::Timestamp;
 use crate::identity::inventory::{self, Inventory};
 use crate::identity::object::Labels;
@@ -15,6 +15,32 @@ use std::net::IpAddr;
 
 /// reserved:host: nodes are under policies of their own.
 const HOST: u32 = 1;
+
+/// A drop that was explained, kept to name it once more when more is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// What Cilium said.
+    pub block: Block,
+    /// What it said it of.
+    pub packet: Packet,
+    /// How many things could not be read before policies were asked for.
+    pub unread: usize,
+}
+
+impl Asked {
+    /// Puts names and policies into its answer as they are known by now. `endpoints` are those of this node.
+    pub fn name(&self, answer: &mut Cilium, inventory: &Inventory, endpoints: &[LocalEndpoint]) {
+        let known = Known::of(inventory, self.packet.time, &self.block, &self.packet);
+        let ends = answer.source_identity.iter_mut().chain(&mut answer.destination_identity);
+        let entries = answer.entry.iter_mut().chain(&mut answer.nearest);
+        for identity in ends.chain(entries.filter_map(|entry| entry.identity.as_mut())) {
+            *identity = Identity::named(identity.id, &known);
+        }
+        answer.policies = None;
+        answer.unread.truncate(self.unread);
+        known.add_policies(answer, endpoints);
+    }
+}
 
 /// What is known at the time of a drop.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +65,7 @@ impl<'a> Known<'a> {
         }
     }
 
-    /// Says which policies are on the pod, if a policy's verdict is what dropped the packet and any source tells of policies.
+    /// Says which policies are on the pod, or on the node, if a policy's verdict is what dropped the packet and any source tells of policies.
     /// `endpoints` are those of this node.
     pub fn add_policies(&self, answer: &mut Cilium, endpoints: &[LocalEndpoint]) {
         let is_policys = answer.verdict_by.is_some_and(|by| by != VerdictBy::Other);
@@ -57,18 +83,25 @@ impl<'a> Known<'a> {
         let is_it = |it: &&LocalEndpoint| Some(u32::from(it.id)) == answer.endpoint;
         let endpoint = endpoints.iter().find(is_it);
         let id = if own.0 == 0 { endpoint.and_then(|it| it.identity).unwrap_or(0) } else { own.0 };
-        if id == HOST || endpoint.is_some_and(|it| it.is_host) {
-            answer.unread.push("policies on nodes (nodeSelector) are not looked at".to_owned());
-            return;
-        }
+        let is_host = id == HOST || endpoint.is_some_and(|it| it.is_host);
         let pod = endpoints.iter().filter(is_it).find_map(|it| self.pod_at(Some(it.address)));
-        let pod = pod.or_else(|| self.pod_at(own.1));
-        let Some(subject) = self.labels_of(id, pod) else {
-            answer.unread.push(format!(
+        let pod = pod.or_else(|| self.pod_at(own.1)).filter(|_| !is_host);
+        let subject = if is_host {
+            let addresses = endpoints.iter().filter(is_it).map(|it| it.address).chain(own.1);
+            self.labels_of_node(addresses).map(Subject::Node)
+        } else {
+            self.labels_of(id, pod).map(Subject::Pod)
+        };
+        let Some(subject) = subject else {
+            answer.unread.push(if is_host {
+                "the node's labels are not known, so neither is which policies with a nodeSelector are about it: no source \
+                 tells of a Node with its address"
+                    .to_owned()
+            } else { format!(
                 "the labels of identity {id} are not known, so neither is which policies select endpoint {}: no source \
                  tells of a CiliumIdentity of that name or of a pod at the endpoint's address",
                 answer.endpoint.unwrap_or(0)
-            ));
+            ) });
             return;
         };
         let peer_pod = self.pod_at(peer.1);
@@ -89,12 +122,15 @@ impl<'a> Known<'a> {
             icmp_type: self.packet.icmp_type,
             destination,
         };
-        let namespace = subject.get(NAMESPACE).map(String::as_str);
+        let namespace = match &subject {
+            Subject::Pod(labels) => labels.get(NAMESPACE).map(String::as_str),
+            Subject::Node(_) => None,
+        };
         let (policies, left_out) =
             policies::explain(self.inventory.policies_of(namespace), &subject, &who, &what);
         answer.policies = Some(policies);
         if left_out > 0 {
-            answer.unread.push(format!("{left_out} more policies select the pod and are not told"));
+            answer.unread.push(format!("{left_out} more policies select it and are not told"));
         }
         for kind in unknown {
             let (kind, resource) = (kind.as_str(), resource(kind));
@@ -110,6 +146,15 @@ impl<'a> Known<'a> {
         let of_pod =
             || matches!(kind(id), Kind::Cluster(_)).then(|| pod.map(|pod| self.inventory.labels_of(pod)));
         self.inventory.identity(id).cloned().or_else(|| of_pod().flatten())
+    }
+
+    /// The labels of the host's endpoint: its own, and those of the Node that has one of these addresses.
+    fn labels_of_node(&self, addresses: impl Iterator<Item = IpAddr>) -> Option<Labels> {
+        let name = addresses.into_iter().find_map(|address| self.inventory.node_at(address))?;
+        let node = self.inventory.nodes().find(|node| node.name == name)?;
+        let own = (format!("reserved:{}", reserved(HOST)?), String::new());
+        let labels = node.labels.iter().map(|(key, value)| (format!("k8s:{key}"), value.clone()));
+        Some(labels.chain([own]).collect())
     }
 
     fn pod_at(&self, address: Option<IpAddr>) -> Option<&'a inventory::Known> {

@@ -1,6 +1,7 @@
 //! The bytes of Cilium's maps. Their layouts change in almost every minor release, so each is told by the map's type and
 //! sizes; another one is not guessed at. Numbers are in the machine's byte order but where it says "be" (bpf/lib/*.h).
 
+use crate::event::model::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
@@ -47,6 +48,12 @@ pub trait Maps {
     /// # Errors
     /// When the map can't be read.
     fn resolve(&mut self, address: IpAddr) -> Result<Option<Resolved>, Unread>;
+
+    /// Which peers have authenticated (cilium_auth_map).
+    ///
+    /// # Errors
+    /// When the map can't be read.
+    fn authentications(&mut self) -> Result<Arc<Authentications>, Unread>;
 }
 
 /// Maps that may not have been found.
@@ -61,6 +68,10 @@ impl<M: Maps> Maps for Result<M, Unread> {
 
     fn resolve(&mut self, address: IpAddr) -> Result<Option<Resolved>, Unread> {
         self.as_mut().map_err(|error| error.clone())?.resolve(address)
+    }
+
+    fn authentications(&mut self) -> Result<Arc<Authentications>, Unread> {
+        self.as_mut().map_err(|error| error.clone())?.authentications()
     }
 }
 
@@ -410,6 +421,55 @@ impl LocalEndpoint {
     }
 }
 
+/// Peers that have authenticated: cilium_auth_map, from 1.14.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Authentications {
+    /// Its entries.
+    pub entries: Vec<Authentication>,
+    /// False if it was too large to be read whole, or has entries that make no sense.
+    pub is_complete: bool,
+}
+
+/// That the pods of two identities have authenticated to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Authentication {
+    /// The identity of this node's pod.
+    pub local: u32,
+    /// The other one's.
+    pub remote: u32,
+    /// The other one's node, as the agent numbers them; 0 is this one.
+    pub node: u16,
+    /// How they did ([`super::codes::extended`]).
+    pub kind: u8,
+    /// Until when that counts.
+    pub expires: Timestamp,
+}
+
+impl Authentication {
+    /// An entry (struct auth_key and auth_info, bpf/lib/common.h): local and remote identity u32, node id u16, type u8,
+    /// padding; the end in units of 512 ns of Unix time, u64.
+    #[must_use]
+    pub fn entry(key: &[u8], value: &[u8]) -> Option<Self> {
+        const UNIT: i128 = 512;
+        Some(Self {
+            local: u32_at(key, 0)?,
+            remote: u32_at(key, 4)?,
+            node: u16::from_ne_bytes(bytes(key, 8)?),
+            kind: byte(key, 10)?,
+            expires: Timestamp(i128::from(u64::from_ne_bytes(bytes(value, 0)?)) * UNIT),
+        })
+    }
+
+    /// Checks that a map has such entries.
+    ///
+    /// # Errors
+    /// When it has not.
+    pub fn check(pin: &str, shape: Shape) -> Result<(), UnknownLayout> {
+        let known = Shape { kind: HASH, key: 12, value: 8 };
+        if shape == known { Ok(()) } else { Err(UnknownLayout { pin: pin.to_owned(), shape }) }
+    }
+}
+
 /// Packets that Cilium counted, by reason: below [`super::codes::FIRST`] those that it let pass.
 pub type Metrics = BTreeMap<u8, u64>;
 
@@ -421,6 +481,16 @@ pub fn metric(key: &[u8], per_cpu: &[u8]) -> Option<(u8, u64)> {
     let packets =
         per_cpu.as_chunks::<16>().0.iter().filter_map(|cpu| Some(u64::from_ne_bytes(bytes(cpu, 0)?)));
     Some((byte(key, 0)?, packets.fold(0, u64::wrapping_add)))
+}
+
+/// Whether an entry of cilium_metrics is about a drop in Cilium's XDP program: the source file's id is at 4. `None` before
+/// 1.16, whose entries have no file.
+#[must_use]
+pub fn is_xdp_drop(key: &[u8]) -> Option<bool> {
+    /// bpf_xdp.c (bpf/source_names_to_ids.h).
+    const XDP: u8 = 4;
+    let file = byte(key, 4).filter(|file| *file != 0)?;
+    Some(file == XDP && byte(key, 0)? >= super::codes::FIRST)
 }
 
 /// Checks that a map is such a one.
@@ -718,6 +788,34 @@ mod tests {
         assert_eq!(LocalEndpoint::entry(&key, &value), None);
         assert!(LocalEndpoint::check("cilium_lxc", shape(HASH, 20, 48)).is_ok());
         assert!(LocalEndpoint::check("cilium_lxc", shape(HASH, 20, 64)).is_err());
+    }
+
+    #[test]
+    fn drops_of_ciliums_xdp_program() {
+        // Reason, direction, line, file.
+        let is = |reason, file| is_xdp_drop(&[reason, 1, 9, 0, file, 0, 0, 0]);
+        assert_eq!(
+            [is(133, 4), is(133, 2), is(0, 4), is(133, 0)],
+            [Some(true), Some(false), Some(false), None]
+        );
+        assert_eq!(is_xdp_drop(&[133]), None);
+    }
+
+    #[test]
+    fn who_has_authenticated() {
+        let key = [&[1, 0, 0, 0, 2, 0, 0, 0][..], &7_u16.to_ne_bytes(), &[3, 0]].concat();
+        let found = Authentication::entry(&key, &1_953_125_u64.to_ne_bytes()).unwrap();
+        let Authentication { local, remote, node, kind, expires } = found;
+        assert_eq!((local.to_le(), remote.to_le(), node, kind), (1, 2, 7, 3));
+        // A second is 1,953,125 units.
+        assert_eq!(expires, Timestamp(1_000_000_000));
+        assert_eq!(
+            [Authentication::entry(&key[..10], &[0; 8]), Authentication::entry(&key, &[0; 4])],
+            [None; 2]
+        );
+        let shape = Shape { kind: HASH, key: 12, value: 8 };
+        assert!(Authentication::check("cilium_auth_map", shape).is_ok());
+        assert!(Authentication::check("cilium_auth_map", Shape { value: 16, ..shape }).is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::block::{self, Place};
 use super::cache::Cached;
 use super::completeness::{Tally, Unseen};
 use super::explain::{Packet, explain, without_block};
-use super::known::Known;
+use super::known::{Asked, Known};
 use super::maps::{Maps as _, Metrics, Unread};
 use super::model::Cilium;
 use super::pins::{Pins, ROOTS};
@@ -79,25 +79,38 @@ impl Node {
         self.maps().as_ref().ok()?.maps().metrics().ok()
     }
 
-    /// What Cilium says of a drop at a tc hook; `None` if it was not Cilium's. `bpf` is what was on the hook; the inventory
-    /// knows pods, identities and policies.
-    pub fn explain(&mut self, raw: &Raw, event: &Drop, bpf: &Bpf, inventory: &Inventory) -> Option<Cilium> {
+    /// What Cilium says of a drop at a tc hook, and what to name it by once more; `None` if it was not Cilium's. `bpf` is what
+    /// was on the hook; the inventory knows pods, identities and policies.
+    pub fn explain(
+        &mut self,
+        raw: &Raw,
+        event: &Drop,
+        bpf: &Bpf,
+        inventory: &Inventory,
+    ) -> Option<(Cilium, Option<Asked>)> {
         let mut names =
             bpf.candidates.iter().chain([&bpf.filter]).filter_map(|filter| filter.program.as_deref());
         let program = names.find(|name| is_ciliums(name))?;
         let place = Place { is_of_a_program: true, has_ciliums: true };
         let Some(said) = self.words(raw).and_then(|words| block::recognise(words, place)) else {
             // Others may be on the hook, and on older kernels the same function frees packets for other reasons, too.
-            return (bpf.confidence == Confidence::Exact).then(|| without_block(program));
+            return (bpf.confidence == Confidence::Exact).then(|| (without_block(program), None));
         };
         let packet = self.packet(raw, event);
         let known = Known::of(inventory, event.time, &said, &packet);
         let maps = self.maps();
         let mut answer = explain(&said, &packet, Some(program), maps, &known);
+        let asked = Asked { block: said, packet, unread: answer.unread.len() };
         // What it could not read was said.
         let endpoints = maps.endpoints().unwrap_or_default();
         known.add_policies(&mut answer, &endpoints);
-        Some(answer)
+        Some((answer, Some(asked)))
+    }
+
+    /// Puts names and policies into an answer as they are known by now.
+    pub fn name(&mut self, answer: &mut Cilium, asked: &Asked, inventory: &Inventory) {
+        let endpoints = self.maps().endpoints().unwrap_or_default();
+        asked.name(answer, inventory, &endpoints);
     }
 
     fn words(&self, raw: &Raw) -> Option<[u32; 5]> {
@@ -118,6 +131,7 @@ impl Node {
             port: event.destination.port.filter(|_| has_ports),
             icmp_type: event.packet.icmp_type,
             interface: device.map(|device| device.ifindex),
+            time: event.time,
         }
     }
 

@@ -2,8 +2,8 @@
 //! droptrace from writing to it. The agent need not run.
 
 use super::maps::{
-    IpcacheLayout, LocalEndpoint, Maps, Metrics, PERCPU_HASH, POLICY_PINS, PolicyLayout, PolicyMap, Resolved,
-    Shape, Unread, check_metrics, metric,
+    Authentication, Authentications, IpcacheLayout, LocalEndpoint, Maps, Metrics, PERCPU_HASH, POLICY_PINS,
+    PolicyLayout, PolicyMap, Resolved, Shape, Unread, check_metrics, is_xdp_drop, metric,
 };
 use crate::probe::bpf;
 use aya_obj::generated::{bpf_cmd, bpf_map_info};
@@ -56,19 +56,37 @@ impl Pins {
     /// # Errors
     /// When the map can't be read.
     pub fn metrics(&self) -> Result<Metrics, Unread> {
+        let mut metrics = Metrics::new();
+        for (key, value) in self.counted()? {
+            if let Some((reason, packets)) = metric(&key, &value) {
+                *metrics.entry(reason).or_default() += packets;
+            }
+        }
+        Ok(metrics)
+    }
+
+    /// What Cilium counted of the drops of its XDP program; `None` if it does not say where drops were (before 1.16).
+    ///
+    /// # Errors
+    /// When the map can't be read.
+    pub fn xdp_drops(&self) -> Result<Option<u64>, Unread> {
+        let of_one = |(key, value): (&Vec<u8>, &Vec<u8>)| {
+            let (_, packets) = metric(key, value)?;
+            Some(if is_xdp_drop(key)? { packets } else { 0 })
+        };
+        let told = self.counted()?.iter().filter_map(of_one).reduce(u64::wrapping_add);
+        Ok(told)
+    }
+
+    /// The entries of cilium_metrics.
+    fn counted(&self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Unread> {
         let (pin, map) = self.open(&["cilium_metrics"], "this Cilium counts nothing")?;
         check_metrics(&pin, map.shape)?;
         let entries = map.entries().map_err(|source| self.refused(&pin, source))?;
         if !entries.is_whole {
             return Err(self.refused(&pin, io::Error::other("it is too large")));
         }
-        let mut metrics = Metrics::new();
-        for (key, value) in entries.read {
-            if let Some((reason, packets)) = metric(&key, &value) {
-                *metrics.entry(reason).or_default() += packets;
-            }
-        }
-        Ok(metrics)
+        Ok(entries.read)
     }
 
     /// The first of some pins that is there, and its name.
@@ -127,6 +145,16 @@ impl Maps for Pins {
         }
         let decoded = layout.value(&value);
         Ok(decoded.map(|(identity, tunnel)| Resolved { identity, tunnel, bits }))
+    }
+
+    fn authentications(&mut self) -> Result<Arc<Authentications>, Unread> {
+        let (pin, map) = self.open(&["cilium_auth_map"], "mutual authentication is off")?;
+        Authentication::check(&pin, map.shape)?;
+        let found = map.entries().map_err(|source| self.refused(&pin, source))?;
+        let entries: Vec<_> =
+            found.read.iter().filter_map(|(key, value)| Authentication::entry(key, value)).collect();
+        let is_complete = found.is_whole && entries.len() == found.read.len();
+        Ok(Arc::new(Authentications { entries, is_complete }))
     }
 }
 
@@ -447,14 +475,15 @@ mod tests {
             let cpu = [5_u64, 0].map(u64::to_ne_bytes).concat();
             let cpus = cpu.repeat(possible_cpus().unwrap());
             let of = |reason, direction| vec![reason, direction, 0, 0, 0, 0, 0, 0];
-            pin(
-                root,
-                "cilium_metrics",
-                PERCPU_HASH,
-                &[(of(133, 1), cpus.clone()), (of(133, 2), cpus.clone()), (of(0, 1), cpus)],
-            );
+            let counted = [(of(133, 1), cpus.clone()), (of(133, 2), cpus.clone()), (of(0, 1), cpus.clone())];
+            let map = pin(root, "cilium_metrics", PERCPU_HASH, &counted);
             let each = 5 * possible_cpus().unwrap() as u64;
             assert_eq!(pins.metrics().unwrap(), Metrics::from([(0, each), (133, 2 * each)]));
+            assert_eq!(pins.xdp_drops().unwrap(), None);
+            // In bpf_xdp.c, and in another file.
+            update(&map, &[144, 1, 9, 0, 4, 0, 0, 0], &cpus).unwrap();
+            update(&map, &[133, 1, 9, 0, 2, 0, 0, 0], &cpus).unwrap();
+            assert_eq!(pins.xdp_drops().unwrap(), Some(each));
         });
     }
 

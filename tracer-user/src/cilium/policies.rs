@@ -4,7 +4,7 @@ use super::fit::{Miss, What, Who, fits};
 use super::maps::Direction;
 use super::model;
 use crate::identity::object::Labels;
-use crate::identity::policy::{Policy, Rule, Way};
+use crate::identity::policy::{Part, Policy, Rule, Way};
 use std::sync::Arc;
 
 /// Policies that are told of one pod.
@@ -23,11 +23,29 @@ enum Stand {
     Other,
 }
 
-/// The policies that are about the pod with these labels in that direction, each with why it didn't let the packet through;
-/// those that deny it first. Also how many are left out, for there are too many.
+/// Who policies are asked about: its labels as Cilium has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// A pod.
+    Pod(Labels),
+    /// The node itself (reserved:host): only policies with a nodeSelector are about it.
+    Node(Labels),
+}
+
+impl Subject {
+    fn is_selected(&self, part: &Part) -> bool {
+        match self {
+            Self::Pod(labels) => !part.is_of_nodes && part.subject.selects(labels),
+            Self::Node(labels) => part.is_of_nodes && part.subject.selects(labels),
+        }
+    }
+}
+
+/// The policies that are about someone in that direction, each with why it didn't let the packet through; those that deny it
+/// first. Also how many are left out, for there are too many.
 pub fn explain<'a>(
     policies: impl Iterator<Item = &'a Arc<Policy>>,
-    subject: &Labels,
+    subject: &Subject,
     who: &Who,
     what: &What,
 ) -> (Vec<model::Policy>, usize) {
@@ -45,10 +63,10 @@ pub fn explain<'a>(
     (told.collect(), left_out)
 }
 
-/// How a policy stands to a packet and why; `None` if it is not about the pod in that direction.
-fn judge(policy: &Policy, subject: &Labels, who: &Who, what: &What) -> Option<(Stand, String)> {
+/// How a policy stands to a packet and why; `None` if it is not about that one in that direction.
+fn judge(policy: &Policy, subject: &Subject, who: &Who, what: &What) -> Option<(Stand, String)> {
     let ways =
-        policy.parts.iter().filter(|part| part.subject.selects(subject)).map(|part| match what.direction {
+        policy.parts.iter().filter(|part| subject.is_selected(part)).map(|part| match what.direction {
             Direction::Ingress => &part.ingress,
             Direction::Egress => &part.egress,
         });

@@ -156,6 +156,9 @@ impl Default for Inventory {
     }
 }
 
+/// Sources that tell of the whole cluster.
+const CLUSTER: [Source; 2] = [Source::Api, Source::File];
+
 #[derive(Debug, Default)]
 struct List {
     known: HashSet<Key>,
@@ -218,7 +221,33 @@ impl Inventory {
                         self.delete(source, at, kind, &key);
                     }
                 }
+                if CLUSTER.contains(&source) {
+                    self.forget_agents(at, kind);
+                }
                 self.version += 1;
+            }
+        }
+    }
+
+    /// True if the API server or a file has told that, or all policies of that kind: then the agent's word is not needed.
+    fn is_told_by_cluster(&self, kind: Kind, key: &Key) -> bool {
+        CLUSTER
+            .into_iter()
+            .filter_map(|source| self.lists.get(&(source, kind)))
+            .any(|list| list.known.contains(key) || list.complete && matches!(kind, Kind::Policy(_)))
+    }
+
+    /// Forgets policies that only the agent told of, now that another source has told all of that kind. Identities stay: some
+    /// only the agent knows.
+    fn forget_agents(&mut self, at: Timestamp, kind: Kind) {
+        let Kind::Policy(_) = kind else { return };
+        let Some(list) = self.lists.remove(&(Source::Agent, kind)) else { return };
+        for key in list.known {
+            let is_others = CLUSTER
+                .into_iter()
+                .any(|source| self.lists.get(&(source, kind)).is_some_and(|list| list.known.contains(&key)));
+            if !is_others {
+                self.delete(Source::Api, at, kind, &key);
             }
         }
     }
@@ -236,6 +265,9 @@ impl Inventory {
                 }
                 self.nodes.insert(node.name.clone(), node);
             }
+            // The agent is asked where nobody else tells.
+            Object::Policy(_) | Object::Identity(_)
+                if source == Source::Agent && self.is_told_by_cluster(object.kind(), &object.key()) => {}
             // A file is older than what the API server says.
             Object::Namespace(_) | Object::Policy(_) | Object::Identity(_)
                 if source == Source::File && self.is_complete(Source::Api, object.kind()) => {}
@@ -253,6 +285,10 @@ impl Inventory {
     }
 
     fn delete(&mut self, source: Source, at: Timestamp, kind: Kind, key: &Key) {
+        if source == Source::Agent && self.is_told_by_cluster(kind, key) {
+            // What the agent has no more, or not yet, was not its own.
+            return;
+        }
         match kind {
             Kind::Pod => {
                 let name = key.split_once('/').map(|(namespace, name)| Name::new(namespace, name));
@@ -732,7 +768,13 @@ impl Inventory {
     /// True once a source has told all policies of a kind.
     #[must_use]
     pub fn knows_policies(&self, kind: PolicyKind) -> bool {
-        [Source::Api, Source::File].into_iter().any(|source| self.is_complete(source, Kind::Policy(kind)))
+        self.is_complete(Source::Agent, Kind::Policy(kind)) || self.has_policies_of_cluster(kind)
+    }
+
+    /// True once the API server or a file has told all policies of a kind: then the agent need not be asked.
+    #[must_use]
+    pub fn has_policies_of_cluster(&self, kind: PolicyKind) -> bool {
+        CLUSTER.into_iter().any(|source| self.is_complete(source, Kind::Policy(kind)))
     }
 
     /// The labels of a security identity of Cilium's, with their sources; `None` if they are not known.

@@ -6,6 +6,7 @@
 #[macro_use]
 mod wire;
 
+pub mod agent;
 mod answer;
 mod cilium;
 mod convert;

@@ -6,8 +6,11 @@ use super::host::Host;
 use super::inventory::Inventory;
 use super::object::{Change, Object, Update};
 use super::pace::Pace;
+use super::policy::PolicyKind;
 use super::select::{Selected, Selection};
-use super::sources::Request;
+use super::sources::{Request, agent};
+use crate::cilium::identity::{self, Identity};
+use crate::cilium::model::{Cilium, VerdictBy};
 use crate::event::model::{Drop, Timestamp};
 use crate::filter::{Filter, Flag, Value, near};
 use std::collections::HashMap;
@@ -43,6 +46,9 @@ pub struct Names {
     asked: HashMap<Request, Instant>,
     /// What IPVS told of flows.
     flows: Flows,
+    agent: Option<agent::Handle>,
+    /// What Cilium's agent was asked, and when.
+    asked_agent: HashMap<agent::Request, Instant>,
     /// Network namespaces and addresses that had no name, since when.
     nameless: HashMap<Nameless, Instant>,
     forgot: Instant,
@@ -62,6 +68,31 @@ pub struct News {
     pub pods: Vec<String>,
     /// Addresses and namespaces that found no room in the kernel half.
     pub left_out: usize,
+}
+
+/// What only Cilium's agent can tell of a drop: the labels of identities that no source has told of, and of those that have
+/// another meaning on each node; and policies where neither API server nor file has told of all.
+fn missing(said: &Cilium, inventory: &Inventory) -> Vec<agent::Request> {
+    let ends = [&said.source_identity, &said.destination_identity].into_iter().flatten();
+    let entries = said.entry.iter().chain(&said.nearest).filter_map(|entry| entry.identity.as_ref());
+    let is_missing = |it: &&Identity| {
+        let is_nodes_own =
+            matches!(identity::kind(it.id), identity::Kind::Local | identity::Kind::RemoteNode);
+        it.labels.is_none() || is_nodes_own && inventory.identity(it.id).is_some()
+    };
+    let identities = ends.chain(entries).filter(is_missing).map(|it| agent::Request::Identity(it.id));
+    let kinds = [PolicyKind::Network, PolicyKind::Cilium, PolicyKind::Clusterwide];
+    let is_policys = said.verdict_by.is_some_and(|by| by != VerdictBy::Other);
+    let lacks = is_policys && !kinds.into_iter().all(|kind| inventory.has_policies_of_cluster(kind));
+    identities.chain(lacks.then_some(agent::Request::Policies)).collect()
+}
+
+/// True if a question has had an answer.
+fn is_told(request: agent::Request, inventory: &Inventory) -> bool {
+    match request {
+        agent::Request::Identity(id) => inventory.identity(id).is_some(),
+        agent::Request::Policies => inventory.knows_policies(PolicyKind::Clusterwide),
+    }
 }
 
 impl Default for Names {
@@ -86,9 +117,38 @@ impl Names {
             requests,
             asked: HashMap::new(),
             flows: Flows::default(),
+            agent: None,
+            asked_agent: HashMap::new(),
             nameless: HashMap::new(),
             forgot: Instant::now(),
         }
+    }
+
+    /// Asks Cilium's agent, too.
+    #[must_use]
+    pub fn with_agent(self, agent: agent::Handle) -> Self {
+        Self { agent: Some(agent), ..self }
+    }
+
+    /// Asks Cilium's agent for what it alone can tell of a drop by Cilium. True if its answer may be on its way; `waited` is how
+    /// long this drop has waited already.
+    pub fn awaits_agent(&mut self, said: &Cilium, waited: Duration) -> bool {
+        let Some(agent) = &self.agent else { return false };
+        let now = Instant::now();
+        if self.asked_agent.len() >= MAX_ASKED {
+            self.asked_agent.retain(|_, asked| now < *asked + ASKED);
+        }
+        let mut awaits = false;
+        for request in missing(said, &self.inventory) {
+            let is_new = self.asked_agent.get(&request).is_none_or(|asked| now >= *asked + ASKED);
+            // Where it is behind, it will be asked again.
+            if is_new && self.asked_agent.len() < MAX_ASKED && agent.ask(request) {
+                self.asked_agent.insert(request, now);
+            }
+            awaits |= self.asked_agent.get(&request).is_some_and(|asked| now < *asked + PATIENCE)
+                && !is_told(request, &self.inventory);
+        }
+        awaits && agent.is_there() && waited < PATIENCE
     }
 
     /// What is known.
@@ -345,8 +405,9 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
-    use super::super::object::{Name, Pod, Source};
+    use super::super::object::{Identity as Told, Kind, Name, Pod, Source};
     use super::*;
+    use crate::cilium::model::Entry;
     use crate::filter::{RawWord, Side};
 
     fn pod(number: u32) -> Update {
@@ -377,5 +438,67 @@ mod tests {
         }
         assert_eq!(names.select().map(|(selected, _)| selected.pods.len()), Some(1001));
         assert_eq!(names.due(), None);
+    }
+
+    fn said(source: u32) -> Cilium {
+        Cilium {
+            verdict_by: Some(VerdictBy::DefaultDeny),
+            source_identity: Some(Identity::named(source, &identity::Nobody)),
+            destination_identity: Some(Identity::named(2, &identity::Nobody)),
+            nearest: vec![Entry { identity: Some(Identity { id: 5000, labels: None }), ..Entry::default() }],
+            ..Cilium::default()
+        }
+    }
+
+    fn learn(names: &mut Names, source: Source, change: Change) {
+        names.learn(Update::Change(source, Timestamp(1), change));
+    }
+
+    fn identity_of(id: u32) -> Change {
+        Change::Set(Object::Identity(Told { id, labels: Default::default() }))
+    }
+
+    const KINDS: [PolicyKind; 3] = [PolicyKind::Network, PolicyKind::Cilium, PolicyKind::Clusterwide];
+
+    #[test]
+    fn the_agent_is_asked_once_for_what_nobody_else_tells() {
+        // A path that is there is as good as a socket until it is asked.
+        let options = agent::Options { sockets: vec!["/".into()] };
+        let (handle, mut questions) = agent::channel(options);
+        let mut names = Names::default().with_agent(handle);
+        assert!(names.awaits_agent(&said(4711), Duration::ZERO));
+        let [first, second] = [4711, 5000].map(agent::Request::Identity);
+        assert_eq!(questions.asked(), [first, second, agent::Request::Policies]);
+        // Still on its way, but not asked again, nor waited for longer than for other names.
+        assert!(names.awaits_agent(&said(4711), Duration::from_millis(10)));
+        assert!(!names.awaits_agent(&said(4711), PATIENCE));
+        assert_eq!(questions.asked(), []);
+        for id in [4711, 5000] {
+            learn(&mut names, Source::Agent, identity_of(id));
+        }
+        assert!(names.awaits_agent(&said(4711), Duration::ZERO));
+        for kind in KINDS {
+            learn(&mut names, Source::Agent, Change::End(Kind::Policy(kind)));
+        }
+        assert!(!names.awaits_agent(&said(4711), Duration::ZERO));
+        // No policy's verdict has policies.
+        let other = Cilium { verdict_by: Some(VerdictBy::Other), ..said(4712) };
+        assert!(names.awaits_agent(&other, Duration::ZERO));
+        assert_eq!(questions.asked(), [agent::Request::Identity(4712)]);
+    }
+
+    #[test]
+    fn where_the_cluster_has_told_the_agent_is_not_asked() {
+        let (handle, mut questions) = agent::channel(agent::Options { sockets: vec!["/nowhere".into()] });
+        let mut names = Names::default().with_agent(handle);
+        for kind in KINDS {
+            learn(&mut names, Source::Api, Change::End(Kind::Policy(kind)));
+        }
+        let known = Cilium { source_identity: None, nearest: vec![], ..said(0) };
+        assert!(!names.awaits_agent(&known, Duration::ZERO));
+        assert_eq!(questions.asked(), []);
+        // What has another meaning on each node is asked for; without a socket nobody waits.
+        assert!(!names.awaits_agent(&said(1 << 24 | 7), Duration::ZERO));
+        assert_eq!(questions.asked(), [1 << 24 | 7, 5000].map(agent::Request::Identity));
     }
 }

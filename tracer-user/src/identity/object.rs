@@ -132,6 +132,8 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// spec.podCIDRs, as they are written.
     pub pod_cidrs: Vec<String>,
+    /// Its labels.
+    pub labels: Labels,
 }
 
 /// A namespace.
@@ -356,6 +358,8 @@ pub enum Source {
     Cri,
     /// /proc.
     Proc,
+    /// Cilium's agent on this node.
+    Agent,
 }
 
 /// One change. A list comes as `Begin`, a `Set` for each thing, `End`: what was not set in between is gone, and until

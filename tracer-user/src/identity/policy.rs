@@ -40,17 +40,19 @@ pub struct Policy {
     pub kind: PolicyKind,
     /// Namespace and name. One of the whole cluster has an empty namespace.
     pub name: Name,
-    /// What it is made of: one part, but for the field `specs` of Cilium's. Parts for nodes (nodeSelector) are left out.
+    /// What it is made of: one part, but for the field `specs` of Cilium's.
     pub parts: Vec<Part>,
     /// It has more than is kept, so what is kept does not tell all.
     pub is_cut: bool,
 }
 
-/// What applies to some pods.
+/// What applies to some pods, or to some nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Part {
-    /// Which pods; their namespace, too.
+    /// Which pods; their namespace, too. Or which nodes.
     pub subject: Selector,
+    /// It is about nodes themselves (nodeSelector), never about pods; otherwise never about nodes.
+    pub is_of_nodes: bool,
     /// What may come in.
     pub ingress: Way,
     /// What may go out.
@@ -94,7 +96,11 @@ pub enum Peer {
     DnsName(String),
     /// Endpoints of a service (toServices): its namespace and name, or how it is selected.
     Service(String),
-    /// What is not looked into: its field, for example `toGroups`.
+    /// Nodes by their labels (fromNodes, toNodes).
+    Nodes(Selector),
+    /// Addresses outside of the cluster that are listed elsewhere (toGroups, CiliumCIDRGroup): where, for people.
+    Listed(String),
+    /// What is not looked into, for people.
     Unread(&'static str),
 }
 

@@ -7,7 +7,7 @@ const SHARE: u32 = 4;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
-pub(super) struct Budget {
+pub(crate) struct Budget {
     /// Time that was taken and not yet made up for.
     debt: Duration,
     since: Option<Instant>,
@@ -15,12 +15,12 @@ pub(super) struct Budget {
 
 impl Budget {
     /// True if there is some left of a burst of this length.
-    pub(super) fn is_left(&mut self, burst: Duration) -> bool {
+    pub(crate) fn is_left(&mut self, burst: Duration) -> bool {
         self.is_left_at(Instant::now(), burst)
     }
 
     /// Notes that time was taken.
-    pub(super) fn take(&mut self, time: Duration) {
+    pub(crate) fn take(&mut self, time: Duration) {
         self.debt += time;
     }
 

@@ -2,7 +2,7 @@
 
 pub mod attribute;
 pub mod bridge;
-mod budget;
+pub(crate) mod budget;
 pub mod conntrack;
 pub mod counted;
 pub mod counters;
@@ -14,7 +14,7 @@ mod listings;
 pub mod marks;
 pub mod memory;
 pub mod model;
-mod netns;
+pub(crate) mod netns;
 pub mod nft;
 pub mod owner;
 pub mod program;

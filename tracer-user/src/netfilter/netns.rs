@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 ///
 /// # Errors
 /// If it was found, but can't be opened.
-pub(super) fn open(inode: u32) -> io::Result<Option<File>> {
+pub(crate) fn open(inode: u32) -> io::Result<Option<File>> {
     open_in(inode, Path::new("/run/netns"), Path::new("/proc"))
 }
 

@@ -308,7 +308,8 @@ pub(super) fn rule(netfilter: &Netfilter) -> Option<String> {
     })
 }
 
-/// `tc:INGRESS:bouncer:id:7`, or `tc:EGRESS:u32:pref:49152` for a filter without a program; `None` if it is not known which.
+/// `tc:INGRESS:bouncer:id:7`, `netkit:bouncer:id:7`, or `tc:EGRESS:u32:pref:49152` for a filter without a program; `None` if it
+/// is not known which.
 pub(super) fn filter(bpf: &Bpf) -> Option<String> {
     let Filter { program, id, classifier, priority, .. } = &bpf.filter;
     let what = match (id, classifier, priority) {
@@ -316,7 +317,10 @@ pub(super) fn filter(bpf: &Bpf) -> Option<String> {
         (None, Some(classifier), Some(priority)) => format!("{}:pref:{priority}", escape(classifier)),
         _ => return None,
     };
-    Some(format!("tc:{}:{what}", escape(&bpf.hook)))
+    Some(match bpf.hook.as_str() {
+        "NETKIT" => format!("netkit:{what}"),
+        hook => format!("tc:{}:{what}", escape(hook)),
+    })
 }
 
 /// `cilium:133:POLICY Policy denied (endpoint 2636 ingress, identity 2 -> 12345; policies on the pod: shop/deny)`, with the

@@ -31,8 +31,9 @@ const KALLSYMS: &str = "/proc/kallsyms";
 /// Where the BTF of the kernel and of its modules is.
 const BTF: &str = "/sys/kernel/btf";
 /// Modules whose types, drop reasons or functions are of use.
-const MODULES: [&str; 19] = [
+const MODULES: [&str; 20] = [
     "cls_bpf",
+    "netkit",
     "bridge",
     "br_netfilter",
     "nf_conntrack",
@@ -114,7 +115,7 @@ impl Kernel {
             legacy: LegacyLayout::resolve(&vmlinux, None),
             read: BTreeMap::new(),
         };
-        kernel.layout.tc = kernel.tc(&vmlinux, None);
+        kernel.layout.tc = kernel.tc(&vmlinux, [None, None]);
         kernel.read_modules(&vmlinux);
         let trouble = match symbols.join() {
             Ok(Ok(symbols)) => {
@@ -232,7 +233,11 @@ impl Kernel {
                     self.nft = NftLayout::resolve(&btf, x_tables.as_ref());
                     self.layout.probes = probe_offsets(&btf, x_tables.as_ref());
                 }
-                "cls_bpf" => self.layout.tc = self.tc(vmlinux, Some(&btf)),
+                "cls_bpf" | "netkit" => {
+                    let both = ["cls_bpf", "netkit"];
+                    let both = both.map(|module| directory.load_module(module, vmlinux).ok().flatten());
+                    self.layout.tc = self.tc(vmlinux, both.each_ref().map(Option::as_ref));
+                }
                 "nft_counter" => self.nft_counter = CounterLayout::resolve(&btf),
                 "x_tables" => self.legacy = LegacyLayout::resolve(vmlinux, Some(&btf)),
                 // Their functions tell tables from other hooks.
@@ -244,14 +249,15 @@ impl Kernel {
         }
     }
 
-    /// Where what is on tc hooks is. Functions are only known once the symbols are.
-    fn tc(&self, vmlinux: &Btf, cls_bpf: Option<&Btf>) -> TcLayout {
+    /// Where what is on tc hooks is, with the types of cls_bpf and netkit where they are modules. Functions are only known
+    /// once the symbols are.
+    fn tc(&self, vmlinux: &Btf, [cls_bpf, netkit]: [Option<&Btf>; 2]) -> TcLayout {
         let number = |wanted: &str| {
             let mut named =
                 self.reasons.iter().filter(|(_, name)| name.subsystem == "core" && name.name == wanted);
             named.next().map(|(number, _)| number)
         };
-        layout::resolve(vmlinux, cls_bpf, number)
+        layout::resolve(vmlinux, cls_bpf, netkit, number)
     }
 
     fn find_functions(&mut self) {
@@ -272,6 +278,7 @@ impl Kernel {
             self.layout.tc.receive = first(part("__netif_receive_skb_core"));
             self.layout.tc.transmit = first(part("__dev_queue_xmit"));
         }
+        self.layout.tc.netkit = range("netkit_xmit");
         self.layout.br_handle_frame = range("br_handle_frame");
         self.layout.br_nf_pre_routing = range(bridge::FREES_ITSELF);
         if let Some(legacy) = &mut self.legacy {

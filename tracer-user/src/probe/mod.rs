@@ -13,6 +13,7 @@ pub mod mapped;
 pub mod object;
 pub mod offsets;
 pub mod reasons;
+pub(crate) mod rtnetlink;
 pub mod selftest;
 pub mod symbols;
 pub mod tracer;

@@ -35,7 +35,10 @@ pub fn answer(
     #[allow(clippy::cast_possible_truncation, reason = "two ids in a word")]
     let of_key = [ids as u32, (ids >> 32) as u32];
     let mut listed: Vec<Filter> = match filters {
-        Some(filters) => filters[..count.min(TC_FILTERS)].iter().map(|it| filter(it, &mut program)).collect(),
+        Some(filters) => filters[..count.min(TC_FILTERS)]
+            .iter()
+            .map(|it| filter(it, has(tc_word::NETKIT), &mut program))
+            .collect(),
         None => of_key
             .into_iter()
             .take(count)
@@ -51,7 +54,12 @@ pub fn answer(
         None => Confidence::Ambiguous,
     };
     Some(Bpf {
-        hook: if has(tc_word::EGRESS) { "EGRESS" } else { "INGRESS" }.to_owned(),
+        hook: match (has(tc_word::NETKIT), has(tc_word::EGRESS)) {
+            (true, _) => "NETKIT",
+            (false, true) => "EGRESS",
+            (false, false) => "INGRESS",
+        }
+        .to_owned(),
         interface: interface.map(str::to_owned),
         filter: only.unwrap_or_default(),
         confidence,
@@ -60,13 +68,20 @@ pub fn answer(
     })
 }
 
-fn filter(noted: &TcFilter, program: &mut impl FnMut(u32) -> Program) -> Filter {
+fn filter(noted: &TcFilter, is_netkit: bool, program: &mut impl FnMut(u32) -> Program) -> Filter {
     let end = noted.kind.iter().position(|byte| *byte == 0).unwrap_or(noted.kind.len());
     let classifier = String::from_utf8_lossy(&noted.kind[..end]).into_owned();
     let is_classic = !classifier.is_empty();
     let [high, low, ..] = noted.priority.to_be_bytes();
     let filter = Filter {
-        attached: Some(if is_classic { "clsact" } else { "tcx" }.to_owned()),
+        attached: Some(
+            match (is_classic, is_netkit) {
+                (true, _) => "clsact",
+                (false, true) => "netkit",
+                (false, false) => "tcx",
+            }
+            .to_owned(),
+        ),
         priority: is_classic.then_some(u16::from_be_bytes([high, low])),
         handle: (noted.handle != 0).then(|| format!("{:#x}", noted.handle)),
         classifier: is_classic.then_some(classifier),
@@ -75,7 +90,7 @@ fn filter(noted: &TcFilter, program: &mut impl FnMut(u32) -> Program) -> Filter 
     if noted.program == 0 { filter } else { with_program(filter, noted.program, program) }
 }
 
-fn with_program(filter: Filter, id: u32, program: &mut impl FnMut(u32) -> Program) -> Filter {
+pub(super) fn with_program(filter: Filter, id: u32, program: &mut impl FnMut(u32) -> Program) -> Filter {
     let Program { name, tag, pinned } = program(id);
     Filter { program: name, id: Some(id), tag, pinned, ..filter }
 }
@@ -119,6 +134,16 @@ mod tests {
         let bpf = told(9, 1 | tc_word::EGRESS, Some([tcx, NONE, NONE, NONE]));
         assert_eq!((bpf.hook.as_str(), bpf.confidence), ("EGRESS", Confidence::Inferred));
         assert_eq!((bpf.filter.id, bpf.filter.program), (Some(9), None));
+    }
+
+    #[test]
+    fn netkits_programs_are_at_no_tc_hook() {
+        let program = TcFilter { program: 7, ..NONE };
+        let bpf = told(7, 1 | tc_word::NETKIT, Some([program, NONE, NONE, NONE]));
+        assert_eq!((bpf.hook.as_str(), bpf.filter.attached.as_deref()), ("NETKIT", Some("netkit")));
+        // The device may have dropped it for another reason.
+        assert_eq!((bpf.filter.id, bpf.confidence), (Some(7), Confidence::Inferred));
+        assert_eq!(told(7, 1 | tc_word::NETKIT, None).hook, "NETKIT");
     }
 
     #[test]

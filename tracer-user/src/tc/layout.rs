@@ -4,16 +4,23 @@
 use crate::probe::btf::Btf;
 use tracer_common::{ABSENT, TcLayout, TextRange};
 
-/// From the BTF of vmlinux, and of cls_bpf where that is a module that is loaded; the number of a drop reason by its name.
-/// The functions are left out.
+/// From the BTF of vmlinux, and of cls_bpf and netkit where they are modules that are loaded; the number of a drop reason by
+/// its name. The functions are left out.
 #[must_use]
-pub fn resolve(vmlinux: &Btf, cls_bpf: Option<&Btf>, reason: impl Fn(&str) -> Option<u32>) -> TcLayout {
+pub fn resolve(
+    vmlinux: &Btf,
+    cls_bpf: Option<&Btf>,
+    netkit: Option<&Btf>,
+    reason: impl Fn(&str) -> Option<u32>,
+) -> TcLayout {
     let at = |container, path| vmlinux.offset_of(container, path).unwrap_or(ABSENT);
     let of_bpf = |container, path| cls_bpf.unwrap_or(vmlinux).offset_of(container, path).unwrap_or(ABSENT);
+    let of_netkit = |path| netkit.unwrap_or(vmlinux).offset_of("netkit", path).unwrap_or(ABSENT);
     let before = vmlinux.offset_of("tcx_entry", "bundle").zip(vmlinux.offset_of("tcx_entry", "miniq"));
     let layout = TcLayout {
         receive: TextRange::default(),
         transmit: TextRange::default(),
+        netkit: TextRange::default(),
         reason_ingress: reason("TC_INGRESS").unwrap_or(ABSENT),
         reason_egress: reason("TC_EGRESS").unwrap_or(ABSENT),
         entry_ingress: at("net_device", "tcx_ingress"),
@@ -36,8 +43,20 @@ pub fn resolve(vmlinux: &Btf, cls_bpf: Option<&Btf>, reason: impl Fn(&str) -> Op
         bpf_direct: of_bpf("cls_bpf_prog", "exts_integrated"),
         program_aux: at("bpf_prog", "aux"),
         aux_id: at("bpf_prog_aux", "id"),
+        device_private: private(vmlinux),
+        device_flags: at("net_device", "flags"),
+        netkit_peer: of_netkit("peer"),
+        netkit_active: of_netkit("active"),
     };
     if lists_all(&layout) { layout } else { TcLayout::NONE }
+}
+
+/// Where netdev_priv() of include/linux/netdevice.h leads: the flexible array at the end of struct net_device (from 6.11), before
+/// it had a name the first multiple of NETDEV_ALIGN behind the structure.
+fn private(vmlinux: &Btf) -> u32 {
+    const NETDEV_ALIGN: u32 = 32;
+    let behind = || vmlinux.size_of("net_device")?.checked_next_multiple_of(NETDEV_ALIGN);
+    vmlinux.offset_of("net_device", "priv").or_else(behind).unwrap_or(ABSENT)
 }
 
 /// True if nothing on a hook can be overlooked for want of a field: else one of several would look like the only one.

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 /// What at a tc hook dropped a packet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Bpf {
-    /// `INGRESS` or `EGRESS`.
+    /// `INGRESS` or `EGRESS`, or `NETKIT` for the programs of a netkit device.
     pub hook: String,
-    /// The device's name.
+    /// The device's name; for netkit of the one that the packet was to come in by, whose other end has the programs.
     pub interface: Option<String>,
     /// The filter that did it; all null where it isn't known, or is among `candidates`.
     #[serde(flatten)]
@@ -32,7 +32,7 @@ impl Bpf {
 /// A program or a classifier on a tc hook.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Filter {
-    /// `tcx` or `clsact`.
+    /// `tcx`, `clsact` or `netkit`.
     pub attached: Option<String>,
     /// `bpf`, `u32`, `flower` ...: the classifier of a clsact filter.
     pub classifier: Option<String>,

@@ -166,11 +166,43 @@ fn entities() {
 }
 
 #[test]
+fn nodes_by_their_labels() {
+    let edge = || Peer::Nodes(Selector { requirements: vec![is("any:role", "edge")] });
+    let node = |identity, labels| Who { identity, labels, ..Who::default() };
+    let told = |role: &str| Some(labels(&[("k8s:role", role), ("reserved:remote-node", "")]));
+    assert_eq!(of(edge(), &node(2 << 24 | 5, told("edge"))), Ok(()));
+    assert_eq!(
+        why(edge(), &node(2 << 24 | 5, told("db"))),
+        "peer: its peers are nodes chosen by labels (role=edge), the peer is a node that has role=db"
+    );
+    // A pod or the world is none, whatever its labels are; of a node without labels that is not known.
+    let pod = of(edge(), &node(4711, told("edge"))).unwrap_err();
+    assert!(
+        !pod.is_unsure && pod.why.ends_with("the peer is no node to Cilium: identity 4711"),
+        "{}",
+        pod.why
+    );
+    assert!(!of(edge(), &outside(2)).unwrap_err().is_unsure);
+    for identity in [0, 1, 6, 7, 2 << 24 | 5] {
+        assert!(of(edge(), &node(identity, None)).unwrap_err().is_unsure, "{identity}");
+    }
+}
+
+#[test]
+fn addresses_that_are_listed_elsewhere() {
+    let group = || Peer::Listed("an AWS security group".to_owned());
+    let world = of(group(), &outside(2)).unwrap_err();
+    assert!(world.is_unsure && world.why.contains("the addresses of an AWS security group, which"));
+    let pod = of(group(), &batch()).unwrap_err();
+    assert!(!pod.is_unsure && pod.why.contains("which are outside of the cluster, and the peer is"));
+}
+
+#[test]
 fn other_peers_and_several() {
     let dns = why(Peer::DnsName("api.example.com".to_owned()), &outside(2));
     assert!(dns.contains("the DNS name api.example.com"), "{dns}");
     assert!(why(Peer::Service("shop/db".to_owned()), &batch()).contains("the service shop/db"));
-    assert!(of(Peer::Unread("groups"), &batch()).unwrap_err().is_unsure);
+    assert!(of(Peer::Unread("requires"), &batch()).unwrap_err().is_unsure);
     assert_eq!(peers(Some(&[]), &batch()).unwrap_err().why, "peer: it is about nobody");
     // The one that lacks least.
     let far = endpoints(vec![is("k8s:a", "1"), is("k8s:b", "2")]);
@@ -179,7 +211,7 @@ fn other_peers_and_several() {
     let miss = peers(Some(&all), &batch()).unwrap_err();
     assert_eq!(miss.why, "peer labels: needs app=frontend, the peer has app=batch (the nearest of 3 peers)");
     // One that may fit makes it unsure.
-    assert!(peers(Some(&[all[0].clone(), Peer::Unread("nodes")]), &batch()).unwrap_err().is_unsure);
+    assert!(peers(Some(&[all[0].clone(), Peer::Unread("requires")]), &batch()).unwrap_err().is_unsure);
 }
 
 fn to(protocol: u8, port: Option<u16>) -> What {

@@ -191,5 +191,86 @@ fn only_a_policys_verdict_on_a_pod_has_policies() {
     }
     assert_eq!(of(155, endpoint(12345)).policies, None);
     let host = of(133, LocalEndpoint { is_host: true, ..endpoint(1) });
-    assert!(host.policies.is_none() && host.unread[0].contains("nodeSelector"), "{host:?}");
+    assert!(
+        host.policies.is_none() && host.unread[0].starts_with("the node's labels are not known"),
+        "{host:?}"
+    );
+}
+
+#[test]
+fn policies_on_nodes_are_about_the_host_alone() {
+    let on = |name: &str, field: &str, app: &str| json!({"metadata": {"name": name}, "spec": {field: {"matchLabels": {"app": app}}, "ingress": [{"fromEntities": ["cluster"]}]}});
+    let node = json!({"metadata": {"name": "c-1", "labels": {"app": "web"}}, "status": {"addresses": [{"address": "10.11.1.5"}]}});
+    let inventory = inventory(&[
+        (Of::Node, &[node]),
+        (Of::Pod, &[pod("web-0", "web", "c-1", "10.11.1.6")]),
+        (NETWORK, &[policy("network", &json!({"podSelector": {}}))]),
+        (CILIUM, &[policy("of-a-namespace", &json!({"nodeSelector": {}, "ingress": [{}]}))]),
+        (
+            CLUSTERWIDE,
+            &[
+                on("nodes", "nodeSelector", "web"),
+                on("others", "nodeSelector", "db"),
+                on("pods", "endpointSelector", "web"),
+            ],
+        ),
+    ]);
+    let names =
+        |answer: &Cilium| answer.policies.iter().flatten().map(|it| it.name.clone()).collect::<Vec<_>>();
+    let block = Block { destination_identity: 1, ..BLOCK };
+    let host = answer(&inventory, &block, 133, &[LocalEndpoint { is_host: true, ..endpoint(1) }]);
+    assert_eq!((names(&host), host.unread.len()), (vec!["nodes".to_owned()], 0));
+    assert_eq!(
+        why(&host, 0),
+        "peer: it is about the entity cluster, the peer is identity 2 (reserved:world)"
+    );
+    let of_pod = answer(
+        &inventory,
+        &BLOCK,
+        133,
+        &[LocalEndpoint { address: address("10.11.1.6"), ..endpoint(12345) }],
+    );
+    assert_eq!(names(&of_pod), ["pods", "network"]);
+}
+
+#[test]
+fn names_that_come_later_change_names_alone() {
+    let entry = |id| crate::cilium::model::Entry {
+        identity: Some(Identity { id, labels: None }),
+        ..Default::default()
+    };
+    let packet = Packet { time: NOW, ..packet() };
+    let block = Block { source_identity: 4711, ..BLOCK };
+    let asked = Asked { block, packet, unread: 1 };
+    let mut early = Cilium {
+        endpoint: Some(2636),
+        direction: Some(Direction::Ingress),
+        verdict_by: Some(VerdictBy::DefaultDeny),
+        source_identity: entry(4711).identity,
+        nearest: vec![entry(12345)],
+        allowed_now: Some(false),
+        unread: vec!["a map".to_owned()],
+        ..Cilium::default()
+    };
+    let before = early.clone();
+    // Nothing is known: nothing changes, however often it is asked.
+    asked.name(&mut early, &Inventory::default(), &[]);
+    assert_eq!(early, before);
+    let only: &[(Of, &[Value])] = &[(NETWORK, &[policy("p", &json!({"podSelector": {}}))])];
+    asked.name(&mut early, &inventory(only), &[]);
+    assert_eq!((early.policies.clone(), early.unread.len()), (None, 2));
+    // The pods' names came.
+    let later = inventory(&[
+        (Of::Pod, &[pod("web-0", "web", "c-1", "10.11.1.5"), pod("b", "batch", "c-2", "10.244.3.7")]),
+        (NETWORK, &[policy("p", &json!({"podSelector": {}}))]),
+        (CILIUM, &[]),
+        (CLUSTERWIDE, &[]),
+    ]);
+    asked.name(&mut early, &later, &[endpoint(12345)]);
+    assert_eq!(early.unread, ["a map"]);
+    assert_eq!(why(&early, 0), "no ingress rule at all, so it allows nothing");
+    let labels = |identity: &Option<Identity>| identity.clone().unwrap().labels.unwrap()[0].clone();
+    assert_eq!(labels(&early.source_identity), "k8s:app=batch");
+    assert_eq!(labels(&early.nearest[0].identity), "k8s:app=web");
+    assert_eq!(early.allowed_now, Some(false));
 }

@@ -37,7 +37,7 @@ fn to(direction: Direction, port: u16) -> What {
 /// Why a policy did not let a packet in on port 6379; `None` if it is not about the pod.
 fn why(kind: PolicyKind, spec: &Value, who: &Who) -> Option<String> {
     let policies = [policy(kind, "p", spec)];
-    let (all, _) = explain(policies.iter(), &redis(), who, &to(Direction::Ingress, 6379));
+    let (all, _) = explain(policies.iter(), &Subject::Pod(redis()), who, &to(Direction::Ingress, 6379));
     all.into_iter().next().and_then(|policy| policy.why_not)
 }
 
@@ -229,7 +229,7 @@ fn ciliums_policies() {
             Cilium,
             with("ingress", json!([{"fromCIDRSet": [{"cidrGroupRef": "vpn"}]}])),
             world(),
-            Some("a CiliumCIDRGroup, which droptrace doesn't look into"),
+            Some("a CiliumCIDRGroup (vpn), which droptrace doesn't look into"),
         ),
         // Ports alone are about everybody.
         (
@@ -287,7 +287,7 @@ fn ciliums_policies() {
             Cilium,
             with("ingressDeny", json!([{"fromGroups": [{"aws": {}}]}])),
             world(),
-            Some("it may deny the packet: peer: it goes by groups"),
+            Some("it may deny the packet: peer address: it is about the addresses of"),
         ),
         (
             Cilium,
@@ -315,7 +315,7 @@ fn egress_is_about_the_destination() {
     let policies = [policy(Network, "a", &spec), policy(Cilium, "b", &cilium)];
     let ports = Some(vec![("sql".to_owned(), 6, 5432)]);
     let what = What { destination: Some(Pod { ports, ..Pod::default() }), ..to(Direction::Egress, 5432) };
-    let (all, _) = explain(policies.iter(), &redis(), &batch(), &what);
+    let (all, _) = explain(policies.iter(), &Subject::Pod(redis()), &batch(), &what);
     let why: Vec<_> = all.iter().map(|policy| policy.why_not.as_deref().unwrap()).collect();
     assert_eq!(why[0], "peer labels: needs app=db, the peer has app=batch");
     assert!(
@@ -323,7 +323,7 @@ fn egress_is_about_the_destination() {
         "{why:?}"
     );
     // NetworkPolicies without types are about ingress, too.
-    let (all, _) = explain(policies.iter(), &redis(), &batch(), &to(Direction::Ingress, 5432));
+    let (all, _) = explain(policies.iter(), &Subject::Pod(redis()), &batch(), &to(Direction::Ingress, 5432));
     assert_eq!((all.len(), &*all[0].name), (1, "a"));
     assert!(all[0].why_not.as_ref().unwrap().starts_with("no ingress rule at all"));
 }
@@ -335,7 +335,8 @@ fn those_that_deny_come_first_and_the_rest_is_counted() {
     let mut policies: Vec<_> = (0..80).map(|n| policy(Network, &format!("n{n:02}"), &nothing)).collect();
     policies.push(policy(Clusterwide, "z", &deny));
     policies.push(policy(Network, "maybe", &json!({"podSelector": {}, "ingress": [{}]})));
-    let (all, left_out) = explain(policies.iter(), &redis(), &world(), &to(Direction::Ingress, 1));
+    let (all, left_out) =
+        explain(policies.iter(), &Subject::Pod(redis()), &world(), &to(Direction::Ingress, 1));
     assert_eq!((all.len(), left_out), (TOLD, 82 - TOLD));
     let named: Vec<_> = all.iter().map(|it| (it.namespace.as_deref(), &*it.name, &*it.kind)).collect();
     assert_eq!(named[0], (None, "z", "CiliumClusterwideNetworkPolicy"));

@@ -41,6 +41,7 @@ fn inventory() -> Inventory {
             name: name.to_owned(),
             addresses: vec![address.parse().unwrap()],
             pod_cidrs: vec![],
+            labels: Default::default(),
         })
     };
     let agent = Pod {

@@ -332,3 +332,32 @@ fn a_file_is_older_than_the_api_server() {
     inventory.apply(Source::Api, at(4), Change::Delete(Kind::Identity, "4711".to_owned()));
     assert_eq!(app(&inventory), None);
 }
+
+#[test]
+fn the_agents_policies_give_way_to_the_clusters() {
+    let kind = PolicyKind::Network;
+    let set = |name: &str| {
+        let policy = Policy { kind, name: Name::new("shop", name), ..Policy::default() };
+        Change::Set(Object::Policy(policy))
+    };
+    let (begin, end) = (Change::Begin(Kind::Policy(kind)), Change::End(Kind::Policy(kind)));
+    let names = |inventory: &Inventory| {
+        inventory.policies_of(Some("shop")).map(|policy| policy.name.name.clone()).collect::<Vec<_>>()
+    };
+    let mut inventory = Inventory::default();
+    let tell = |inventory: &mut Inventory, source, changes: &[Change]| {
+        changes.iter().for_each(|change| inventory.apply(source, at(1), change.clone()));
+    };
+    tell(&mut inventory, Source::Agent, &[begin.clone(), set("a"), set("b"), end.clone()]);
+    assert!(inventory.knows_policies(kind) && !inventory.has_policies_of_cluster(kind));
+    // It tells anew what there is.
+    tell(&mut inventory, Source::Agent, &[begin.clone(), set("a"), set("c"), end.clone()]);
+    assert_eq!(names(&inventory), ["a", "c"]);
+    // The API server has told all: what only the agent had is gone, and what it says counts no more.
+    tell(&mut inventory, Source::Api, &[begin.clone(), set("a"), set("d"), end.clone()]);
+    assert_eq!(names(&inventory), ["a", "d"]);
+    tell(&mut inventory, Source::Agent, &[begin.clone(), set("a"), set("e"), end.clone()]);
+    assert_eq!(names(&inventory), ["a", "d"]);
+    tell(&mut inventory, Source::Agent, &[begin, end]);
+    assert_eq!(names(&inventory), ["a", "d"]);
+}

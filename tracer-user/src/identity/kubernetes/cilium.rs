@@ -16,6 +16,7 @@ wire! {
     CiliumPolicy { metadata: Meta, spec: Option<Spec>, specs: Vec<Spec>, }
     Spec {
         endpoint_selector: Option<LabelSelector>,
+        node_selector: Option<LabelSelector>,
         ingress: Vec<RuleWire>,
         ingress_deny: Vec<RuleWire>,
         egress: Vec<RuleWire>,
@@ -34,9 +35,9 @@ wire! {
         #[serde(rename = "fromCIDRSet", alias = "toCIDRSet")]
         from_cidr_set: Option<Vec<Block>>,
         #[serde(alias = "toGroups")]
-        from_groups: Option<Vec<Ignored>>,
+        from_groups: Option<Vec<Groups>>,
         #[serde(alias = "toNodes")]
-        from_nodes: Option<Vec<Ignored>>,
+        from_nodes: Option<Vec<LabelSelector>>,
         #[serde(alias = "toRequires")]
         from_requires: Option<Vec<Ignored>>,
         #[serde(rename = "toFQDNs")]
@@ -47,6 +48,7 @@ wire! {
         authentication: Option<Authentication>,
     }
     Ignored {}
+    Groups { aws: Option<Ignored>, }
     Block { cidr: String, except: Vec<String>, cidr_group_ref: String, cidr_group_selector: Option<LabelSelector>, }
     Fqdn { match_name: String, match_pattern: String, }
     ServiceWire { k8s_service: Option<ServiceName>, }
@@ -88,7 +90,8 @@ pub(super) fn policy(kind: PolicyKind, wire: CiliumPolicy) -> Result<Found, Unre
         PolicyKind::Clusterwide => Name::new("", convert::name(metadata.name.clone())?),
         _ => convert::full_name(&metadata)?,
     };
-    let mut reading = Reading { namespace: &name.namespace, is_init: false, cut: Cut::default() };
+    let mut reading =
+        Reading { namespace: &name.namespace, is_init: false, is_taken_over: false, cut: Cut::default() };
     let mut parts = Vec::new();
     for spec in spec.into_iter().chain(specs).take(limits::RULES) {
         parts.extend(reading.part(spec)?);
@@ -96,6 +99,13 @@ pub(super) fn policy(kind: PolicyKind, wire: CiliumPolicy) -> Result<Found, Unre
     let is_cut = reading.cut.0;
     let object = Object::Policy(Policy { kind, name, parts, is_cut });
     Ok(Found { version: metadata.resource_version, object })
+}
+
+/// What a rule is made of that Cilium has taken over already, and whether it has more than is kept.
+pub(super) fn parts_taken_over(spec: Spec) -> Result<(Vec<Part>, bool), Unreadable> {
+    let mut reading = Reading { namespace: "", is_init: false, is_taken_over: true, cut: Cut::default() };
+    let parts = reading.part(spec)?.into_iter().collect();
+    Ok((parts, reading.cut.0))
 }
 
 /// A label's key with its source; without one any source will do.
@@ -108,13 +118,19 @@ struct Reading<'a> {
     namespace: &'a str,
     /// The part selects pods that have no labels yet.
     is_init: bool,
+    /// Cilium has taken it over already: its selectors have all that they mean.
+    is_taken_over: bool,
     cut: Cut,
 }
 
 impl Reading<'_> {
-    /// A part; `None` if it is about nodes.
+    /// A part; `None` if it is about nobody. A policy on nodes has no namespace.
     fn part(&mut self, spec: Spec) -> Result<Option<Part>, Unreadable> {
-        let Some(subject) = spec.endpoint_selector else { return Ok(None) };
+        let (subject, is_of_nodes) = match (spec.endpoint_selector, spec.node_selector) {
+            (Some(pods), _) => (pods, false),
+            (None, Some(nodes)) if self.namespace.is_empty() => (nodes, true),
+            (None, _) => return Ok(None),
+        };
         let mut subject = selector(subject, key, &mut self.cut)?;
         self.is_init = subject.requirements.iter().any(|it| it.key == "reserved:init");
         if !self.namespace.is_empty() {
@@ -125,6 +141,7 @@ impl Reading<'_> {
         let DefaultDeny { ingress, egress } = spec.enable_default_deny;
         Ok(Some(Part {
             subject,
+            is_of_nodes,
             ingress: self.way(spec.ingress, spec.ingress_deny, ingress)?,
             egress: self.way(spec.egress, spec.egress_deny, egress)?,
         }))
@@ -184,9 +201,12 @@ impl Reading<'_> {
         }));
         add(wire.to_fqdns.map(|list| cut.take(list, limits::PEERS).map(dns_name).collect()));
         add(wire.to_services.map(|list| cut.take(list, limits::PEERS).map(service).collect()));
-        for (list, field) in [(wire.from_groups, "groups"), (wire.from_nodes, "nodes")] {
-            add(list.map(|list| list.iter().take(1).map(|_| Peer::Unread(field)).collect()));
-        }
+        let nodes = wire.from_nodes.map(|list| {
+            let list: Vec<_> = cut.take(list, limits::PEERS).collect();
+            list.into_iter().map(|one| selector(one, key, cut).map(Peer::Nodes)).collect::<Result<_, _>>()
+        });
+        add(nodes.transpose()?);
+        add(wire.from_groups.map(|list| cut.take(list, limits::PEERS).map(|one| group(&one)).collect()));
         if wire.from_requires.is_some_and(|list| !list.is_empty()) {
             // It narrows what the others say.
             peers = Some(vec![Peer::Unread("requires")]);
@@ -202,6 +222,9 @@ impl Reading<'_> {
     /// the whole cluster.
     fn endpoints(&mut self, wire: LabelSelector) -> Result<Peer, Unreadable> {
         let mut selector: Selector = selector(wire, key, &mut self.cut)?;
+        if self.is_taken_over {
+            return Ok(Peer::Endpoints(selector));
+        }
         let mut keys = selector.requirements.iter().map(|it| it.key.as_str());
         let any = NAMESPACE_LABELS.replacen("k8s:", "any:", 1);
         let is_reserved = keys.clone().any(|key| key.starts_with("reserved:"));
@@ -238,9 +261,17 @@ fn is_namespace(key: &str) -> bool {
 
 fn group_or_block(wire: Block, cut: &mut Cut) -> Peer {
     if wire.cidr.is_empty() && (!wire.cidr_group_ref.is_empty() || wire.cidr_group_selector.is_some()) {
-        return Peer::Unread("a CiliumCIDRGroup");
+        let name = if wire.cidr_group_ref.is_empty() { "chosen by labels" } else { &wire.cidr_group_ref };
+        return Peer::Listed(format!("a CiliumCIDRGroup ({name})"));
     }
     block(&wire.cidr, wire.except, cut)
+}
+
+/// A group of a cloud provider (pkg/policy/api/groups.go): the operator asks the provider for its addresses, and makes another
+/// policy of them.
+fn group(wire: &Groups) -> Peer {
+    let of = if wire.aws.is_some() { "an AWS security group" } else { "a group of a cloud provider" };
+    Peer::Listed(format!("{of} (toGroups; Cilium puts its addresses into a policy of their own)"))
 }
 
 fn dns_name(wire: Fqdn) -> Peer {

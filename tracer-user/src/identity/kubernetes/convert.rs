@@ -103,6 +103,7 @@ pub(super) fn node(wire: wire::Node) -> Result<Found, Unreadable> {
         name: name(metadata.name)?,
         addresses: addresses(status.addresses.into_iter().map(|entry| entry.address)),
         pod_cidrs,
+        labels: labels(metadata.labels),
     });
     Ok(Found { version: metadata.resource_version, object })
 }

@@ -73,7 +73,7 @@ pub(super) fn network(wire: NetworkPolicy) -> Result<Found, Unreadable> {
     };
     let ingress = way(is_ingress, spec.ingress.into_iter().map(|rule| (rule.from, rule.ports)).collect())?;
     let egress = way(is_egress, spec.egress.into_iter().map(|rule| (rule.to, rule.ports)).collect())?;
-    let parts = vec![Part { subject, ingress, egress }];
+    let parts = vec![Part { subject, is_of_nodes: false, ingress, egress }];
     let policy = Policy { kind: PolicyKind::Network, name, parts, is_cut: cut.0 };
     Ok(Found { version: metadata.resource_version, object: Object::Policy(policy) })
 }

@@ -1,6 +1,7 @@
 //! The sources of names, the only part of `identity` that asks the OS and the network. They run on a thread of their own
 //! and hand on what they learn; whatever becomes of them, the drop stream goes on.
 
+pub mod agent;
 pub mod api;
 pub mod cri;
 pub mod file;
@@ -35,6 +36,8 @@ pub struct Feed {
     pub updates: mpsc::Receiver<Update>,
     /// Questions to /proc.
     pub requests: mpsc::Sender<Request>,
+    /// Questions to Cilium's agent.
+    pub agent: agent::Handle,
 }
 
 /// Starts the sources on a thread of their own.
@@ -44,17 +47,23 @@ pub struct Feed {
 pub fn start(options: Options) -> io::Result<Feed> {
     let (sink, updates) = Sink::new(ROOM);
     let (requests, questions) = mpsc::channel(QUESTIONS);
+    let (agent, of_agent) = agent::channel(agent::Options::from_environment());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new().name("names".to_owned()).spawn(move || {
         // Each ends when nobody reads any more, which is no news.
-        let _ = runtime.block_on(all(options, questions, sink));
+        let _ = runtime.block_on(all(options, questions, of_agent, sink));
         // Look-ups of host names may hang on threads of their own.
         runtime.shutdown_background();
     })?;
-    Ok(Feed { updates, requests })
+    Ok(Feed { updates, requests, agent })
 }
 
-async fn all(options: Options, questions: mpsc::Receiver<Request>, sink: Sink) -> Result<(), Closed> {
+async fn all(
+    options: Options,
+    questions: mpsc::Receiver<Request>,
+    of_agent: agent::Questions,
+    sink: Sink,
+) -> Result<(), Closed> {
     let Options { api, files } = options;
     let api = async {
         match api {
@@ -66,6 +75,7 @@ async fn all(options: Options, questions: mpsc::Receiver<Request>, sink: Sink) -
         file::tell(files, sink.clone()),
         cri::watch(cri::Options::from_environment(), sink.clone()),
         proc::watch(proc::Options::default(), questions, sink.clone()),
+        agent::watch(of_agent, sink.clone()),
         api,
     )
     .map(|_| ())

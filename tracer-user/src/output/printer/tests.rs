@@ -265,6 +265,9 @@ fn the_place_of_a_program() {
         ..Filter::default()
     };
     assert_eq!(place(classic), "tc:INGRESS:u32:pref:49152 (eth0, clsact)");
+    let netkit =
+        Bpf { hook: "NETKIT".into(), filter: Filter { id: Some(7), ..Filter::default() }, ..Bpf::default() };
+    assert_eq!(words::filter(&netkit).as_deref(), Some("netkit:?:id:7"));
     assert_eq!(place(Filter::default()), "NO_SOCKET tcp_v4_rcv+0x1f");
 }
 

@@ -52,9 +52,13 @@ fn absent_and_empty_are_told_apart() {
     let peers: Vec<_> = parts[0].ingress.allow.iter().map(|rule| rule.peers.clone()).collect();
     assert_eq!(peers, [Some(vec![]), Some(vec![]), None]);
     // No selector is not an empty one.
-    for spec in [json!({"ingress": [{}]}), json!({"endpointSelector": null}), json!({"nodeSelector": {}})] {
+    for spec in [json!({"ingress": [{}]}), json!({"endpointSelector": null}), json!({"nodeSelector": null})] {
         assert_eq!(policy(PolicyKind::Clusterwide, &spec).unwrap().parts, []);
     }
+    // Nodes have no namespace.
+    let nodes = |kind| policy(kind, &json!({"nodeSelector": {}})).unwrap().parts;
+    assert_eq!(nodes(PolicyKind::Cilium), []);
+    assert!(nodes(PolicyKind::Clusterwide)[0].is_of_nodes);
 }
 
 #[test]
@@ -64,7 +68,7 @@ fn names_kinds_and_several_parts() {
     let found = object(Kind::Policy(PolicyKind::Clusterwide), &json.to_string()).unwrap().object;
     assert_eq!((&*found.key(), found.kind()), ("all", Kind::Policy(PolicyKind::Clusterwide)));
     let Object::Policy(all) = found else { panic!("no policy") };
-    assert_eq!((all.name, all.parts.len()), (Name::new("", "all"), 2));
+    assert_eq!((all.name, all.parts.len()), (Name::new("", "all"), 3));
     let network = policy(PolicyKind::Network, &json!({"podSelector": {}})).unwrap();
     assert_eq!(network.name, Name::new("shop", "p"));
     // Of a namespace, they have one.
@@ -238,7 +242,7 @@ fn whatever_is_sent_is_read_or_refused_and_judged() {
     use crate::cilium::{
         fit::{What, Who},
         maps::Direction,
-        policies::explain,
+        policies::{Subject, explain},
     };
     let network = json!({"podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Ingress", "Egress"],
         "ingress": [{"from": [{"podSelector": {}, "namespaceSelector": {}}, {"ipBlock": {"cidr": "10.0.0.0/8",
@@ -261,8 +265,8 @@ fn whatever_is_sent_is_read_or_refused_and_judged() {
             }
         };
         read += 1;
-        let subject =
-            [("k8s:app", "a"), (NAMESPACE, "shop")].map(|(a, b)| (a.to_owned(), b.to_owned())).into();
+        let labels = [("k8s:app", "a"), (NAMESPACE, "shop")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+        let subject = [Subject::Pod, Subject::Node][random.below(2)](labels.into());
         let who = Who {
             identity: [0, 2, 4711, 1 << 24][random.below(4)],
             address: "10.1.2.3".parse().ok(),

@@ -1,0 +1,203 @@
+//! Questions to rtnetlink(7): what the kernel lists of links and tc filters in this thread's network namespace. Only dumps,
+//! which change nothing and load nothing.
+//!
+//! Headers and attributes are in the machine's byte order (include/uapi/linux/netlink.h, struct nlmsghdr and nlattr).
+
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// RTM_GETLINK and RTM_GETTFILTER (include/uapi/linux/rtnetlink.h); the answers' types are RTM_NEWLINK and RTM_NEWTFILTER.
+pub(crate) const GET_LINK: u16 = 18;
+pub(crate) const NEW_LINK: u16 = 16;
+pub(crate) const GET_FILTER: u16 = 46;
+pub(crate) const NEW_FILTER: u16 = 44;
+
+/// NLM_F_REQUEST | NLM_F_DUMP
+const DUMP: u16 = 0x301;
+/// NLMSG_ERROR and NLMSG_DONE.
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+/// Size of struct nlmsghdr: length, type, flags, sequence number, port.
+const HEADER: usize = 16;
+/// NLA_F_NESTED and NLA_F_NET_BYTEORDER, flags in an attribute's type.
+const TYPE_FLAGS: u16 = 0xc000;
+/// Bytes that are asked for at once: the kernel puts no more into a datagram of a dump.
+const DATAGRAM: usize = 32 << 10;
+/// Bytes of a dump that are read, and how long that may take.
+const LONGEST: usize = 64 << 20;
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// All that the kernel lists. `body` follows the header of the request: struct ifinfomsg or tcmsg. What comes back are the
+/// bodies of the messages of type `answer`.
+///
+/// # Errors
+/// When the kernel refuses, is silent, or lists too much.
+pub(crate) fn dump(request: u16, body: &[u8], answer: u16) -> io::Result<Vec<Vec<u8>>> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+    // SAFETY: no memory is involved.
+    let socket = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor that was just opened and is nobody else's.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    let wait = libc::timeval { tv_sec: 1, tv_usec: 0 };
+    let size = size_of_val(&wait) as libc::socklen_t;
+    let at = (&raw const wait).cast();
+    // SAFETY: the option's value lives through the call and has the length that is told. If it fails, waiting has no end
+    // but the kernel's own, which answers a dump as it is read.
+    unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVTIMEO, at, size) };
+    let request = message(request, body);
+    // SAFETY: `request` is valid for its length. Without an address the socket sends to the kernel.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), request.as_ptr().cast(), request.len(), 0) };
+    if usize::try_from(sent) != Ok(request.len()) {
+        return Err(io::Error::last_os_error());
+    }
+    let end = Instant::now() + PATIENCE;
+    let (mut found, mut read) = (Vec::new(), 0);
+    let mut buffer = vec![0; DATAGRAM];
+    loop {
+        // SAFETY: `buffer` is valid for writing its length.
+        let received = unsafe {
+            libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_TRUNC)
+        };
+        let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+        // With MSG_TRUNC the length is the datagram's own.
+        let datagram =
+            buffer.get(..received).ok_or_else(|| io::Error::other("a message is longer than expected"))?;
+        if take(datagram, answer, &mut found)? {
+            return Ok(found);
+        }
+        read += received;
+        if read > LONGEST || Instant::now() > end {
+            return Err(io::Error::other("the kernel lists more than is read"));
+        }
+    }
+}
+
+/// The request as bytes.
+fn message(kind: u16, body: &[u8]) -> Vec<u8> {
+    let length = (HEADER + body.len()) as u32;
+    let mut bytes = length.to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(DUMP.to_ne_bytes());
+    // The sequence number; the port is given by the kernel.
+    bytes.extend(1_u32.to_ne_bytes());
+    bytes.extend([0; 4]);
+    bytes.extend(body);
+    bytes
+}
+
+/// Takes the messages of a datagram; true if the dump ends with it.
+fn take(mut datagram: &[u8], answer: u16, found: &mut Vec<Vec<u8>>) -> io::Result<bool> {
+    while let (Some(length), Some(kind)) = (word(datagram, 0), half(datagram, 4)) {
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let Some(body) = datagram.get(HEADER..length) else { break };
+        match kind {
+            DONE => return Ok(true),
+            // struct nlmsgerr: the negative error number comes first.
+            ERROR => {
+                let number = word(body, 0).unwrap_or(0).cast_signed();
+                return Err(io::Error::from_raw_os_error(number.saturating_neg()));
+            }
+            kind if kind == answer => found.push(body.to_vec()),
+            _ => {}
+        }
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(false)
+}
+
+/// The attributes of a message or of an attribute, in order: type without flags, and value. What is cut off is left out.
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(half(bytes, 0)?);
+        let kind = half(bytes, 2)? & !TYPE_FLAGS;
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+/// The value of the first attribute of a type.
+pub(crate) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(bytes).find_map(|(kind, value)| (kind == wanted).then_some(value))
+}
+
+/// 32 bits in the machine's order.
+pub(crate) fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// 16 bits, likewise.
+pub(crate) fn half(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// A text up to its NUL byte; what is no UTF-8 is replaced.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
+}
+
+/// An attribute as bytes, padded.
+#[cfg(test)]
+pub(crate) fn encoded(kind: u16, value: &[u8]) -> Vec<u8> {
+    let mut bytes = (value.len() as u16 + 4).to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_messages_of_a_dump() {
+        let datagram = [message(NEW_LINK, b"one!"), message(99, b""), message(NEW_LINK, b"two")].concat();
+        let mut found = Vec::new();
+        // The last one is not padded.
+        assert!(!take(&datagram, NEW_LINK, &mut found).unwrap());
+        assert_eq!(found, [b"one!".to_vec(), b"two".to_vec()]);
+        assert!(take(&message(DONE, &[0; 4]), NEW_LINK, &mut found).unwrap());
+        let refused = take(&message(ERROR, &(-1_i32).to_ne_bytes()), NEW_LINK, &mut found).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+    }
+
+    #[test]
+    fn lengths_that_lie_are_not_believed() {
+        let mut found = Vec::new();
+        for length in [0_u32, 15, 17, 4000, u32::MAX] {
+            let mut bytes = message(NEW_LINK, b"");
+            bytes[..4].copy_from_slice(&length.to_ne_bytes());
+            assert!(!take(&bytes, NEW_LINK, &mut found).unwrap());
+        }
+        assert_eq!(found.len(), 0);
+        for length in [0_u16, 3, 9, u16::MAX] {
+            let mut bytes = encoded(7, &[1; 4]);
+            bytes[..2].copy_from_slice(&length.to_ne_bytes());
+            assert_eq!(attributes(&bytes).count(), 0, "{length}");
+        }
+        assert_eq!(attributes(&[1, 2]).count(), 0);
+    }
+
+    #[test]
+    fn attributes_in_order_without_flags() {
+        let bytes =
+            [encoded(3, b"eth0\0"), encoded(0x8000 | 43, &encoded(2, &[1])), encoded(3, b"x")].concat();
+        let all: Vec<_> = attributes(&bytes).map(|(kind, value)| (kind, value.len())).collect();
+        assert_eq!(all, [(3, 5), (43, 8), (3, 1)]);
+        assert_eq!(attribute(&bytes, 3).map(text), Some("eth0".to_owned()));
+        assert_eq!(attribute(&bytes, 43).and_then(|nested| attribute(nested, 2)), Some([1].as_slice()));
+        assert_eq!(attribute(&bytes, 4), None);
+    }
+
+    #[test]
+    fn the_loopback_device_is_listed() {
+        let links = dump(GET_LINK, &[0; 16], NEW_LINK).unwrap();
+        assert!(links.iter().any(|link| attribute(&link[16..], 3).map(text).as_deref() == Some("lo")));
+    }
+}
