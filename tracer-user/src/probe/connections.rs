@@ -2,15 +2,16 @@
 //! netlink (RFC 3549; include/uapi/linux/netfilter/nfnetlink_conntrack.h). It is asked only where the part of the kernel
 //! that answers is there already, for a question would load it.
 
+use super::netlink::{self, attribute};
 use crate::event::conntrack::Tuple;
 use crate::event::packet::{has_ports, is_icmp};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The module that answers.
 const MODULE: &str = "/sys/module/nf_conntrack_netlink";
@@ -19,23 +20,12 @@ const FUNCTION: &str = "ctnetlink_dump_table";
 /// A dump takes no longer than this, and tells of no more unanswered connections; the rest stays untold.
 const LONGEST: Duration = Duration::from_millis(500);
 const MOST: usize = 100_000;
-/// Bytes of a datagram: the kernel makes none of more than 32 KiB for a dump.
-const DATAGRAM: usize = 64 << 10;
 
-/// Size of `struct nlmsghdr`: length, type, flags, sequence number, port; in host byte order.
-const HEADER: usize = 16;
 /// Size of `struct nfgenmsg`: family, version, resource id.
 const FAMILY: usize = 4;
-/// `NLM_F_REQUEST | NLM_F_DUMP`
-const DUMP: u16 = 0x301;
-/// `NLMSG_ERROR` and `NLMSG_DONE`
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
 /// `NFNL_SUBSYS_CTNETLINK << 8`, with `IPCTNL_MSG_CT_NEW` and `IPCTNL_MSG_CT_GET`.
 const CT_NEW: u16 = 0x100;
 const CT_GET: u16 = 0x101;
-/// The type of an attribute without `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`.
-const TYPE: u16 = 0x3fff;
 /// Attributes of a connection: `CTA_TUPLE_ORIG`, `CTA_TUPLE_REPLY`, `CTA_STATUS`, `CTA_STATUS_MASK`.
 const ORIGINAL: u16 = 1;
 const REPLY: u16 = 2;
@@ -97,54 +87,21 @@ impl Connections {
 }
 
 fn dump() -> io::Result<Vec<Unanswered>> {
-    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
-    // SAFETY: no memory is involved.
-    let fd = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_NETFILTER) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a descriptor that was just opened and is nobody else's.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    let fd = socket.as_raw_fd();
-    let patience = libc::timeval { tv_sec: 0, tv_usec: 500_000 };
-    let size = size_of_val(&patience) as libc::socklen_t;
-    // SAFETY: a timeval of that size, which the kernel copies.
-    if unsafe {
-        libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const patience).cast(), size)
-    } != 0
-    {
-        return Err(io::Error::last_os_error());
-    }
-    let question = question();
-    // SAFETY: the buffer is readable for its length. A netlink socket sends to the kernel unless told otherwise.
-    if unsafe { libc::send(fd, question.as_ptr().cast(), question.len(), 0) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let deadline = Instant::now() + LONGEST;
     let mut found = Vec::new();
-    let mut buffer = vec![0_u8; DATAGRAM];
-    while Instant::now() < deadline && found.len() < MOST {
-        // SAFETY: the buffer is writable for its length.
-        let length = unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), 0) };
-        let Ok(length) = usize::try_from(length) else { return Err(io::Error::last_os_error()) };
-        if !take(buffer.get(..length).unwrap_or_default(), &mut found)? {
-            break;
-        }
-    }
+    let question = netlink::message(CT_GET, &question());
+    // What there is beyond that time and that many stays untold.
+    let _is_whole = netlink::dump(libc::NETLINK_NETFILTER, &question, CT_NEW, LONGEST, &mut |body| {
+        found.extend(told(body));
+        if found.len() < MOST { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
     Ok(found)
 }
 
 /// Asks for all connections; a kernel that can leave out those with `IPS_SEEN_REPLY` (from 5.15) does that.
 fn question() -> Vec<u8> {
-    let attributes = [(STATUS, 0_u32), (STATUS_MASK, SEEN_REPLY)];
-    let length = (HEADER + FAMILY + attributes.len() * 8) as u32;
-    let mut bytes = Vec::new();
-    bytes.extend(length.to_ne_bytes());
-    bytes.extend(CT_GET.to_ne_bytes());
-    bytes.extend(DUMP.to_ne_bytes());
-    // Sequence number, port; then any family, version 0, no resource.
-    bytes.extend([0; 8 + FAMILY]);
-    for (kind, value) in attributes {
+    // Any family, version 0, no resource.
+    let mut bytes = vec![0; FAMILY];
+    for (kind, value) in [(STATUS, 0_u32), (STATUS_MASK, SEEN_REPLY)] {
         bytes.extend(8_u16.to_ne_bytes());
         bytes.extend(kind.to_ne_bytes());
         bytes.extend(value.to_be_bytes());
@@ -152,28 +109,9 @@ fn question() -> Vec<u8> {
     bytes
 }
 
-/// Takes the connections of a datagram; false if it is the last one.
-///
-/// # Errors
-/// What the kernel says.
-fn take(mut datagram: &[u8], found: &mut Vec<Unanswered>) -> io::Result<bool> {
-    while let Some((header, rest)) = datagram.split_first_chunk::<HEADER>() {
-        let [l0, l1, l2, l3, t0, t1, ..] = *header;
-        let length = (u32::from_ne_bytes([l0, l1, l2, l3]) as usize).saturating_sub(HEADER);
-        let body = rest.get(..length).unwrap_or(rest);
-        match u16::from_ne_bytes([t0, t1]) {
-            DONE => return Ok(false),
-            ERROR => {
-                // `struct nlmsgerr` begins with 0 or a negative error number.
-                let error = body.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-                return Err(io::Error::from_raw_os_error(error.saturating_neg()));
-            }
-            CT_NEW => found.extend(body.get(FAMILY..).and_then(connection)),
-            _ => {}
-        }
-        datagram = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Ok(true)
+/// What a message tells of; `None` if it is not told.
+fn told(body: &[u8]) -> Option<Unanswered> {
+    body.get(FAMILY..).and_then(connection)
 }
 
 /// A connection's attributes; `None` if it was answered, or something is missing.
@@ -207,31 +145,10 @@ fn tuple(bytes: &[u8]) -> Option<Tuple> {
     })
 }
 
-/// The value of an attribute (`struct nlattr`: length with this header, type; padded to 4 bytes).
-fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
-    while let Some((&[l0, l1, t0, t1], _)) = bytes.split_first_chunk::<4>() {
-        let length = usize::from(u16::from_ne_bytes([l0, l1]));
-        let value = bytes.get(4..length)?;
-        if u16::from_ne_bytes([t0, t1]) & TYPE == wanted {
-            return Some(value);
-        }
-        bytes = bytes.get(length.next_multiple_of(4)..)?;
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::netlink::encoded as put;
     use super::*;
-
-    fn put(kind: u16, value: &[u8]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        bytes.extend((4 + value.len() as u16).to_ne_bytes());
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(value);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
 
     fn tuple_of(addresses: &[Vec<u8>; 2], transport: &[Vec<u8>]) -> Vec<u8> {
         [put(0x8001, &addresses.concat()), put(0x8002, &transport.concat())].concat()
@@ -241,18 +158,9 @@ mod tests {
         tuple_of(&[put(1, &source), put(2, &destination)], transport)
     }
 
-    fn message(kind: u16, body: &[u8]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        bytes.extend(((HEADER + body.len()) as u32).to_ne_bytes());
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend([0; 10]);
-        bytes.extend(body);
-        bytes
-    }
-
     fn entry(status: u32, original: &[u8], reply: &[u8]) -> Vec<u8> {
         let attributes = [put(0x8001, original), put(0x8002, reply), put(3, &status.to_be_bytes())];
-        message(CT_NEW, &[&[2, 0, 0, 0][..], &attributes.concat()].concat())
+        [&[2, 0, 0, 0][..], &attributes.concat()].concat()
     }
 
     fn udp(ports: [u16; 2]) -> Vec<Vec<u8>> {
@@ -267,12 +175,8 @@ mod tests {
     fn only_what_was_never_answered_is_told() {
         let original = v4(CLIENT, SERVICE, &udp([40_000, 53]));
         let reply = v4(BACKEND, CLIENT, &udp([5353, 40_000]));
-        let datagram =
-            [entry(0x1a8, &original, &reply), entry(0x1aa, &original, &reply), message(DONE, &[0; 4])]
-                .concat();
-        let mut found = Vec::new();
-        assert!(!take(&datagram, &mut found).unwrap());
-        let [one] = &found[..] else { panic!("{found:?}") };
+        assert_eq!(told(&entry(0x1aa, &original, &reply)), None);
+        let one = told(&entry(0x1a8, &original, &reply)).unwrap();
         let ends = one.original.ends();
         assert_eq!((ends.destination.address, ends.destination.port), (Some(SERVICE.into()), Some(53)));
         let ends = one.reply.ends();
@@ -294,21 +198,16 @@ mod tests {
     #[test]
     fn what_is_cut_short_or_odd_is_left_out() {
         let whole = entry(8, &v4(CLIENT, BACKEND, &udp([1, 2])), &v4(BACKEND, CLIENT, &udp([2, 1])));
+        assert!(told(&whole).is_some());
         for length in 0..whole.len() {
-            let mut found = Vec::new();
-            assert!(take(&whole[..length], &mut found).unwrap());
-            assert!(found.is_empty(), "{length}");
+            assert_eq!(told(&whole[..length]), None, "{length}");
         }
-        let mut found = Vec::new();
         // Lengths of nothing, or of more than there is.
         for length in [0_u16, 3, u16::MAX] {
             let mut odd = whole.clone();
-            odd[HEADER + FAMILY..HEADER + FAMILY + 2].copy_from_slice(&length.to_ne_bytes());
-            take(&odd, &mut found).unwrap();
+            odd[FAMILY..FAMILY + 2].copy_from_slice(&length.to_ne_bytes());
+            assert_eq!(told(&odd), None);
         }
-        assert!(found.is_empty());
-        let refused = message(ERROR, &(-libc::EPERM).to_ne_bytes());
-        assert_eq!(take(&refused, &mut found).unwrap_err().raw_os_error(), Some(libc::EPERM));
     }
 
     #[test]

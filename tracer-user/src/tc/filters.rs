@@ -5,7 +5,7 @@
 use super::attribute::{Program, with_program};
 use super::model::{Bpf, Filter};
 use crate::netfilter::model::Confidence;
-use crate::probe::rtnetlink::{attribute, text, word};
+use crate::probe::netlink::{attribute, text, word};
 
 /// Filters told in the place of one.
 const TOLD: usize = 8;
@@ -102,7 +102,7 @@ fn filled(filter: &Filter, listed: &Listed, program: &mut impl FnMut(u32) -> Pro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::rtnetlink::encoded;
+    use crate::probe::netlink::encoded;
 
     fn message(kind: &[u8], handle: u32, priority: u32, options: &[(u16, &[u8])]) -> Vec<u8> {
         let words = [0, 2, handle, 0xffff_fff2, priority << 16 | 3].map(u32::to_ne_bytes).concat();

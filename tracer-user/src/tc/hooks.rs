@@ -4,7 +4,7 @@
 use super::filters::{Listed, listed};
 use crate::netfilter::budget::Budget;
 use crate::netfilter::netns;
-use crate::probe::rtnetlink;
+use crate::probe::netlink;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -87,7 +87,7 @@ fn ask((_, ifindex, is_egress): Hook) -> io::Result<Vec<Listed>> {
     // struct tcmsg: family and padding, ifindex, handle, parent, info.
     let [ingress, egress] = PARENTS;
     let body = [0, ifindex, 0, if is_egress { egress } else { ingress }, 0].map(u32::to_ne_bytes).concat();
-    let messages = rtnetlink::dump(rtnetlink::GET_FILTER, &body, rtnetlink::NEW_FILTER)?;
+    let messages = netlink::list(netlink::GET_FILTER, &body, netlink::NEW_FILTER)?;
     Ok(messages.iter().filter_map(|message| listed(message)).collect())
 }
 

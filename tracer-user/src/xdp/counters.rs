@@ -4,7 +4,7 @@
 //!
 //! Requests and structures: include/uapi/linux/ethtool.h. All numbers are in the machine's order.
 
-use crate::probe::rtnetlink::{text, word};
+use crate::probe::netlink::{text, word};
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 

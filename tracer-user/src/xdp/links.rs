@@ -1,6 +1,6 @@
 //! The XDP programs of interfaces, from the links that rtnetlink lists (RTM_NEWLINK, include/uapi/linux/if_link.h).
 
-use crate::probe::rtnetlink::{self, attribute, text, word};
+use crate::probe::netlink::{self, attribute, text, word};
 use std::io;
 
 /// Bytes of struct ifinfomsg, after which the attributes come: family, type, index at 4, flags, change.
@@ -48,7 +48,7 @@ pub struct Attached {
 /// # Errors
 /// When the kernel does not list its links.
 pub fn read() -> io::Result<Vec<Attached>> {
-    let links = rtnetlink::dump(rtnetlink::GET_LINK, &[0; IFINFOMSG], rtnetlink::NEW_LINK)?;
+    let links = netlink::list(netlink::GET_LINK, &[0; IFINFOMSG], netlink::NEW_LINK)?;
     Ok(links.iter().flat_map(|link| programs(link)).collect())
 }
 
@@ -70,7 +70,7 @@ fn programs(link: &[u8]) -> Vec<Attached> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::rtnetlink::encoded;
+    use crate::probe::netlink::encoded;
 
     fn link(name: &[u8], xdp: &[(u16, &[u8])]) -> Vec<u8> {
         let xdp: Vec<u8> = xdp.iter().flat_map(|(kind, value)| encoded(*kind, value)).collect();

@@ -1,9 +1,10 @@
-//! Questions to rtnetlink(7): what the kernel lists of links and tc filters in this thread's network namespace. Only dumps,
-//! which change nothing and load nothing.
+//! Questions to netlink(7): what the kernel lists of links, tc filters and connections in this thread's network namespace.
+//! Only dumps, which change nothing; whether one would load a module is for who asks to know.
 //!
 //! Headers and attributes are in the machine's byte order (include/uapi/linux/netlink.h, struct nlmsghdr and nlattr).
 
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -24,60 +25,84 @@ const HEADER: usize = 16;
 const TYPE_FLAGS: u16 = 0xc000;
 /// Bytes that are asked for at once: the kernel puts no more into a datagram of a dump.
 const DATAGRAM: usize = 32 << 10;
-/// Bytes of a dump that are read, and how long that may take.
+/// Bytes of what rtnetlink lists, and how long that may take.
 const LONGEST: usize = 64 << 20;
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// All that the kernel lists. `body` follows the header of the request: struct ifinfomsg or tcmsg. What comes back are the
+/// All that rtnetlink(7) lists. `body` follows the header of the request: struct ifinfomsg or tcmsg. What comes back are the
 /// bodies of the messages of type `answer`.
 ///
 /// # Errors
 /// When the kernel refuses, is silent, or lists too much.
-pub(crate) fn dump(request: u16, body: &[u8], answer: u16) -> io::Result<Vec<Vec<u8>>> {
+pub(crate) fn list(request: u16, body: &[u8], answer: u16) -> io::Result<Vec<Vec<u8>>> {
+    let (mut found, mut read) = (Vec::new(), 0);
+    let whole = dump(libc::NETLINK_ROUTE, &message(request, body), answer, PATIENCE, &mut |body| {
+        read += body.len();
+        found.push(body.to_vec());
+        if read > LONGEST { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    if whole.is_break() {
+        return Err(io::Error::other("the kernel lists more than is read"));
+    }
+    Ok(found)
+}
+
+/// Asks one of netlink's protocols a question that is answered by a dump, and hands on the bodies of the messages of type
+/// `answer`. It breaks off when it is told to, or when the time is over; then there may be more.
+///
+/// # Errors
+/// When the kernel refuses, or is silent for that time.
+pub(crate) fn dump(
+    protocol: libc::c_int,
+    question: &[u8],
+    answer: u16,
+    patience: Duration,
+    each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+) -> io::Result<ControlFlow<()>> {
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
     // SAFETY: no memory is involved.
-    let socket = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) };
+    let socket = unsafe { libc::socket(libc::AF_NETLINK, kind, protocol) };
     if socket < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: a descriptor that was just opened and is nobody else's.
     let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-    let wait = libc::timeval { tv_sec: 1, tv_usec: 0 };
+    let fd = socket.as_raw_fd();
+    let wait = libc::timeval {
+        tv_sec: libc::time_t::try_from(patience.as_secs()).unwrap_or(1),
+        tv_usec: patience.subsec_micros().into(),
+    };
     let size = size_of_val(&wait) as libc::socklen_t;
     let at = (&raw const wait).cast();
-    // SAFETY: the option's value lives through the call and has the length that is told. If it fails, waiting has no end
-    // but the kernel's own, which answers a dump as it is read.
-    unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVTIMEO, at, size) };
-    let request = message(request, body);
-    // SAFETY: `request` is valid for its length. Without an address the socket sends to the kernel.
-    let sent = unsafe { libc::send(socket.as_raw_fd(), request.as_ptr().cast(), request.len(), 0) };
-    if usize::try_from(sent) != Ok(request.len()) {
+    // SAFETY: the option's value lives through the call and has the length that is told.
+    if unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, at, size) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    let end = Instant::now() + PATIENCE;
-    let (mut found, mut read) = (Vec::new(), 0);
+    // SAFETY: `question` is valid for its length. Without an address the socket sends to the kernel.
+    let sent = unsafe { libc::send(fd, question.as_ptr().cast(), question.len(), 0) };
+    if usize::try_from(sent) != Ok(question.len()) {
+        return Err(io::Error::last_os_error());
+    }
+    let end = Instant::now() + patience;
     let mut buffer = vec![0; DATAGRAM];
-    loop {
+    while Instant::now() < end {
         // SAFETY: `buffer` is valid for writing its length.
-        let received = unsafe {
-            libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_TRUNC)
-        };
+        let received = unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_TRUNC) };
         let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
         // With MSG_TRUNC the length is the datagram's own.
         let datagram =
             buffer.get(..received).ok_or_else(|| io::Error::other("a message is longer than expected"))?;
-        if take(datagram, answer, &mut found)? {
-            return Ok(found);
-        }
-        read += received;
-        if read > LONGEST || Instant::now() > end {
-            return Err(io::Error::other("the kernel lists more than is read"));
+        match take(datagram, answer, each)? {
+            Took::All => {}
+            Took::End => return Ok(ControlFlow::Continue(())),
+            Took::Enough => break,
         }
     }
+    Ok(ControlFlow::Break(()))
 }
 
-/// The request as bytes.
-fn message(kind: u16, body: &[u8]) -> Vec<u8> {
+/// A question as bytes: its type, and what follows the header.
+pub(crate) fn message(kind: u16, body: &[u8]) -> Vec<u8> {
     let length = (HEADER + body.len()) as u32;
     let mut bytes = length.to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());
@@ -89,24 +114,42 @@ fn message(kind: u16, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Takes the messages of a datagram; true if the dump ends with it.
-fn take(mut datagram: &[u8], answer: u16, found: &mut Vec<Vec<u8>>) -> io::Result<bool> {
+/// How a datagram ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Took {
+    /// There are more.
+    All,
+    /// The dump ends with it.
+    End,
+    /// Who takes them wants no more.
+    Enough,
+}
+
+/// Takes the messages of a datagram.
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn take(
+    mut datagram: &[u8],
+    answer: u16,
+    each: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+) -> io::Result<Took> {
     while let (Some(length), Some(kind)) = (word(datagram, 0), half(datagram, 4)) {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         let Some(body) = datagram.get(HEADER..length) else { break };
         match kind {
-            DONE => return Ok(true),
+            DONE => return Ok(Took::End),
             // struct nlmsgerr: the negative error number comes first.
             ERROR => {
                 let number = word(body, 0).unwrap_or(0).cast_signed();
                 return Err(io::Error::from_raw_os_error(number.saturating_neg()));
             }
-            kind if kind == answer => found.push(body.to_vec()),
+            kind if kind == answer && each(body).is_break() => return Ok(Took::Enough),
             _ => {}
         }
         datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
-    Ok(false)
+    Ok(Took::All)
 }
 
 /// The attributes of a message or of an attribute, in order: type without flags, and value. What is cut off is left out.
@@ -155,27 +198,36 @@ pub(crate) fn encoded(kind: u16, value: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    fn taken(datagram: &[u8]) -> (io::Result<Took>, Vec<Vec<u8>>) {
+        let mut found = Vec::new();
+        let took = take(datagram, NEW_LINK, &mut |body| {
+            found.push(body.to_vec());
+            ControlFlow::Continue(())
+        });
+        (took, found)
+    }
+
     #[test]
     fn the_messages_of_a_dump() {
         let datagram = [message(NEW_LINK, b"one!"), message(99, b""), message(NEW_LINK, b"two")].concat();
-        let mut found = Vec::new();
         // The last one is not padded.
-        assert!(!take(&datagram, NEW_LINK, &mut found).unwrap());
-        assert_eq!(found, [b"one!".to_vec(), b"two".to_vec()]);
-        assert!(take(&message(DONE, &[0; 4]), NEW_LINK, &mut found).unwrap());
-        let refused = take(&message(ERROR, &(-1_i32).to_ne_bytes()), NEW_LINK, &mut found).unwrap_err();
+        let (took, found) = taken(&datagram);
+        assert_eq!((took.unwrap(), found), (Took::All, vec![b"one!".to_vec(), b"two".to_vec()]));
+        assert_eq!(taken(&message(DONE, &[0; 4])).0.unwrap(), Took::End);
+        let refused = taken(&message(ERROR, &(-1_i32).to_ne_bytes())).0.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        let first = take(&datagram, NEW_LINK, &mut |_| ControlFlow::Break(()));
+        assert_eq!(first.unwrap(), Took::Enough);
     }
 
     #[test]
     fn lengths_that_lie_are_not_believed() {
-        let mut found = Vec::new();
         for length in [0_u32, 15, 17, 4000, u32::MAX] {
             let mut bytes = message(NEW_LINK, b"");
             bytes[..4].copy_from_slice(&length.to_ne_bytes());
-            assert!(!take(&bytes, NEW_LINK, &mut found).unwrap());
+            let (took, found) = taken(&bytes);
+            assert_eq!((took.unwrap(), found.len()), (Took::All, 0));
         }
-        assert_eq!(found.len(), 0);
         for length in [0_u16, 3, 9, u16::MAX] {
             let mut bytes = encoded(7, &[1; 4]);
             bytes[..2].copy_from_slice(&length.to_ne_bytes());
@@ -197,7 +249,7 @@ mod tests {
 
     #[test]
     fn the_loopback_device_is_listed() {
-        let links = dump(GET_LINK, &[0; 16], NEW_LINK).unwrap();
+        let links = list(GET_LINK, &[0; 16], NEW_LINK).unwrap();
         assert!(links.iter().any(|link| attribute(&link[16..], 3).map(text).as_deref() == Some("lo")));
     }
 }
