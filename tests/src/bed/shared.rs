@@ -1,7 +1,9 @@
 //! One droptrace for many tests. On an emulated machine its start takes seconds, far longer than most tests; each of them
 //! looks only at what it says of the test's own network namespaces from then on.
 
+use super::clock;
 use super::droptrace::{Droptrace, Output, note_missed};
+use super::record::Record;
 use anyhow::Result;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -32,6 +34,9 @@ pub struct Shared {
     own: RefCell<Output>,
     /// Lines told before, and those read since.
     read: Cell<usize>,
+    /// The wall clock when it joined. A network namespace that goes drops what was on its way, and its inode number is given
+    /// to another at once: what is told late of the one is not of the other.
+    joined: Duration,
 }
 
 impl Shared {
@@ -53,7 +58,7 @@ impl Shared {
         let stream = current.as_ref().map(|running| Arc::clone(&running.stream));
         let stream = stream.ok_or_else(|| anyhow::anyhow!("no droptrace"))?;
         let read = Cell::new(stream.lines());
-        Ok(Self { stream, own: RefCell::default(), read })
+        Ok(Self { stream, own: RefCell::default(), read, joined: clock::now() })
     }
 
     /// Waits until what it printed since satisfies the predicate.
@@ -77,9 +82,16 @@ impl Shared {
         Ok(self.own.take())
     }
 
+    fn is_new(&self, record: &Record) -> bool {
+        let last = record.text("/time_last").or_else(|| record.text("/time"));
+        // What has another form is for the test to find out.
+        last.and_then(|time| clock::parse(time).ok()).is_none_or(|time| time >= self.joined)
+    }
+
     fn read_on(&self, output: &Output) {
         let mut own = self.own.borrow_mut();
-        for record in output.records.iter().skip(self.read.get()) {
+        let is_new = |record: &&Record| self.is_new(record);
+        for record in output.records.iter().skip(self.read.get()).filter(is_new) {
             own.tally.add(record);
             own.records.push(record.clone());
         }
