@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// How long after a drop droptrace has told of it and of all before it: it settles its counts every second.
 const SETTLED: Duration = Duration::from_millis(1300);
+/// How far the times that droptrace prints may be from the wall clock.
+const TOLERANCE: Duration = Duration::from_millis(100);
 /// Lines after which another droptrace is started: each test reads on from where it came in, so they are all kept.
 const LINES: usize = 4000;
 
@@ -34,7 +36,7 @@ pub struct Shared {
     own: RefCell<Output>,
     /// Lines told before, and those read since.
     read: Cell<usize>,
-    /// The wall clock when it joined. A network namespace that goes drops what was on its way, and its inode number is given
+    /// The wall clock when it joined, or a little before. A network namespace that goes drops what was on its way, and its inode number is given
     /// to another at once: what is told late of the one is not of the other.
     joined: Duration,
 }
@@ -58,7 +60,8 @@ impl Shared {
         let stream = current.as_ref().map(|running| Arc::clone(&running.stream));
         let stream = stream.ok_or_else(|| anyhow::anyhow!("no droptrace"))?;
         let read = Cell::new(stream.lines());
-        Ok(Self { stream, own: RefCell::default(), read, joined: clock::now() })
+        let joined = clock::now().saturating_sub(TOLERANCE);
+        Ok(Self { stream, own: RefCell::default(), read, joined })
     }
 
     /// Waits until what it printed since satisfies the predicate.
