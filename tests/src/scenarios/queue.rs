@@ -1,7 +1,7 @@
 //! Rules that give packets to a queue of user space that nobody listens to.
 
 use super::answer::expects_exact_here;
-use super::expect::{Expect, verify, watch};
+use super::expect::{Expect, verify, watch_rules_of};
 use super::{beside, skip};
 use crate::bed::backend::Backend;
 use crate::bed::packet;
@@ -59,7 +59,7 @@ fn one_rule(backend: Backend, family: Family) -> Result<()> {
     let listed = backend.list_with_handles(&routed.router, family)?;
     let rule = listed.iter().find(|rule| rule.text.contains("4242")).cloned();
     let rule = rule.ok_or_else(|| anyhow::anyhow!("no rule for the port in {listed:?}"))?;
-    let stream = watch()?;
+    let stream = watch_rules_of(backend)?;
     let (expect, packet) = queued(&routed, family);
     routed.client.inject(&[packet])?;
     let number = backend.is_iptables().then_some(rule.number);
@@ -83,7 +83,7 @@ fn one_rule(backend: Backend, family: Family) -> Result<()> {
 fn two_rules(backend: Backend, family: Family) -> Result<()> {
     let routed = Routed::new()?;
     load(backend, family, &routed, &[4242, 4343])?;
-    let stream = watch()?;
+    let stream = watch_rules_of(backend)?;
     let (expect, packet) = queued(&routed, family);
     routed.client.inject(&[packet])?;
     let expect =
