@@ -1,14 +1,12 @@
 //! Network namespaces that a mount keeps, where ip-netns(8) keeps its own: made without that tool, for a test makes several
 //! and starting a program takes an emulated machine long.
 
+use super::link;
 use super::mount::mount;
-use super::socket;
 use anyhow::{Context, Result, anyhow, ensure};
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io;
-use std::mem::zeroed;
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -34,7 +32,7 @@ pub(super) fn make(name: &str, settle: impl FnOnce() -> Result<()> + Send) -> Re
         let target = CString::new(path.as_os_str().as_encoded_bytes())?;
         mount(c"/proc/thread-self/ns/net", &target, c"none", libc::MS_BIND)?;
         settle()?;
-        loopback_up()
+        link::up("lo")
     };
     let made = std::thread::scope(|scope| scope.spawn(inside).join());
     made.unwrap_or_else(|_| Err(anyhow!("a thread panicked"))).inspect_err(|_| {
@@ -70,19 +68,4 @@ fn prepare_folder() -> Result<()> {
     };
     let prepared = PREPARED.get_or_init(|| prepare().map_err(|error| format!("{error:#}")));
     prepared.clone().map_err(anyhow::Error::msg)
-}
-
-/// `ip link set lo up` (netdevice(7)).
-fn loopback_up() -> Result<()> {
-    let socket = socket::open(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
-    // SAFETY: ifreq is integers and unions of them: all zero is a value.
-    let mut request: libc::ifreq = unsafe { zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
-        *to = from.cast_signed();
-    }
-    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-    // SAFETY: the request lives through the call.
-    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
-    ensure!(done == 0, "lo up: {}", io::Error::last_os_error());
-    Ok(())
 }

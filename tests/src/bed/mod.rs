@@ -17,6 +17,7 @@ pub mod generate;
 mod kept;
 pub mod kernel;
 pub mod kube_api;
+mod link;
 pub mod listing;
 pub mod mount;
 pub mod namespace;

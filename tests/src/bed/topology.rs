@@ -3,6 +3,7 @@
 //! Neighbour entries are permanent and there are no link-local addresses, so that nothing but the test's packets
 //! is on the wires.
 
+use super::link;
 use super::namespace::Namespace;
 use super::packet::{self, Mac};
 use super::send;
@@ -239,5 +240,5 @@ pub fn connect(a: &Namespace, end_a: &End, b: &Namespace, end_b: &End) -> Result
         }
         netns.feed("ip -batch -", &batch)?;
     }
-    Ok(())
+    a.enter(|| link::await_queue(end_a.device))
 }

@@ -188,6 +188,8 @@ fn check(output: &Output, netns: u32, port: u64, fields: &[(&str, Value)]) -> Re
 fn on_the_line() -> Result<()> {
     let routed = cluster()?;
     let router = routed.router.inode();
+    // Somebody's tool, no pod's, where the pod's address is.
+    let _tool = routed.server.netns.spawn("sleep 120")?;
     let (stream, _file) = with_names("")?;
     send(&routed)?;
     stream.wait("the drops came", |output| output.drops_in(&[router]).count() >= 2)?;

@@ -89,6 +89,12 @@ impl<K: Copy + Eq + Hash> Claims<K> {
         self.lists.get(&key).and_then(|list| list.last()).is_some_and(|claim| claim.by == by)
     }
 
+    /// True if somebody has it now.
+    #[must_use]
+    pub fn is_open(&self, key: K) -> bool {
+        self.lists.get(&key).is_some_and(|list| list.iter().any(|claim| claim.until.is_none()))
+    }
+
     /// Forgets claims that no longer answer.
     pub fn forget(&mut self, now: Timestamp) {
         let kept = self.kept;
@@ -96,6 +102,56 @@ impl<K: Copy + Eq + Hash> Claims<K> {
             list.retain(|claim| claim.until.is_none_or(|until| now.0 <= until.0 + kept));
             !list.is_empty()
         });
+    }
+}
+
+/// Claims of pods, and those of processes outside of pods. What is a pod's is not theirs: a tool that somebody runs in a
+/// pod's network namespace is seen with the pod's addresses, and so is a container elsewhere on the node that has an address
+/// of its own which is also a pod's.
+#[derive(Clone, Debug)]
+pub struct Owners<K> {
+    /// Of pods.
+    pub pods: Claims<K>,
+    /// Of other processes.
+    pub groups: Claims<K>,
+}
+
+impl<K: Copy + Eq + Hash> Owners<K> {
+    /// None yet; `kept` is [`Claims::new`]'s.
+    #[must_use]
+    pub fn new(kept: i128) -> Self {
+        Self { pods: Claims::new(kept), groups: Claims::new(kept) }
+    }
+
+    /// The pod that had it at that time, or had it last and nobody else since.
+    #[must_use]
+    pub fn pod(&self, key: K, time: Timestamp) -> Option<u32> {
+        let is_others = !self.pods.is_held(key, time) && self.groups.is_held(key, time);
+        self.pods.at(key, time).filter(|_| !is_others)
+    }
+
+    /// The processes outside of pods that had it at that time, where no pod had it.
+    #[must_use]
+    pub fn group(&self, key: K, time: Timestamp) -> Option<u32> {
+        self.groups.at(key, time).filter(|_| self.pod(key, time).is_none())
+    }
+
+    /// True if somebody had it at that time and was not gone by then.
+    #[must_use]
+    pub fn is_held(&self, key: K, time: Timestamp) -> bool {
+        self.pods.is_held(key, time) || self.groups.is_held(key, time)
+    }
+
+    /// True if the pod `by` has it, or had it last and nobody has it now.
+    #[must_use]
+    pub fn is_last(&self, key: K, by: u32) -> bool {
+        self.pods.is_last(key, by) && (self.pods.is_open(key) || !self.groups.is_open(key))
+    }
+
+    /// Forgets claims that no longer answer.
+    pub fn forget(&mut self, now: Timestamp) {
+        self.pods.forget(now);
+        self.groups.forget(now);
     }
 }
 
@@ -170,5 +226,23 @@ mod tests {
         assert_eq!(claims.at('a', at(200)), Some(1));
         claims.forget(at(501));
         assert!(claims.lists.is_empty());
+    }
+
+    #[test]
+    fn what_is_a_pods_is_nobody_elses() {
+        let mut owners = Owners::new(300 * SECOND);
+        owners.pods.open('a', 1, at(100), at(100));
+        owners.groups.open('a', 2, at(150), at(150));
+        assert_eq!((owners.pod('a', at(160)), owners.group('a', at(160))), (Some(1), None));
+        assert!(owners.is_last('a', 1));
+        owners.pods.close('a', 1, at(200));
+        // The pod is gone, the processes are there.
+        assert_eq!((owners.pod('a', at(199)), owners.group('a', at(199))), (Some(1), None));
+        assert_eq!((owners.pod('a', at(201)), owners.group('a', at(201))), (None, Some(2)));
+        assert!(owners.is_held('a', at(201)) && !owners.is_last('a', 1));
+        owners.groups.close('a', 2, at(210));
+        // Nobody has it: the pod's last packets.
+        assert_eq!((owners.pod('a', at(211)), owners.group('a', at(211))), (Some(1), None));
+        assert!(!owners.is_held('a', at(211)) && owners.is_last('a', 1));
     }
 }

@@ -3,7 +3,7 @@
 
 mod policies;
 
-use super::claims::{ADDRESS_KEPT, Claims, NETNS_KEPT};
+use super::claims::{ADDRESS_KEPT, NETNS_KEPT, Owners};
 use super::object::{
     Backend, Cgroup, Change, Key, Kind, Labels, Name, NetnsOwner, Node, Object, Owner, Pod, Protocol,
     Sandbox, Service, Slice, Socket, Source,
@@ -106,8 +106,8 @@ pub struct Inventory {
     next: u32,
     by_name: HashMap<Arc<Name>, Vec<u32>>,
     by_uid: HashMap<String, u32>,
-    addresses: Claims<IpAddr>,
-    netns: Claims<u32>,
+    addresses: Owners<IpAddr>,
+    netns: Owners<u32>,
     services: HashMap<Key, Arc<Service>>,
     service_ports: HashMap<(IpAddr, Protocol, u16), Arc<Service>>,
     service_addresses: HashMap<IpAddr, Arc<Service>>,
@@ -135,8 +135,8 @@ impl Default for Inventory {
             next: 0,
             by_name: HashMap::new(),
             by_uid: HashMap::new(),
-            addresses: Claims::new(ADDRESS_KEPT),
-            netns: Claims::new(NETNS_KEPT),
+            addresses: Owners::new(ADDRESS_KEPT),
+            netns: Owners::new(NETNS_KEPT),
             services: HashMap::new(),
             service_ports: HashMap::new(),
             service_addresses: HashMap::new(),
@@ -336,9 +336,9 @@ impl Inventory {
                     && let Some(Holder::Group(group)) = self.holders.get(&id)
                 {
                     let (netns, addresses) = (group.netns, group.addresses.clone());
-                    self.netns.close(netns, id, at);
+                    self.netns.groups.close(netns, id, at);
                     for address in addresses {
-                        self.addresses.close(address, id, at);
+                        self.addresses.groups.close(address, id, at);
                     }
                 }
             }
@@ -493,16 +493,16 @@ impl Inventory {
         let is_there = is_told || is_ready;
         pod.gone = if is_there { None } else { pod.gone.or(Some(at)) };
         for address in pod.held.iter().filter(|address| !addresses.contains(address)) {
-            self.addresses.close(*address, id, at);
+            self.addresses.pods.close(*address, id, at);
         }
         for address in addresses.iter().filter(|address| !pod.held.contains(address)) {
-            self.addresses.open(*address, id, from, told);
+            self.addresses.pods.open(*address, id, from, told);
         }
         for inode in pod.held_netns.iter().filter(|inode| !netns.contains(inode)) {
-            self.netns.close(*inode, id, at);
+            self.netns.pods.close(*inode, id, at);
         }
         for inode in netns.iter().filter(|inode| !pod.held_netns.contains(inode)) {
-            self.netns.open(*inode, id, from, told);
+            self.netns.pods.open(*inode, id, from, told);
         }
         if is_there {
             // Of one that has gone the last ones stay known: a filter for it still means them.
@@ -534,9 +534,9 @@ impl Inventory {
         self.delete(Source::Proc, at, Kind::Netns, &key);
         let addresses = owner.addresses.clone();
         let id = self.add(Holder::Group(Box::new(owner)));
-        self.netns.open(netns, id, at, at);
+        self.netns.groups.open(netns, id, at, at);
         for address in addresses {
-            self.addresses.open(address, id, at, at);
+            self.addresses.groups.open(address, id, at, at);
         }
         self.groups.insert(key, id);
     }
@@ -665,25 +665,25 @@ impl Inventory {
     /// The pod that had an address then.
     #[must_use]
     pub fn pod_at(&self, address: IpAddr, time: Timestamp) -> Option<&Known> {
-        self.as_pod(self.addresses.at(address, time)?)
+        self.as_pod(self.addresses.pod(address, time)?)
     }
 
     /// The pod whose netns it was then.
     #[must_use]
     pub fn pod_in(&self, netns: u32, time: Timestamp) -> Option<&Known> {
-        self.as_pod(self.netns.at(netns, time)?)
+        self.as_pod(self.netns.pod(netns, time)?)
     }
 
     /// The processes outside of pods that had an address then.
     #[must_use]
     pub fn group_at(&self, address: IpAddr, time: Timestamp) -> Option<&NetnsOwner> {
-        self.as_group(self.addresses.at(address, time)?)
+        self.as_group(self.addresses.group(address, time)?)
     }
 
     /// The processes outside of pods whose netns it was then.
     #[must_use]
     pub fn group_in(&self, netns: u32, time: Timestamp) -> Option<&NetnsOwner> {
-        self.as_group(self.netns.at(netns, time)?)
+        self.as_group(self.netns.group(netns, time)?)
     }
 
     /// True if somebody had a netns then: its inode number may be another's by now.
@@ -695,7 +695,7 @@ impl Inventory {
     /// True if a pod that had an address was gone by then: another may have it.
     #[must_use]
     pub fn is_free(&self, address: IpAddr, time: Timestamp) -> bool {
-        self.addresses.at(address, time).is_some() && !self.addresses.is_held(address, time)
+        self.addresses.pod(address, time).is_some() && !self.addresses.is_held(address, time)
     }
 
     /// The pod of a uid.

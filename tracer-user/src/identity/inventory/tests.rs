@@ -212,6 +212,29 @@ fn processes_outside_of_pods_have_names_too() {
 }
 
 #[test]
+fn processes_with_a_pods_address_do_not_take_it() {
+    let mut inventory = Inventory::default();
+    list(&mut inventory, Source::File, 1, Kind::Pod, vec![Object::Pod(pod("cart", "u1", &["10.0.0.1"], 0))]);
+    set(&mut inventory, Source::Cri, 2, Object::Sandbox(sandbox("s1", "cart", "u1", &["10.0.0.1"], 4, 0)));
+    let cgroup = Cgroup { unit: Some("ssh.service".to_owned()), ..Cgroup::default() };
+    for netns in [4, 5] {
+        let addresses = vec![ip("10.0.0.1")];
+        set(
+            &mut inventory,
+            Source::Proc,
+            3,
+            Object::Netns(NetnsOwner { netns, cgroup: cgroup.clone(), addresses }),
+        );
+    }
+    assert_eq!(name_at(&inventory, "10.0.0.1", 4).as_deref(), Some("cart"));
+    assert_eq!(name_in(&inventory, 4, 4).as_deref(), Some("cart"));
+    assert!(inventory.group_at(ip("10.0.0.1"), at(4)).is_none() && inventory.group_in(4, at(4)).is_none());
+    assert!(inventory.group_in(5, at(4)).is_some());
+    let (id, _) = inventory.pods().next().unwrap();
+    assert!(inventory.has_last(id, ip("10.0.0.1")) && inventory.has_last_netns(id, 4));
+}
+
+#[test]
 fn services_are_found_by_what_clients_dial_and_by_their_backends() {
     let mut inventory = Inventory::default();
     let service = Service {
