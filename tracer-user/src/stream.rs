@@ -698,8 +698,15 @@ impl Stream {
         } else {
             return None;
         };
+        let evidence = Evidence { freed_by, now: monotonic_now().unwrap_or(0), ..*evidence };
+        if freed_by == FreedBy::Queue
+            && !self.rulesets.knows_legacy(&mut self.tracer.memory().ok()?, &evidence)
+        {
+            // No counter is compared there, so that it is not too late to read the tables.
+            self.rulesets.counters.suspect();
+            let _ = self.refresh_counters(false);
+        }
         let mut memory = self.tracer.memory().ok()?;
-        let now = monotonic_now().unwrap_or(0);
         let packet = raw.and_then(|raw| Packet::of(raw, &self.kernel.conntrack_offsets()));
         let name = |address| {
             let symbol = self.kernel.symbol(address)?;
@@ -707,7 +714,6 @@ impl Stream {
             // What is no function's start is no hook function.
             (place.split(' ').next() == Some("0x0")).then(|| name.to_owned())
         };
-        let evidence = Evidence { freed_by, now, ..*evidence };
         if freed_by == FreedBy::Bridge {
             let reason = self.kernel.reason(raw?.key.reason).map(|(_, name)| name);
             let names = self.kernel.reason_names();

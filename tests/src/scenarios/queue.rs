@@ -1,9 +1,10 @@
 //! Rules that give packets to a queue of user space that nobody listens to.
 
 use super::answer::expects_exact_here;
-use super::expect::{Expect, verify, watch_rules_of};
+use super::expect::{Expect, Stream, verify, watch, watch_alone};
 use super::{beside, skip};
 use crate::bed::backend::Backend;
+use crate::bed::namespace::Namespace;
 use crate::bed::packet;
 use crate::bed::topology::{Family, Routed};
 use anyhow::Result;
@@ -17,13 +18,14 @@ pub(super) fn trials() -> Vec<Trial> {
             let name = |what| format!("queue::{what}_{}::{}", backend.name(), family.name());
             trials.push(beside(name("one_rule"), move || one_rule(backend, family)));
             trials.push(beside(name("two_rules"), move || two_rules(backend, family)));
+            trials.push(beside(name("late_rule"), move || late_rule(backend, family)));
         }
     }
     trials
 }
 
 /// Loads rules that queue in FORWARD: those with these ports.
-fn load(backend: Backend, family: Family, routed: &Routed, ports: &[u16]) -> Result<()> {
+fn load(backend: Backend, family: Family, netns: &Namespace, ports: &[u16]) -> Result<()> {
     let lines = |rule: &dyn Fn(u16) -> String| ports.iter().map(|port| rule(*port)).collect::<String>();
     let rules = match backend {
         Backend::Nft => format!(
@@ -37,7 +39,7 @@ fn load(backend: Backend, family: Family, routed: &Routed, ports: &[u16]) -> Res
         ),
     };
     backend
-        .load(&routed.router, family, &rules)
+        .load(netns, family, &rules)
         .map_err(|error| skip(format!("rules that queue cannot be made here: {error:#}")))
 }
 
@@ -55,12 +57,25 @@ fn queued(routed: &Routed, family: Family) -> (Expect, Vec<u8>) {
 /// The only rule that can have done it.
 fn one_rule(backend: Backend, family: Family) -> Result<()> {
     let routed = Routed::new()?;
-    load(backend, family, &routed, &[4242])?;
+    load(backend, family, &routed.router, &[4242])?;
+    verify_one(backend, family, &routed, watch()?)
+}
+
+/// A rule that came when droptrace was watching, a moment before its first packet.
+fn late_rule(backend: Backend, family: Family) -> Result<()> {
+    let routed = Routed::new()?;
+    // The modules are there before droptrace is: it learns those that come later in its own time.
+    load(backend, family, &routed.server.netns, &[4242])?;
+    let stream = watch_alone()?;
+    load(backend, family, &routed.router, &[4242])?;
+    verify_one(backend, family, &routed, stream)
+}
+
+fn verify_one(backend: Backend, family: Family, routed: &Routed, stream: impl Into<Stream>) -> Result<()> {
     let listed = backend.list_with_handles(&routed.router, family)?;
     let rule = listed.iter().find(|rule| rule.text.contains("4242")).cloned();
     let rule = rule.ok_or_else(|| anyhow::anyhow!("no rule for the port in {listed:?}"))?;
-    let stream = watch_rules_of(backend)?;
-    let (expect, packet) = queued(&routed, family);
+    let (expect, packet) = queued(routed, family);
     routed.client.inject(&[packet])?;
     let number = backend.is_iptables().then_some(rule.number);
     let expect = if expects_exact_here(backend) {
@@ -82,8 +97,8 @@ fn one_rule(backend: Backend, family: Family) -> Result<()> {
 /// Two rules, and it is not known which.
 fn two_rules(backend: Backend, family: Family) -> Result<()> {
     let routed = Routed::new()?;
-    load(backend, family, &routed, &[4242, 4343])?;
-    let stream = watch_rules_of(backend)?;
+    load(backend, family, &routed.router, &[4242, 4343])?;
+    let stream = watch()?;
     let (expect, packet) = queued(&routed, family);
     routed.client.inject(&[packet])?;
     let expect =

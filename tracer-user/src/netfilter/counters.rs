@@ -216,11 +216,13 @@ impl Counters {
         }
     }
 
-    /// True if the tables of a netns lie where those that are known did: not more than a hint.
+    /// True if a netns has the tables that are known of it, and they lie where they did: not more than a hint.
     pub fn is_known(&self, memory: &mut impl KernelMemory, netns: NetnsId) -> bool {
-        let Some((_, plan)) = self.plans.last() else { return false };
-        let mut seen = plan.seen.iter().filter(|seen| seen.netns == netns).flat_map(|seen| &seen.tables);
-        seen.all(|table| memory.pointer(table.private.0) == Some(table.private.1))
+        let Some(((_, plan), layout)) = self.plans.last().zip(self.layout.as_ref()) else { return false };
+        let shape = hooks(memory, layout, netns.address);
+        let Some(seen) = plan.seen.iter().find(|seen| seen.netns == netns) else { return shape.is_empty() };
+        let is_unchanged = |table: &Table| memory.pointer(table.private.0) == Some(table.private.1);
+        shape == shape_of(seen) && seen.tables.iter().all(is_unchanged)
     }
 
     /// True if the tables of a netns are those that a version of the lists was made of.

@@ -312,16 +312,19 @@ impl Rulesets {
         }
     }
 
+    /// True if the legacy tables of a drop's netns are known, or there are none.
+    #[must_use]
+    pub fn knows_legacy(&self, memory: &mut impl KernelMemory, evidence: &Evidence) -> bool {
+        let is_known = |netns| self.counters.is_known(memory, netns);
+        !self.engines.legacy || self.netns_of(evidence).is_some_and(is_known)
+    }
+
     /// The answer for a packet that nf_queue freed.
     fn queued(&mut self, memory: &mut impl KernelMemory, evidence: &Evidence) -> Netfilter {
         let Some(netns) = self.netns_of(evidence) else { return queue::answer(&[], 0, false) };
         let nft = if self.engines.nft { self.nft_queues(memory, netns) } else { Some(Vec::new()) };
         let (version, legacy) = self.counters.queues(netns);
-        let is_legacy_known =
-            !self.engines.legacy || self.counters.layout().is_some() && self.counters.is_known(memory, netns);
-        // A table may have come.
-        self.counters.suspect();
-        let is_complete = nft.is_some() && is_legacy_known;
+        let is_complete = nft.is_some() && self.knows_legacy(memory, evidence);
         let rules = [nft.unwrap_or_default(), legacy].concat();
         let mut answer = queue::answer(&rules, evidence.ethertype, is_complete);
         match answer.backend {
