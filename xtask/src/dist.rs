@@ -29,25 +29,13 @@ pub(crate) fn dist(workspace: &Workspace) -> Result<()> {
 /// # Errors
 /// As [`dist`].
 pub(crate) fn build_static(workspace: &Workspace, object: &Path) -> Result<PathBuf> {
-    let arch = env::consts::ARCH;
-    let triple = format!("{arch}-unknown-linux-gnu");
-    let built_in = workspace.target.join("dist-build");
-    // With a target named, the flags are not for build scripts and procedural macros, which cannot be static.
-    let mut cargo = build::cargo_with_object(workspace, "build", object);
-    cargo
-        .args(["--package", "tracer-user", "--bin", "droptrace", "--release", "--target", &triple])
-        .env("CARGO_TARGET_DIR", &built_in)
-        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
-        .env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
-    process::run(&mut cargo)?;
-
-    let program = built_in.join(&triple).join("release/droptrace");
+    let program = static_program(workspace, object, "tracer-user", "droptrace")?;
     let bytes = fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
     check(&bytes, &fs::read(object).with_context(|| format!("cannot read {}", object.display()))?)
         .with_context(|| program.display().to_string())?;
 
     let folder = workspace.target.join("dist");
-    let name = format!("droptrace-{}-{arch}-linux", env!("CARGO_PKG_VERSION"));
+    let name = format!("droptrace-{}-{}-linux", env!("CARGO_PKG_VERSION"), env::consts::ARCH);
     let result = folder.join(&name);
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     // A copy over a running program is refused; a new file is not.
@@ -57,6 +45,29 @@ pub(crate) fn build_static(workspace: &Workspace, object: &Path) -> Result<PathB
     write(&folder.join(format!("{name}.sha256")), &sum)?;
     process::say(&format!("{}\n{} bytes, static, SHA-256 {}", result.display(), bytes.len(), sum.trim()));
     Ok(result)
+}
+
+/// Builds a program that needs no dynamic linker, and returns where it is.
+///
+/// # Errors
+/// When it does not build.
+pub(crate) fn static_program(
+    workspace: &Workspace,
+    object: &Path,
+    package: &str,
+    name: &str,
+) -> Result<PathBuf> {
+    let triple = format!("{}-unknown-linux-gnu", env::consts::ARCH);
+    let built_in = workspace.target.join("dist-build");
+    // With a target named, the flags are not for build scripts and procedural macros, which cannot be static.
+    let mut cargo = build::cargo_with_object(workspace, "build", object);
+    cargo
+        .args(["--package", package, "--bin", name, "--release", "--target", &triple])
+        .env("CARGO_TARGET_DIR", &built_in)
+        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
+        .env("CARGO_PROFILE_RELEASE_STRIP", "symbols");
+    process::run(&mut cargo)?;
+    Ok(built_in.join(&triple).join("release").join(name))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {

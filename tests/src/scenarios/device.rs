@@ -1,7 +1,7 @@
 //! Drops at a device: tc programs and queueing disciplines.
 
 use super::expect::{Expect, verify, watch};
-use super::{both, skip};
+use super::{both_here, skip};
 use crate::bed::kernel;
 use crate::bed::namespace::Namespace;
 use crate::bed::packet;
@@ -13,11 +13,11 @@ use serde_json::Value;
 
 pub(super) fn trials() -> Vec<Trial> {
     [
-        both("device::tc_ingress", tc_ingress),
-        both("device::tc_egress", tc_egress),
-        both("device::queue_full", queue_full),
-        both("device::netem_loss", netem_loss),
-        both("device::netem_limit", netem_limit),
+        both_here("device::tc_ingress", tc_ingress),
+        both_here("device::tc_egress", tc_egress),
+        both_here("device::queue_full", queue_full),
+        both_here("device::netem_loss", netem_loss),
+        both_here("device::netem_limit", netem_limit),
     ]
     .into_iter()
     .flatten()

@@ -144,6 +144,12 @@ fn both(name: &str, scenario: fn(Family) -> Result<()>) -> [Trial; 2] {
     [Family::V4, Family::V6].map(|family| one(name, family, scenario))
 }
 
+/// A scenario over IPv4, and on the machine itself over IPv6, too: for what the kernels do alike in both.
+fn both_here(name: &str, scenario: fn(Family) -> Result<()>) -> Vec<Trial> {
+    let [v4, v6] = both(name, scenario);
+    std::iter::once(v4).chain(here_only([v6])).collect()
+}
+
 /// A scenario over one of them.
 fn one(name: &str, family: Family, scenario: fn(Family) -> Result<()>) -> Trial {
     beside(format!("{name}::{}", family.name()), move || scenario(family))

@@ -1,7 +1,7 @@
 //! Healthy traffic: nothing is printed. With `--all` only routine frees are.
 
 use super::expect::{seen, watch};
-use super::{beside, both, skip};
+use super::{beside, both_here, skip};
 use crate::bed::droptrace::{Droptrace, Output};
 use crate::bed::kernel;
 use crate::bed::namespace::Namespace;
@@ -18,15 +18,15 @@ use std::time::Duration;
 
 pub(super) fn trials() -> Vec<Trial> {
     let mut trials: Vec<Trial> = [
-        both("no_drop::tcp_transfer", |family| on_pair(|pair| tcp_transfer(pair, family))),
-        both("no_drop::tcp_server_closes_first", |family| {
+        both_here("no_drop::tcp_transfer", |family| on_pair(|pair| tcp_transfer(pair, family))),
+        both_here("no_drop::tcp_server_closes_first", |family| {
             on_pair(|pair| tcp_server_closes_first(pair, family))
         }),
-        both("no_drop::udp_echo", |family| on_pair(|pair| udp_echo(pair, family, 100))),
-        both("no_drop::fragments", |family| on_pair(|pair| udp_echo(pair, family, 8000))),
-        both("no_drop::ping", |family| on_pair(|pair| ping(pair, family))),
-        both("no_drop::tcpdump", |family| on_pair(|pair| tcpdump(pair, family))),
-        both("no_drop::unread_data", |family| on_pair(|pair| unread_data(pair, family))),
+        both_here("no_drop::udp_echo", |family| on_pair(|pair| udp_echo(pair, family, 100))),
+        both_here("no_drop::fragments", |family| on_pair(|pair| udp_echo(pair, family, 8000))),
+        both_here("no_drop::ping", |family| on_pair(|pair| ping(pair, family))),
+        both_here("no_drop::tcpdump", |family| on_pair(|pair| tcpdump(pair, family))),
+        both_here("no_drop::unread_data", |family| on_pair(|pair| unread_data(pair, family))),
     ]
     .into_iter()
     .flatten()

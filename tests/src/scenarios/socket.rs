@@ -1,7 +1,7 @@
 //! Drops at sockets: nobody listens, or the receiver is full.
 
 use super::expect::{Expect, verify, watch};
-use super::{both, skip};
+use super::{both_here, skip};
 use crate::bed::kernel;
 use crate::bed::packet::{self, tcp_flag};
 use crate::bed::send::{self, Sniffer};
@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 
 pub(super) fn trials() -> Vec<Trial> {
     [
-        both("socket::udp_none", udp_none),
-        both("socket::tcp_none", tcp_none),
-        both("socket::udp_receive_buffer_full", udp_receive_buffer_full),
-        both("socket::tcp_out_of_order_prune", tcp_out_of_order_prune),
+        both_here("socket::udp_none", udp_none),
+        both_here("socket::tcp_none", tcp_none),
+        both_here("socket::udp_receive_buffer_full", udp_receive_buffer_full),
+        both_here("socket::tcp_out_of_order_prune", tcp_out_of_order_prune),
     ]
     .into_iter()
     .flatten()

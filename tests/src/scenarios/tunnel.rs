@@ -1,7 +1,7 @@
 //! Tunnel packets that are dropped: the packet inside is told too. They are made by hand, so no tunnel module is
 //! needed.
 
-use super::both;
+use super::both_here;
 use super::expect::{Expect, verify, watch};
 use super::rules;
 use crate::bed::packet::{self, Ip, protocol};
@@ -12,10 +12,10 @@ use std::net::SocketAddr;
 
 pub(super) fn trials() -> Vec<Trial> {
     [
-        both("tunnel::vxlan", vxlan),
-        both("tunnel::geneve", geneve),
-        both("tunnel::ipv4_in_ip", |outer| in_ip(outer, Family::V4)),
-        both("tunnel::ipv6_in_ip", |outer| in_ip(outer, Family::V6)),
+        both_here("tunnel::vxlan", vxlan),
+        both_here("tunnel::geneve", geneve),
+        both_here("tunnel::ipv4_in_ip", |outer| in_ip(outer, Family::V4)),
+        both_here("tunnel::ipv6_in_ip", |outer| in_ip(outer, Family::V6)),
     ]
     .into_iter()
     .flatten()
