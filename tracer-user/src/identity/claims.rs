@@ -67,6 +67,13 @@ impl<K: Copy + Eq + Hash> Claims<K> {
         }
     }
 
+    /// Nobody has it any longer.
+    pub fn close_all(&mut self, key: K, until: Timestamp) {
+        for claim in self.lists.get_mut(&key).into_iter().flatten().filter(|claim| claim.until.is_none()) {
+            claim.until = Some(until.max(claim.from));
+        }
+    }
+
     /// Who had it at that time, or had it last, not long before.
     #[must_use]
     pub fn at(&self, key: K, time: Timestamp) -> Option<u32> {
@@ -121,6 +128,12 @@ impl<K: Copy + Eq + Hash> Owners<K> {
     #[must_use]
     pub fn new(kept: i128) -> Self {
         Self { pods: Claims::new(kept), groups: Claims::new(kept) }
+    }
+
+    /// The pod `by` has it ([`Claims::open`]). Processes that were seen with it before were its own, or are gone.
+    pub fn open_for_pod(&mut self, key: K, by: u32, from: Timestamp, told: Timestamp) {
+        self.pods.open(key, by, from, told);
+        self.groups.close_all(key, from);
     }
 
     /// The pod that had it at that time, or had it last and nobody else since.
@@ -231,7 +244,7 @@ mod tests {
     #[test]
     fn what_is_a_pods_is_nobody_elses() {
         let mut owners = Owners::new(300 * SECOND);
-        owners.pods.open('a', 1, at(100), at(100));
+        owners.open_for_pod('a', 1, at(100), at(100));
         owners.groups.open('a', 2, at(150), at(150));
         assert_eq!((owners.pod('a', at(160)), owners.group('a', at(160))), (Some(1), None));
         assert!(owners.is_last('a', 1));
@@ -244,5 +257,15 @@ mod tests {
         // Nobody has it: the pod's last packets.
         assert_eq!((owners.pod('a', at(211)), owners.group('a', at(211))), (Some(1), None));
         assert!(!owners.is_held('a', at(211)) && owners.is_last('a', 1));
+    }
+
+    #[test]
+    fn processes_that_were_seen_before_their_pod_was_known_are_its_own() {
+        let mut owners = Owners::new(300 * SECOND);
+        owners.groups.open('a', 2, at(100), at(100));
+        owners.open_for_pod('a', 1, at(99), at(101));
+        owners.pods.close('a', 1, at(200));
+        // Nobody has looked at the processes since.
+        assert_eq!((owners.pod('a', at(201)), owners.group('a', at(201))), (Some(1), None));
     }
 }

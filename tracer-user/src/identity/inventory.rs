@@ -496,13 +496,13 @@ impl Inventory {
             self.addresses.pods.close(*address, id, at);
         }
         for address in addresses.iter().filter(|address| !pod.held.contains(address)) {
-            self.addresses.pods.open(*address, id, from, told);
+            self.addresses.open_for_pod(*address, id, from, told);
         }
         for inode in pod.held_netns.iter().filter(|inode| !netns.contains(inode)) {
             self.netns.pods.close(*inode, id, at);
         }
         for inode in netns.iter().filter(|inode| !pod.held_netns.contains(inode)) {
-            self.netns.pods.open(*inode, id, from, told);
+            self.netns.open_for_pod(*inode, id, from, told);
         }
         if is_there {
             // Of one that has gone the last ones stay known: a filter for it still means them.
