@@ -37,11 +37,18 @@ pub enum Command {
 #[derive(Clone, Debug)]
 pub struct Live {
     /// What to show.
+    pub watch: Watch,
+    /// How to print it.
+    pub output: OutputArgs,
+}
+
+/// What to watch: the same for all that see drops live.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    /// Which drops.
     pub filter: Filter,
     /// Where names come from.
     pub names: NamesArgs,
-    /// How to print it.
-    pub output: OutputArgs,
     /// When to stop, and what the exit code says.
     pub run: RunArgs,
 }
@@ -264,9 +271,6 @@ pub struct OutputArgs {
     /// Print at most N lines a second; the rest is counted in one line per kind of drop
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rate_limit: Option<u32>,
-    /// More of droptrace's own messages
-    #[arg(short, long, action = ArgAction::Count)]
-    pub verbose: u8,
 }
 
 /// When to stop, and what the exit code says.
@@ -289,6 +293,9 @@ pub struct RunArgs {
     /// every packet that comes to a netfilter hook
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub probes: ProbesWhen,
+    /// More of droptrace's own messages
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
 }
 
 /// When probes are armed that run on packets that are not dropped, too.
@@ -329,7 +336,7 @@ impl Live {
             time: time_format,
             zone,
             rate_limit,
-            count: self.run.count,
+            count: self.watch.run.count,
         }
     }
 }
@@ -353,7 +360,8 @@ pub fn parse(
     }
     let words = raw_words(&matches).map_err(|stray| Refusal::stray_not(arguments, stray))?;
     let filter = Filter::parse(&words, resolve_netns).map_err(|error| Refusal::word(arguments, &error))?;
-    Ok(Command::Live(Box::new(Live { filter, names: cli.names, output: cli.output, run: cli.run })))
+    let watch = Watch { filter, names: cli.names, run: cli.run };
+    Ok(Command::Live(Box::new(Live { watch, output: cli.output })))
 }
 
 /// The filters in the order of the command line, each with the `--not` that stands directly before it.
@@ -611,14 +619,14 @@ mod tests {
     fn filters_keep_their_order_and_their_not() {
         let line = "--ip 10.0.0.0/8 --not --ip=10.1.0.0/16 -4 --not -6 --all --to-port 80 --not --reason !TCP_* \
                     --netns 7 --protocol tcp --not --interface lo";
-        let filter = live(&line.split_whitespace().collect::<Vec<_>>()).filter;
+        let filter = live(&line.split_whitespace().collect::<Vec<_>>()).watch.filter;
         assert_eq!(
             filter.to_string(),
             "--ip 10.0.0.0/8 --not --ip 10.1.0.0/16 -4 --not -6 --to-port 80 --not --reason !TCP_* --netns 7 \
              --protocol tcp --not --interface lo"
         );
         assert_eq!(filter.words[6].value, Value::Netns(7));
-        assert!(live(&[]).filter.is_empty());
+        assert!(live(&[]).watch.filter.is_empty());
     }
 
     #[test]
@@ -636,7 +644,7 @@ mod tests {
             };
             let line: Vec<&str> =
                 [flag.spelling(), text].into_iter().filter(|word| !word.is_empty()).collect();
-            assert_eq!(live(&line).filter.words[0].flag, flag);
+            assert_eq!(live(&line).watch.filter.words[0].flag, flag);
         }
     }
 
@@ -722,9 +730,9 @@ mod tests {
         assert_eq!((settings.format, settings.time), (Format::Json, Some(TimeFormat::Unix)));
         assert!(settings.all && settings.stack && settings.terminal && !settings.color);
         assert_eq!((settings.rate_limit, settings.count), (Some(5), Some(3)));
-        assert_eq!(live.run.duration, Some(Duration::from_secs(90)));
-        assert!(live.run.strict && !live.run.assert_no_drops);
-        assert_eq!(live.output.verbose, 2);
+        assert_eq!(live.watch.run.duration, Some(Duration::from_secs(90)));
+        assert!(live.watch.run.strict && !live.watch.run.assert_no_drops);
+        assert_eq!(live.watch.run.verbose, 2);
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! The live stream: the default command.
+//! The live stream, and where it goes: to a printer, for the default command, or to any other sink.
 
 use crate::{
-    cli::{Live, ProbesWhen},
+    cli::{ProbesWhen, Watch},
     event::model::{Record, Stalled},
     identity::{
         host::Host,
@@ -9,7 +9,7 @@ use crate::{
         object::Update,
         sources::{self, Feed},
     },
-    output::{End, Now, Outcome, Printer, Stop, Summary, exit_code},
+    output::{End, Now, Outcome, Sink, Stop, Summary, exit_code},
     probe::{clock::StepWatch, connections::Table, tracer::Settings},
     start::{say, start},
     stream::Stream,
@@ -44,12 +44,12 @@ const STALL: Duration = Duration::from_secs(10);
 /// Pods that are listed at the start; more are counted.
 const LISTED: usize = 8;
 
-/// Runs until it is told to stop; returns the exit code.
+/// Hands what is seen to the sink until it is told to stop; returns the exit code.
 ///
 /// # Errors
 /// What went wrong, for people.
-pub fn run(live: &Live, arguments: &[OsString]) -> anyhow::Result<u8> {
-    let (stream, updates) = match begin(live, arguments)? {
+pub fn run(watch: &Watch, arguments: &[OsString], sink: impl Sink) -> anyhow::Result<u8> {
+    let (stream, updates) = match begin(watch, arguments)? {
         Ok(begun) => begun,
         Err(code) => return Ok(code),
     };
@@ -57,13 +57,13 @@ pub fn run(live: &Live, arguments: &[OsString]) -> anyhow::Result<u8> {
         .enable_all()
         .build()
         .context("can't start the event loop")?;
-    let (end, summary) = runtime.block_on(follow(live, stream, updates))?;
+    let (end, summary) = runtime.block_on(follow(watch, stream, updates, sink))?;
     Ok(exit_code(&Outcome {
         end,
         drops: summary.drops,
         lost: summary.lost_total(),
-        assert_no_drops: live.run.assert_no_drops,
-        strict: live.run.strict,
+        assert_no_drops: watch.run.assert_no_drops,
+        strict: watch.run.strict,
     }))
 }
 
@@ -71,27 +71,27 @@ pub fn run(live: &Live, arguments: &[OsString]) -> anyhow::Result<u8> {
 type Updates = mpsc::Receiver<Update>;
 
 /// Starts; the exit code where that has no point here.
-fn begin(live: &Live, arguments: &[OsString]) -> anyhow::Result<Result<(Stream, Option<Updates>), u8>> {
-    let settings = Settings { verbose: live.output.verbose, probes: live.run.probes == ProbesWhen::Always };
+fn begin(watch: &Watch, arguments: &[OsString]) -> anyhow::Result<Result<(Stream, Option<Updates>), u8>> {
+    let settings = Settings { verbose: watch.run.verbose, probes: watch.run.probes == ProbesWhen::Always };
     // They begin first: much of what they tell has come when the kernel half runs.
-    let feed = match sources::start(live.names.sources()) {
+    let feed = match sources::start(watch.names.sources()) {
         Ok(feed) => Some(feed),
         Err(error) => {
             say(&format!("note: addresses stay without names: {error}"));
             None
         }
     };
-    let mut stream = match start(&live.filter, settings, arguments)? {
+    let mut stream = match start(&watch.filter, settings, arguments)? {
         Ok(stream) => stream,
         Err(code) => return Ok(Err(code)),
     };
-    if live.filter.is_empty() {
+    if watch.filter.is_empty() {
         stream.measure_cilium();
     } else if let Err(error) = stream.count_retransmits() {
         say(&format!("note: peers that do not answer are not told of: {error}"));
     }
     let host = Host::here(stream.node());
-    let names = |requests| Names::new(&live.filter, host, requests);
+    let names = |requests| Names::new(&watch.filter, host, requests);
     let (updates, names) = match feed {
         Some(Feed { updates, requests, agent }) => (Some(updates), names(Some(requests)).with_agent(agent)),
         None => (None, names(None)),
@@ -101,7 +101,7 @@ fn begin(live: &Live, arguments: &[OsString]) -> anyhow::Result<Result<(Stream, 
 }
 
 /// Waits, for moments, until it is known whom the filter names; then says what is watched.
-async fn announce(live: &Live, stream: &mut Stream, updates: &mut Option<Updates>) -> anyhow::Result<()> {
+async fn announce(watch: &Watch, stream: &mut Stream, updates: &mut Option<Updates>) -> anyhow::Result<()> {
     let deadline = tokio::time::Instant::now() + NAMES;
     let mut pods = Vec::new();
     while let Some(open) = updates {
@@ -122,8 +122,8 @@ async fn announce(live: &Live, stream: &mut Stream, updates: &mut Option<Updates
             Err(_) => break,
         }
     }
-    let what = if live.filter.is_empty() { "all drops" } else { "the drops that match" };
-    let mechanism = if live.run.probes == ProbesWhen::Always {
+    let what = if watch.filter.is_empty() { "all drops" } else { "the drops that match" };
+    let mechanism = if watch.run.probes == ProbesWhen::Always {
         "one program on the tracepoint kfree_skb, and probes on every packet that comes to a netfilter hook"
     } else {
         "one program on the tracepoint kfree_skb, none on packets that are not dropped"
@@ -176,22 +176,22 @@ fn follow_names(stream: &mut Stream) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints until something ends it.
+/// Fills the sink until something ends it.
 async fn follow(
-    live: &Live,
+    watch: &Watch,
     mut stream: Stream,
     mut updates: Option<Updates>,
+    mut sink: impl Sink,
 ) -> anyhow::Result<(End, Summary)> {
     // Before it says that it watches: who reads that may end it at once.
     let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
-    announce(live, &mut stream, &mut updates).await?;
+    announce(watch, &mut stream, &mut updates).await?;
     let began = Instant::now();
     let now = |stream: &mut Stream| Now {
         elapsed: began.elapsed(),
         wall: stream.clock().to_realtime(crate::probe::clock::monotonic_now().unwrap_or(0)),
     };
-    let mut printer = Printer::new(live.settings(), io::stdout(), io::stderr());
     let ring = stream.tracer().ring().as_fd().try_clone_to_owned().context("can't wait for events")?;
     // SAFETY: an OwnedFd gives the same open descriptor as long as it lives, which is as long as the AsyncFd.
     let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?;
@@ -200,7 +200,7 @@ async fn follow(
         .ok()
         // SAFETY: likewise, the watch owns its timer.
         .and_then(|watch| unsafe { AsyncFd::register_with_interest(watch, Interest::READABLE) }.ok());
-    let mut log = if live.output.verbose > 0 { stream.tracer().log() } else { None };
+    let mut log = if watch.run.verbose > 0 { stream.tracer().log() } else { None };
     let messages = match &log {
         // SAFETY: likewise.
         Some(log) => Some(unsafe { AsyncFd::register_with_interest(log.descriptor()?, Interest::READABLE) }?),
@@ -216,8 +216,8 @@ async fn follow(
     stalls.tick().await;
     let mut shown = 0;
     let mut asked: Option<Asked> = None;
-    let is_filtered = !live.filter.is_empty();
-    let deadline = live.run.duration.map(|duration| tokio::time::Instant::now() + duration);
+    let is_filtered = !watch.filter.is_empty();
+    let deadline = watch.run.duration.map(|duration| tokio::time::Instant::now() + duration);
 
     let mut flow = ControlFlow::Continue(());
     while flow.is_continue() {
@@ -229,7 +229,7 @@ async fn follow(
             ready = readable(steps.as_ref()), if steps.is_some() => {
                 ready?;
                 let at = now(&mut stream);
-                stream.sample_clock(&mut |record| pass(&mut printer, &record, at, &mut flow));
+                stream.sample_clock(&mut |record| pass(&mut sink, &record, at, &mut flow));
             }
             ready = any_readable(messages.as_ref()), if messages.is_some() => {
                 if let Some(log) = &mut log { log.print(); }
@@ -237,40 +237,40 @@ async fn follow(
             }
             _ = ticks.tick() => {
                 let at = now(&mut stream);
-                let mut sink = |record: Record| pass(&mut printer, &record, at, &mut flow);
-                stream.sample_clock(&mut sink);
-                stream.tick(&mut sink).context("can't read the clock")?;
+                let mut pass = |record: Record| pass(&mut sink, &record, at, &mut flow);
+                stream.sample_clock(&mut pass);
+                stream.tick(&mut pass).context("can't read the clock")?;
                 if flow.is_continue() {
-                    flow = printer.tick(now(&mut stream));
+                    flow = sink.tick(now(&mut stream));
                 }
             }
             _ = stalls.tick(), if is_filtered => {
-                let seen = stream.stalled(&live.filter, STALL.as_secs());
-                if printer.shown() == shown {
+                let seen = stream.stalled(&watch.filter, STALL.as_secs());
+                if sink.shown() == shown {
                     let connections = stream.connections();
                     asked = Some((seen, spawn_blocking(move || connections.unanswered())));
                 }
-                shown = printer.shown();
+                shown = sink.shown();
             }
             found = answer(&mut asked), if asked.is_some() => {
                 // Unless a drop has come meanwhile.
-                if let Some((mut seen, _)) = asked.take() && printer.shown() == shown {
+                if let Some((mut seen, _)) = asked.take() && sink.shown() == shown {
                     if let Some(table) = found {
-                        seen = stream.unanswered(&table, &live.filter, seen);
+                        seen = stream.unanswered(&table, &watch.filter, seen);
                     }
                     let at = now(&mut stream);
-                    pass(&mut printer, &Record::Stalled(seen), at, &mut flow);
+                    pass(&mut sink, &Record::Stalled(seen), at, &mut flow);
                 }
             }
-            _ = prints.tick(), if printer.is_waiting() || stream.is_holding() => {
+            _ = prints.tick(), if sink.is_waiting() || stream.is_holding() => {
                 // What a drop waits for may be among what has come: it must not be let go before that is taken.
                 if let Some(updates) = &mut updates {
                     take_names(&mut stream, None, updates)?;
                 }
                 let at = now(&mut stream);
-                stream.release(&mut |record| pass(&mut printer, &record, at, &mut flow));
+                stream.release(&mut |record| pass(&mut sink, &record, at, &mut flow));
                 if flow.is_continue() {
-                    flow = printer.tick(now(&mut stream));
+                    flow = sink.tick(now(&mut stream));
                 }
             }
             ready = ring.readable() => {
@@ -280,8 +280,8 @@ async fn follow(
                     take_names(&mut stream, None, updates)?;
                 }
                 let at = now(&mut stream);
-                let mut sink = |record: Record| pass(&mut printer, &record, at, &mut flow);
-                if !stream.drain(&mut sink) {
+                let mut pass = |record: Record| pass(&mut sink, &record, at, &mut flow);
+                if !stream.drain(&mut pass) {
                     ready.clear_ready();
                 }
             }
@@ -300,20 +300,28 @@ async fn follow(
     }
     die_of_the_next_signal();
     let at = now(&mut stream);
-    let mut sink = |record: Record| pass(&mut printer, &record, at, &mut flow);
-    stream.finish(&mut sink)?;
+    let mut pass = |record: Record| pass(&mut sink, &record, at, &mut flow);
+    stream.finish(&mut pass)?;
     if let Some(line) = stream.unseen_of_cilium() {
         say(&format!("note: {line}"));
     }
     let names = stream.names();
-    let is_unmatched = live.run.duration.is_some() && names.is_filtered() && !names.has_matched();
+    let is_unmatched = watch.run.duration.is_some() && names.is_filtered() && !names.has_matched();
     if is_unmatched {
         for line in names.nobody() {
             say(&format!("error: {line}"));
         }
     }
-    let end = if is_unmatched { End::Unmatched } else { End::Done };
-    Ok((end, printer.finish(now(&mut stream))))
+    let (summary, last) = sink.finish(now(&mut stream));
+    let end = match (flow, last) {
+        (ControlFlow::Break(Stop::Output(error)), _) | (_, ControlFlow::Break(Stop::Output(error))) => {
+            say(&format!("error: {}", Stop::Output(error)));
+            End::Failed
+        }
+        _ if is_unmatched => End::Unmatched,
+        _ => End::Done,
+    };
+    Ok((end, summary))
 }
 
 /// The first signal ends the run in order; a second one, or one during the end, ends it at once.
@@ -329,14 +337,9 @@ fn die_of_the_next_signal() {
     }
 }
 
-fn pass<O: io::Write, E: io::Write>(
-    printer: &mut Printer<O, E>,
-    record: &Record,
-    at: Now,
-    flow: &mut ControlFlow<Stop>,
-) {
+fn pass(sink: &mut impl Sink, record: &Record, at: Now, flow: &mut ControlFlow<Stop>) {
     // What comes after the end still counts in the summary.
-    let next = printer.record(record, at);
+    let next = sink.record(record, at);
     if flow.is_continue() {
         *flow = next;
     }

@@ -10,7 +10,8 @@ use tracer_user::{
     cli::{self, Command},
     doctor,
     filter::netns,
-    live, output,
+    live,
+    output::{self, Printer},
 };
 
 fn main() -> ExitCode {
@@ -35,7 +36,10 @@ fn main() -> ExitCode {
 
 fn run(command: Command, arguments: &[OsString]) -> anyhow::Result<u8> {
     match command {
-        Command::Live(settings) => return live::run(&settings, arguments),
+        Command::Live(live) => {
+            let printer = Printer::new(live.settings(), io::stdout(), io::stderr());
+            return live::run(&live.watch, arguments, printer);
+        }
         Command::Doctor { self_test, probes } => return doctor::run(self_test, probes, arguments),
         Command::Schema => io::stdout().write_all(output::SCHEMA.as_bytes())?,
         Command::Completions(shell) => io::stdout().write_all(&cli::completions(shell))?,

@@ -1,5 +1,5 @@
 //! What people and programs read: the same stream of records as compact or wide lines, as JSON, or as lines like
-//! iptables' LOG target's. [`Printer`] is the sink; everything it decides with is a pure function beside it.
+//! iptables' LOG target's. [`Printer`] is the [`Sink`] for that; everything it decides with is a pure function beside it.
 
 mod escape;
 mod exit;
@@ -9,14 +9,16 @@ mod iptables;
 mod line;
 mod printer;
 mod schema;
+mod sink;
 mod summary;
 mod time;
 mod words;
 
 pub use escape::escape;
 pub use exit::{End, Outcome, exit_code};
-pub use printer::{Now, Printer, Stop};
+pub use printer::Printer;
 pub use schema::SCHEMA;
+pub use sink::{Now, Sink, Stop};
 pub use summary::{Summary, Top};
 pub use time::TimeFormat;
 

@@ -1,15 +1,15 @@
-//! The sink: records in, lines out. It decides nothing about the clock and the descriptors: the caller hands it
-//! both, so that live, replay and tests use the same code.
+//! The sink of the stream: records in, lines out. The caller hands it the descriptors, too.
 
 use super::fold::{Fold, Kind, Line};
 use super::line::{self, Palette};
+use super::sink::{Now, Sink, Stop};
 use super::summary::{Summary, Totals, background};
 use super::time::{Clock, TimeFormat};
 use super::{Format, Settings, escape, iptables, words};
-use crate::event::model::{Cause, Class, Drop, Lost, Record, Stalled, Timestamp};
+use crate::event::model::{Cause, Class, Drop, Lost, Record, Stalled};
 use serde::Serialize;
 use std::collections::HashSet;
-use std::io::{self, Write};
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -17,38 +17,6 @@ use std::time::Duration;
 const NOTICE_INTERVAL: Duration = Duration::from_secs(10);
 /// Causes whose `why` and `fix` are remembered as said; when it is full they are said again.
 const MAX_SAID: usize = 4096;
-
-/// A moment. Live it is the present; in a replay it is the recording's time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Now {
-    /// Since the run began; never goes back.
-    pub elapsed: Duration,
-    /// By the wall clock.
-    pub wall: Timestamp,
-}
-
-/// Why there is nothing more to print.
-#[derive(Debug, thiserror::Error)]
-pub enum Stop {
-    /// As many lines as `-c` asked for are printed: a clean end.
-    #[error("as many lines as asked for were printed")]
-    Count,
-    /// Nobody reads stdout any more (`| head`): a clean end.
-    #[error("nobody reads the output any more")]
-    BrokenPipe,
-    /// stdout cannot be written, for example because a disk is full.
-    #[error("cannot write the output: {0}")]
-    Output(io::Error),
-}
-
-impl From<io::Error> for Stop {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe => Self::BrokenPipe,
-            _ => Self::Output(error),
-        }
-    }
-}
 
 /// Prints records. Lines about records go to `out`, everything else to `err`. Each call that has something to print
 /// writes and flushes `out` once, so that a reader of a pipe sees whole lines, at once.
@@ -96,79 +64,6 @@ impl<O: Write, E: Write> Printer<O, E> {
             next_notice: NOTICE_INTERVAL,
             noticed: (0, 0),
         }
-    }
-
-    /// Takes a record: prints it, or keeps it to be counted in a later line, or hides it as routine. Breaks when
-    /// there is nothing more to print.
-    pub fn record(&mut self, record: &Record, now: Now) -> ControlFlow<Stop> {
-        let mut text = String::new();
-        match record {
-            Record::Drop(drop) if drop.drop.class == Class::Routine && !self.settings.all => {
-                self.totals.hidden(drop);
-                return ControlFlow::Continue(());
-            }
-            Record::Drop(drop) => {
-                self.totals.shown(drop);
-                let mut lines = Vec::new();
-                self.fold.push(drop, now.elapsed, &mut lines);
-                self.render(lines, &mut text);
-            }
-            Record::Stalled(stalled) if self.settings.format == Format::Json => {
-                render_json(&JsonLine::Stalled(stalled), &mut text);
-            }
-            Record::Stalled(stalled) => {
-                let time = self.clock.show(now.wall);
-                let gap = if time.is_empty() { "" } else { "  " };
-                // stderr may be closed; the stream is what matters.
-                let _ = writeln!(self.err, "{time}{gap}-- {} --", words::stalled(stalled));
-                let _ = self.err.flush();
-            }
-            Record::Lost(lost) => {
-                self.totals.lost(lost);
-                self.render_lost(lost, &mut text);
-            }
-        }
-        self.write(&text)
-    }
-
-    /// Drops that were shown, or would have been if there were room.
-    #[must_use]
-    pub fn shown(&self) -> u64 {
-        self.totals.drops()
-    }
-
-    /// True if lines are kept back: [`Printer::tick`] prints them when they are due.
-    #[must_use]
-    pub fn is_waiting(&self) -> bool {
-        !self.fold.is_empty()
-    }
-
-    /// Prints what is due; call it some times a second while the printer [is waiting](Printer::is_waiting), and once
-    /// a second otherwise.
-    pub fn tick(&mut self, now: Now) -> ControlFlow<Stop> {
-        let mut lines = Vec::new();
-        self.fold.tick(now.elapsed, &mut lines);
-        let mut text = String::new();
-        self.render(lines, &mut text);
-        let flow = self.write(&text);
-        self.notice(now);
-        flow
-    }
-
-    /// Prints what is left, and the summary.
-    pub fn finish(mut self, now: Now) -> Summary {
-        let mut lines = Vec::new();
-        self.fold.finish(&mut lines);
-        let mut text = String::new();
-        self.render(lines, &mut text);
-        if !self.broken {
-            // The run is over anyway, for whatever reason.
-            let _ = self.write(&text);
-        }
-        let summary = self.totals.summary(now.elapsed);
-        let _ = write!(self.err, "{summary}");
-        let _ = self.err.flush();
-        summary
     }
 
     fn render(&mut self, lines: Vec<Line>, text: &mut String) {
@@ -256,6 +151,73 @@ impl<O: Write, E: Write> Printer<O, E> {
             let _ = writeln!(self.err, "{time}{gap}-- {} --", background(hidden, lost));
             let _ = self.err.flush();
         }
+    }
+}
+
+impl<O: Write, E: Write> Sink for Printer<O, E> {
+    /// Takes a record: prints it, or keeps it to be counted in a later line, or hides it as routine. Breaks when
+    /// there is nothing more to print.
+    fn record(&mut self, record: &Record, now: Now) -> ControlFlow<Stop> {
+        let mut text = String::new();
+        match record {
+            Record::Drop(drop) if drop.drop.class == Class::Routine && !self.settings.all => {
+                self.totals.hidden(drop);
+                return ControlFlow::Continue(());
+            }
+            Record::Drop(drop) => {
+                self.totals.shown(drop);
+                let mut lines = Vec::new();
+                self.fold.push(drop, now.elapsed, &mut lines);
+                self.render(lines, &mut text);
+            }
+            Record::Stalled(stalled) if self.settings.format == Format::Json => {
+                render_json(&JsonLine::Stalled(stalled), &mut text);
+            }
+            Record::Stalled(stalled) => {
+                let time = self.clock.show(now.wall);
+                let gap = if time.is_empty() { "" } else { "  " };
+                // stderr may be closed; the stream is what matters.
+                let _ = writeln!(self.err, "{time}{gap}-- {} --", words::stalled(stalled));
+                let _ = self.err.flush();
+            }
+            Record::Lost(lost) => {
+                self.totals.lost(lost);
+                self.render_lost(lost, &mut text);
+            }
+        }
+        self.write(&text)
+    }
+
+    fn shown(&self) -> u64 {
+        self.totals.drops()
+    }
+
+    /// True if lines are kept back: [`Sink::tick`] prints them when they are due.
+    fn is_waiting(&self) -> bool {
+        !self.fold.is_empty()
+    }
+
+    fn tick(&mut self, now: Now) -> ControlFlow<Stop> {
+        let mut lines = Vec::new();
+        self.fold.tick(now.elapsed, &mut lines);
+        let mut text = String::new();
+        self.render(lines, &mut text);
+        let flow = self.write(&text);
+        self.notice(now);
+        flow
+    }
+
+    /// Prints what is left, and the summary.
+    fn finish(mut self, now: Now) -> (Summary, ControlFlow<Stop>) {
+        let mut lines = Vec::new();
+        self.fold.finish(&mut lines);
+        let mut text = String::new();
+        self.render(lines, &mut text);
+        let flow = if self.broken { ControlFlow::Continue(()) } else { self.write(&text) };
+        let summary = self.totals.summary(now.elapsed);
+        let _ = write!(self.err, "{summary}");
+        let _ = self.err.flush();
+        (summary, flow)
     }
 }
 

@@ -4,11 +4,14 @@ use crate::cilium::{
     maps::Direction,
     model::{Cilium, Policy},
 };
-use crate::event::model::{Conntrack, Endpoint, Inner, K8s, LostPlace, Network, Original, Packet, Reason};
+use crate::event::model::{
+    Conntrack, Endpoint, Inner, K8s, LostPlace, Network, Original, Packet, Reason, Timestamp,
+};
 use crate::netfilter::model::{Backend, Family, Netfilter, RuleRef};
 use crate::netfilter::program::Program;
 use crate::tc::model::{Bpf, Filter};
 use serde_json::json;
+use std::io;
 use std::net::SocketAddr;
 
 fn at(milliseconds: u64) -> Now {
@@ -126,7 +129,7 @@ fn run(settings: &Settings, records: &[(u64, Record)], end: u64) -> (String, Str
         }
     }
     let _ = printer.tick(at(end));
-    let summary = printer.finish(at(end));
+    let (summary, _) = printer.finish(at(end));
     (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap(), summary)
 }
 
@@ -585,7 +588,7 @@ fn count_ends_the_run_and_nothing_vanishes() {
     let mut printer = Printer::new(Settings { count: Some(2), ..Settings::default() }, &mut out, &mut err);
     let stop = records.iter().find_map(|(_, record)| printer.record(record, at(0)).break_value());
     assert!(matches!(stop, Some(Stop::Count)));
-    let summary = printer.finish(at(1));
+    let (summary, _) = printer.finish(at(1));
     assert_eq!(String::from_utf8(out).unwrap().matches("DROP").count(), 2);
     // The last record was not handed in any more: 1 + 3 folded + 3.
     assert_eq!((summary.drops, summary.unprinted), (7, 3));
@@ -614,7 +617,7 @@ fn a_reader_that_goes_away_is_a_clean_end() {
         let mut printer = Printer::new(Settings::default(), Gone(1, kind), io::sink());
         assert!(printer.record(&record(no_socket(0, 1)), at(0)).is_continue());
         let stop = printer.record(&record(shop(0)), at(0)).break_value();
-        assert_eq!(printer.finish(at(0)).drops, 4);
+        assert_eq!(printer.finish(at(0)).0.drops, 4);
         stop
     };
     assert!(matches!(stop_with(io::ErrorKind::BrokenPipe), Some(Stop::BrokenPipe)));
@@ -678,7 +681,7 @@ fn printed_and_hidden_add_up() {
                 break;
             }
         }
-        let summary = printer.finish(at(now));
+        let (summary, _) = printer.finish(at(now));
         let text = String::from_utf8(out).unwrap();
         let sum: u64 = text
             .lines()
