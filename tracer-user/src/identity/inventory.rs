@@ -534,9 +534,12 @@ impl Inventory {
         self.delete(Source::Proc, at, Kind::Netns, &key);
         let addresses = owner.addresses.clone();
         let id = self.add(Holder::Group(Box::new(owner)));
-        self.netns.groups.open(netns, id, at, at);
-        for address in addresses {
-            self.addresses.groups.open(address, id, at, at);
+        // Whoever is in a pod's netns has nothing of his own: a tool, or the pod's processes in a cgroup without its uid.
+        if !self.netns.pods.is_open(netns) {
+            self.netns.groups.open(netns, id, at, at);
+            for address in addresses {
+                self.addresses.groups.open(address, id, at, at);
+            }
         }
         self.groups.insert(key, id);
     }

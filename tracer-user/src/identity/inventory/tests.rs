@@ -217,8 +217,8 @@ fn processes_with_a_pods_address_do_not_take_it() {
     list(&mut inventory, Source::File, 1, Kind::Pod, vec![Object::Pod(pod("cart", "u1", &["10.0.0.1"], 0))]);
     set(&mut inventory, Source::Cri, 2, Object::Sandbox(sandbox("s1", "cart", "u1", &["10.0.0.1"], 4, 0)));
     let cgroup = Cgroup { unit: Some("ssh.service".to_owned()), ..Cgroup::default() };
-    for netns in [4, 5] {
-        let addresses = vec![ip("10.0.0.1")];
+    for (netns, address) in [(4, "10.0.0.1"), (5, "10.0.0.1"), (4, "10.0.0.2")] {
+        let addresses = vec![ip(address)];
         set(
             &mut inventory,
             Source::Proc,
@@ -232,6 +232,12 @@ fn processes_with_a_pods_address_do_not_take_it() {
     assert!(inventory.group_in(5, at(4)).is_some());
     let (id, _) = inventory.pods().next().unwrap();
     assert!(inventory.has_last(id, ip("10.0.0.1")) && inventory.has_last_netns(id, 4));
+    // Those in its netns have gone with it, whether anybody has looked or not.
+    inventory.apply(Source::Proc, at(5), Change::Delete(Kind::Netns, "5".to_owned()));
+    inventory.apply(Source::File, at(6), Change::Delete(Kind::Pod, "shop/cart".to_owned()));
+    inventory.apply(Source::Cri, at(6), Change::Delete(Kind::Sandbox, "s1".to_owned()));
+    assert_eq!(name_at(&inventory, "10.0.0.1", 7).as_deref(), Some("cart"));
+    assert!(inventory.is_free(ip("10.0.0.1"), at(7)) && inventory.group_at(ip("10.0.0.2"), at(7)).is_none());
 }
 
 #[test]
