@@ -11,6 +11,7 @@ pub mod live;
 pub mod netfilter;
 pub mod output;
 pub mod probe;
+pub mod recording;
 pub mod start;
 pub mod stream;
 pub mod tc;

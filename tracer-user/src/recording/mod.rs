@@ -1,0 +1,24 @@
+//! Recordings: what was dropped, kept for later. While a recording is written it is a spool of JSON lines, which survives a
+//! kill; when it is done it becomes a Parquet file, whose columns many engines read.
+
+mod columns;
+mod decode;
+mod encode;
+#[cfg(test)]
+mod example;
+mod files;
+mod header;
+mod place;
+mod recorder;
+mod seal;
+mod source;
+mod spool;
+
+pub use files::{Merged, find};
+pub use header::{Header, Totals, VERSION};
+pub use place::{Folder, Place};
+pub use recorder::{Progress, RecordError, Recorder};
+pub use source::{Source, SourceError};
+
+#[cfg(test)]
+mod tests;

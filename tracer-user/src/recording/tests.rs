@@ -1,0 +1,288 @@
+//! Whole recordings: what is written comes back, whatever happens to the writer or the file.
+
+use super::place::{SEALED, SPOOL};
+use super::seal::seal;
+use super::spool::Spool;
+use super::*;
+use crate::event::model::{Drop, Lost, LostPlace, Record, Timestamp};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+const SECOND: i128 = 1_000_000_000;
+/// Names the folder that the process which is to be killed records in.
+const CHILD: &str = "DROPTRACE_TEST_RECORDS_IN";
+
+fn header() -> Header {
+    Header {
+        version: VERSION,
+        node: "n".into(),
+        started: Timestamp(1_795_000_000 * SECOND),
+        ..Header::default()
+    }
+}
+
+/// The drop with a number, some time after the one before.
+fn numbered(number: u64) -> Record {
+    let time = Timestamp(1_795_000_000 * SECOND + i128::from(number) * 1_000_000);
+    let (time_last, node, segments) = (time, "n".into(), number);
+    Record::Drop(Box::new(Drop { time, time_last, node, count: number, segments, ..example::drop() }))
+}
+
+fn folder(root: &Path) -> Folder {
+    Folder {
+        root: root.to_owned(),
+        cluster: "c".into(),
+        rotate_bytes: 1 << 20,
+        rotate_after: Duration::from_secs(3600),
+        keep: None,
+    }
+}
+
+/// Counts of all drops, in order, and what was not intact.
+fn read(path: &Path) -> (Vec<u64>, Vec<String>) {
+    let mut merged = Merged::new(find(&[path.to_owned()]).unwrap());
+    let counts = merged.by_ref().filter_map(|record| match record {
+        Record::Drop(drop) => Some(drop.count),
+        _ => None,
+    });
+    let counts = counts.collect();
+    (counts, merged.said())
+}
+
+#[test]
+fn a_recording_is_one_parquet_file_with_all_that_was_given() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("f.parquet");
+    let mut recorder = Recorder::begin(Place::File(path.clone()), header()).unwrap();
+    let records = example::records();
+    for record in &records {
+        recorder.add(record);
+    }
+    assert!(matches!(
+        Recorder::begin(Place::File(path.clone()), header()),
+        Err(RecordError::Unfinished { .. })
+    ));
+    assert_eq!(recorder.finish(), Vec::<String>::new());
+    let progress = recorder.progress();
+    assert_eq!((progress.written.records, progress.sealed, progress.left_out), (4, 1, 0));
+    assert_eq!(progress.written.lost, [(LostPlace::Flow, 3)].into());
+    let source = Source::open(&path).unwrap();
+    assert_eq!((source.header(), source.totals()), (&header(), Some(&progress.written)));
+    assert_eq!(source.collect::<Vec<_>>(), records);
+    let names: Vec<_> = fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["f.parquet"]);
+    assert!(matches!(Recorder::begin(Place::File(path), header()), Err(RecordError::Exists { .. })));
+}
+
+#[test]
+fn a_long_run_is_many_files_and_the_oldest_go() {
+    let root = tempfile::tempdir().unwrap();
+    let mut place = Folder { rotate_bytes: 2000, ..folder(root.path()) };
+    let run = |place: &Folder, numbers: std::ops::Range<u64>| {
+        let mut recorder = Recorder::begin(Place::Folder(place.clone()), header()).unwrap();
+        for number in numbers {
+            recorder.add(&numbered(number));
+            // Each is a batch: files are rotated between batches.
+            while recorder.progress().written.records < number % 1000 {
+                recorder.flush();
+            }
+        }
+        recorder.finish();
+        recorder.progress().clone()
+    };
+    let progress = run(&place, 1..40);
+    assert!(progress.sealed > 3, "{progress:?}");
+    let (counts, said) = read(root.path());
+    assert_eq!((counts, said), ((1..40).collect(), vec![]));
+    let files = place.files("n", SEALED).unwrap();
+    assert_eq!(files.len() as u64, progress.sealed);
+    let all: u64 = files.iter().map(|(_, length)| length).sum();
+    place.keep = Some(all / 2);
+    place.make_room("n").unwrap();
+    let (counts, _) = read(root.path());
+    assert!(counts.len() < 39 && counts.last() == Some(&39), "{counts:?}");
+}
+
+#[test]
+fn a_disk_that_takes_no_more_loses_nothing_of_what_it_took() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("f.jsonl.zst");
+    let mut spool = Spool::create(&path, &header()).unwrap();
+    let lines = |numbers: std::ops::Range<u64>| {
+        let mut lines = Vec::new();
+        for number in numbers {
+            serde_json::to_writer(&mut lines, &numbered(number)).unwrap();
+            lines.push(b'\n');
+        }
+        lines
+    };
+    spool.append(&lines(1..10)).unwrap();
+    let length = fs::metadata(&path).unwrap().len();
+    assert_eq!(spool.length(), length);
+    // What a full disk leaves: a part of a frame.
+    let bytes = fs::read(&path).unwrap();
+    let torn = root.path().join("torn.jsonl.zst");
+    fs::write(&torn, [&bytes[..], &bytes[bytes.len() - 100..]].concat()).unwrap();
+    let (counts, said) = read(&torn);
+    assert_eq!(counts, (1..10).collect::<Vec<_>>());
+    assert!(said[0].contains("its last 100 bytes are not whole"), "{said:?}");
+    // Sealing keeps what there is, and says that it is not all.
+    let totals = seal(&torn, &root.path().join("torn.parquet"), true).unwrap();
+    assert_eq!((totals.records, totals.recovered, totals.damaged), (9, true, 100));
+    assert_eq!(read(&root.path().join("torn.parquet")).0, (1..10).collect::<Vec<_>>());
+}
+
+/// Not a test of its own: what [`killed_at_any_moment`] kills.
+#[test]
+fn child() {
+    let Some(root) = std::env::var_os(CHILD) else { return };
+    let mut recorder = Recorder::begin(Place::Folder(folder(Path::new(&root))), header()).unwrap();
+    let mut told = 0;
+    for number in 1.. {
+        recorder.add(&numbered(number));
+        if number % 50 == 0 {
+            recorder.flush();
+            let written = recorder.progress().written.records;
+            if written != told {
+                told = written;
+                println!("written {told}");
+            }
+        }
+    }
+}
+
+#[test]
+fn killed_at_any_moment() {
+    const TIMES: u64 = 100;
+    let mut most = 0;
+    for time in 0..TIMES {
+        let root = tempfile::tempdir().unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "recording::tests::child", "--nocapture"])
+            .env(CHILD, root.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let is_written = |line: &String| line.starts_with("written ");
+        let first = lines.by_ref().find(is_written);
+        std::thread::sleep(Duration::from_micros(time * 4310 % 100_000));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let last = lines.filter(is_written).last().or(first).expect("it has written something");
+        let acknowledged: u64 = last.trim_start_matches("written ").parse().unwrap();
+        let (counts, said) = read(root.path());
+        // Whole records in order, none missing, at least those that the disk had.
+        assert_eq!(counts, (1..=counts.len() as u64).collect::<Vec<_>>());
+        assert!(counts.len() as u64 >= acknowledged, "{} of {acknowledged}", counts.len());
+        assert!(said.len() <= 1 && said.iter().all(|line| line.contains("are not whole")), "{said:?}");
+        // The next one seals what it left.
+        let mut next = Recorder::begin(
+            Place::Folder(folder(root.path())),
+            Header { started: Timestamp(1_795_000_500 * SECOND), ..header() },
+        )
+        .unwrap();
+        let lines = next.finish();
+        assert!(lines.iter().any(|line| line.contains("was killed")), "{lines:?}");
+        assert_eq!(read(root.path()), (counts.clone(), vec![]));
+        assert!(!folder(root.path()).files("n", SPOOL).unwrap().iter().any(|_| true));
+        most = most.max(acknowledged);
+    }
+    assert!(most > 200, "each was killed before it had written much: {most}");
+}
+
+/// A generator of numbers for tests: splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, most: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) % most as u64) as usize
+    }
+}
+
+#[test]
+fn damaged_files_give_what_is_intact_and_never_panic() {
+    let root = tempfile::tempdir().unwrap();
+    let spool = root.path().join("f.jsonl.zst");
+    let mut writer = Spool::create(&spool, &header()).unwrap();
+    for number in 1..200 {
+        let mut line = serde_json::to_vec(&numbered(number)).unwrap();
+        line.push(b'\n');
+        writer.append(&line).unwrap();
+    }
+    drop(writer);
+    let spooled = fs::read(&spool).unwrap();
+    let sealed = root.path().join("f.parquet");
+    seal(&spool, &sealed, false).unwrap();
+    let sealed = fs::read(&sealed).unwrap();
+    let mut random = Random(7);
+    for round in 0..150 {
+        for (name, whole) in [("d.jsonl.zst", &spooled), ("d.parquet", &sealed)] {
+            let path = root.path().join(name);
+            let mut bytes = whole.clone();
+            if round % 2 == 0 {
+                bytes.truncate(random.below(whole.len()));
+            } else {
+                let at = random.below(whole.len());
+                bytes[at] ^= 1 << random.below(8);
+            }
+            fs::write(&path, &bytes).unwrap();
+            let (counts, said) = read(&path);
+            // No record comes twice, none is made up.
+            assert!(counts.iter().all(|count| (1..200).contains(count)) || name == "d.parquet", "{counts:?}");
+            assert!(counts.len() < 200);
+            if name == "d.jsonl.zst" && round % 2 == 1 {
+                // One bit is one frame, at most.
+                assert!(counts.len() >= 198, "{} {said:?}", counts.len());
+            }
+            assert!(
+                counts.len() == 199 || !said.is_empty() || bytes.is_empty(),
+                "{name} {round}: {}",
+                counts.len()
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_no_recording_is_said() {
+    let root = tempfile::tempdir().unwrap();
+    for (name, bytes) in [
+        ("a.parquet", &b"\x7fELF and so on"[..]),
+        ("b.parquet", b"PAR1 not really PAR1"),
+        ("c.parquet", b"PAR1\0\0\0\0\xff\xff\xff\x7fPAR1"),
+    ] {
+        fs::write(root.path().join(name), bytes).unwrap();
+    }
+    let (counts, said) = read(root.path());
+    assert!(counts.is_empty());
+    assert_eq!(said.len(), 3);
+    assert!(said.iter().all(|line| line.contains("no recording of droptrace")), "{said:?}");
+    assert!(find(&[root.path().join("none*")]).is_err());
+    assert_eq!(find(&[root.path().join("[*"), root.path().into()]).is_err(), true);
+    assert_eq!(find(&[root.path().join("*.parquet"), root.path().into()]).unwrap().len(), 3);
+}
+
+#[test]
+fn recordings_of_several_nodes_are_one_stream() {
+    let root = tempfile::tempdir().unwrap();
+    for (node, numbers) in [("a", [1, 4, 5]), ("b", [2, 3, 6])] {
+        let header = Header { node: node.into(), ..header() };
+        let mut recorder = Recorder::begin(Place::Folder(folder(root.path())), header).unwrap();
+        for number in numbers {
+            recorder.add(&numbered(number));
+        }
+        let time = Timestamp(1_795_000_000 * SECOND + 9_000_000);
+        recorder.add(&Record::Lost(Lost { time, count: 1, place: LostPlace::Ring }));
+        recorder.finish();
+    }
+    assert_eq!(read(root.path()), ((1..=6).collect(), vec![]));
+}
