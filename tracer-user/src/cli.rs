@@ -2,6 +2,7 @@
 //! refuses, it points at.
 
 use crate::filter::{Family, Filter, Flag, RawWord, Side, WordError, netns::NetnsError};
+use crate::hist;
 use crate::identity::sources;
 use crate::output::{Format, Settings, TimeFormat, escape};
 use clap::builder::styling::{AnsiColor, Styles};
@@ -18,6 +19,8 @@ use std::time::Duration;
 pub enum Command {
     /// Stream drops.
     Live(Box<Live>),
+    /// Make a histogram ([`crate::hist`]).
+    Hist(Box<Hist>),
     /// Say what this kernel and node allow ([`crate::doctor`]).
     Doctor {
         /// Repeat the self-test many times.
@@ -40,6 +43,17 @@ pub struct Live {
     pub watch: Watch,
     /// How to print it.
     pub output: OutputArgs,
+}
+
+/// A histogram.
+#[derive(Clone, Debug)]
+pub struct Hist {
+    /// The recordings to make it of; live if there are none.
+    pub files: Vec<PathBuf>,
+    /// What to count.
+    pub watch: Watch,
+    /// How, and how to print it.
+    pub histogram: HistogramArgs,
 }
 
 /// What to watch: the same for all that see drops live.
@@ -73,6 +87,13 @@ Exit codes:
 
 NO_COLOR, CLICOLOR_FORCE and TERM=dumb are respected.";
 
+const HIST_HELP: &str = "\
+Every drop is in exactly one group, so the groups, with (other) for those that have no row, add up to the exact total; \
+routine drops, which --all counts too, and losses are said beside it. pod, namespace and workload mean the pod that a \
+packet was for, else the one that it came from; their from- and to- twins mean one end. With -c the run ends once N drops \
+are counted. Of drops that are only counted (more than some a second of one flow) it is known that they happened in an \
+interval of time: the bucket of its middle has them; their interface is not known, so it is (none).";
+
 /// Explain packet drops on this node, live.
 ///
 /// Prints every packet that the Linux kernel drops, with its reason, its addresses, and where in the kernel it died.
@@ -102,6 +123,21 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Other {
+    /// Count drops over time and by reason, rule, pod or any other key: live, until Ctrl-C, --for or -c
+    #[command(after_help = HIST_HELP)]
+    Hist {
+        /// Recordings, instead of this node's drops
+        #[arg(value_name = "FILE|DIR")]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        histogram: HistogramArgs,
+        #[command(flatten)]
+        filters: Box<FilterArgs>,
+        #[command(flatten)]
+        names: NamesArgs,
+        #[command(flatten)]
+        run: RunArgs,
+    },
     /// Say what this kernel and node allow: how drops are attributed, and why
     Doctor {
         /// Repeat the self-test a hundred times
@@ -273,11 +309,42 @@ pub struct OutputArgs {
     pub rate_limit: Option<u32>,
 }
 
+/// How to count, and how to print the counts.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Histogram")]
+pub struct HistogramArgs {
+    /// What to group drops by: one key or several
+    #[arg(long, value_name = "KEY[,KEY]", value_delimiter = ',', default_value = "place")]
+    pub by: Vec<hist::Key>,
+    /// How wide the buckets of time are
+    #[arg(long, value_name = "DURATION", value_parser = bucket, default_value = "1s")]
+    pub bucket: Duration,
+    /// Print the N groups with most drops and the rest in one; 10 in a chart, else all
+    #[arg(long, value_name = "N")]
+    pub top: Option<usize>,
+    /// Compare two windows of time, such as `0s..30s 30s..60s`: what is new, gone, grew or shrank
+    #[arg(long, num_args = 2, value_names = ["A..B", "C..D"], value_parser = hist::Window::parse,
+        conflicts_with = "bucket")]
+    pub compare: Vec<hist::Window>,
+    /// Form of the histogram
+    #[arg(short, long = "output", value_name = "FORMAT", default_value = "chart")]
+    pub output: hist::Format,
+    /// Same as -o json
+    #[arg(long, conflicts_with = "output")]
+    pub json: bool,
+    /// Count routine drops, too
+    #[arg(long)]
+    pub all: bool,
+    /// Times in UTC
+    #[arg(long)]
+    pub utc: bool,
+}
+
 /// When to stop, and what the exit code says.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Run")]
 pub struct RunArgs {
-    /// Stop after N lines about drops
+    /// Stop after N lines about drops; of a histogram, N drops
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
     /// Stop after a time, for example 30s, 5m, 1h30m
@@ -341,6 +408,30 @@ impl Live {
     }
 }
 
+impl Hist {
+    /// How to count and print on this process's stdout: asks for its terminal, the environment for the locale, and the
+    /// system for its time zone.
+    #[must_use]
+    pub fn settings(&self) -> hist::Settings {
+        let HistogramArgs { mut by, bucket, top, compare, output, json, all, utc } = self.histogram.clone();
+        let mut seen = std::collections::HashSet::new();
+        by.retain(|key| seen.insert(*key));
+        hist::Settings {
+            by,
+            bucket,
+            top,
+            // clap sees to it that there are two or none.
+            compare: <[hist::Window; 2]>::try_from(compare).ok(),
+            format: if json { hist::Format::Json } else { output },
+            all,
+            count: self.watch.run.count,
+            zone: if utc { TimeZone::UTC } else { TimeZone::system() },
+            charset: hist::Charset::of(|name| std::env::var(name).ok()),
+            size: hist::size,
+        }
+    }
+}
+
 /// Parses the arguments, the program's name first. `resolve_netns` is [`crate::filter::netns::resolve`].
 ///
 /// # Errors
@@ -352,16 +443,28 @@ pub fn parse(
     let matches = Cli::command().try_get_matches_from(arguments)?;
     let cli = Cli::from_arg_matches(&matches)?;
     match cli.other {
+        Some(Other::Hist { files, histogram, names, run, filters: _ }) => {
+            let matches = matches.subcommand_matches("hist").unwrap_or(&matches);
+            let watch = Watch { filter: filter(matches, arguments, resolve_netns)?, names, run };
+            return Ok(Command::Hist(Box::new(Hist { files, watch, histogram })));
+        }
         Some(Other::Doctor { self_test, probes }) => return Ok(Command::Doctor { self_test, probes }),
         Some(Other::Schema) => return Ok(Command::Schema),
         Some(Other::Completions { shell }) => return Ok(Command::Completions(shell)),
         Some(Other::Man) => return Ok(Command::Man),
         None => {}
     }
-    let words = raw_words(&matches).map_err(|stray| Refusal::stray_not(arguments, stray))?;
-    let filter = Filter::parse(&words, resolve_netns).map_err(|error| Refusal::word(arguments, &error))?;
-    let watch = Watch { filter, names: cli.names, run: cli.run };
+    let watch = Watch { filter: filter(&matches, arguments, resolve_netns)?, names: cli.names, run: cli.run };
     Ok(Command::Live(Box::new(Live { watch, output: cli.output })))
+}
+
+fn filter(
+    matches: &ArgMatches,
+    arguments: &[OsString],
+    resolve_netns: &dyn Fn(&str) -> Result<u32, NetnsError>,
+) -> Result<Filter, Refusal> {
+    let words = raw_words(matches).map_err(|stray| Refusal::stray_not(arguments, stray))?;
+    Filter::parse(&words, resolve_netns).map_err(|error| Refusal::word(arguments, &error))
 }
 
 /// The filters in the order of the command line, each with the `--not` that stands directly before it.
@@ -434,6 +537,16 @@ fn duration(text: &str) -> Result<Duration, String> {
     match Duration::try_from(parsed) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
         _ => Err(format!("{example}, and more than nothing")),
+    }
+}
+
+/// As fine as times are worth telling apart, and whole microseconds, which is what recordings have.
+fn bucket(text: &str) -> Result<Duration, String> {
+    let bucket = duration(text)?;
+    if bucket >= Duration::from_millis(1) && bucket.subsec_nanos().is_multiple_of(1000) {
+        Ok(bucket)
+    } else {
+        Err("a millisecond or more, of whole microseconds".to_owned())
     }
 }
 
@@ -733,6 +846,49 @@ mod tests {
         assert_eq!(live.watch.run.duration, Some(Duration::from_secs(90)));
         assert!(live.watch.run.strict && !live.watch.run.assert_no_drops);
         assert_eq!(live.watch.run.verbose, 2);
+    }
+
+    fn hist(line: &[&str]) -> Hist {
+        match parse_line(&[&["hist"], line].concat()).unwrap() {
+            Command::Hist(hist) => *hist,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_histogram_has_filters_keys_and_an_end() {
+        let line =
+            "--by reason,to-pod,reason --bucket 10s --top 3 -o csv --not --port 22 --for 30s -c 5 --all a b";
+        let hist = hist(&line.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(hist.watch.filter.to_string(), "--not --port 22");
+        assert_eq!((hist.watch.run.duration, hist.watch.run.count), (Some(Duration::from_secs(30)), Some(5)));
+        assert_eq!(hist.files, [PathBuf::from("a"), PathBuf::from("b")]);
+        let settings = hist.settings();
+        assert_eq!(settings.by, [hist::Key::Reason, hist::Key::ToPod]);
+        assert_eq!((settings.bucket, settings.top), (Duration::from_secs(10), Some(3)));
+        assert!(settings.format == hist::Format::Csv && settings.all && settings.compare.is_none());
+    }
+
+    #[test]
+    fn a_histogram_compares_two_windows_and_counts_by_place_without_being_told() {
+        let hist = hist(&["--compare", "0s..30s", "30s..60s", "file"]);
+        assert!(hist.settings().compare.is_some() && hist.settings().by == [hist::Key::Place]);
+        assert_eq!(hist.files, [PathBuf::from("file")]);
+        for line in [
+            &["--compare", "0s..30s"][..],
+            &["--compare", "30s", "60s"],
+            &["--compare", "0s..1s", "1s..2s", "--bucket", "1s"],
+            &["--by", "colour"],
+            &["--by", ""],
+            &["--bucket", "0s"],
+            &["--bucket", "1us"],
+            &["-o", "wide"],
+            &["--json", "-o", "csv"],
+        ] {
+            refusal(&[&["hist"], line].concat());
+        }
+        let pointed = refusal(&["hist", "--port", "70000"]);
+        assert!(pointed.contains("\n  droptrace hist --port 70000\n"), "{pointed}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod doctor;
 pub mod event;
 pub mod filter;
+pub mod hist;
 pub mod identity;
 pub mod live;
 pub mod netfilter;

@@ -10,7 +10,7 @@ use tracer_user::{
     cli::{self, Command},
     doctor,
     filter::netns,
-    live,
+    hist, live,
     output::{self, Printer},
 };
 
@@ -40,6 +40,7 @@ fn run(command: Command, arguments: &[OsString]) -> anyhow::Result<u8> {
             let printer = Printer::new(live.settings(), io::stdout(), io::stderr());
             return live::run(&live.watch, arguments, printer);
         }
+        Command::Hist(settings) => return hist::run(&settings, arguments),
         Command::Doctor { self_test, probes } => return doctor::run(self_test, probes, arguments),
         Command::Schema => io::stdout().write_all(output::SCHEMA.as_bytes())?,
         Command::Completions(shell) => io::stdout().write_all(&cli::completions(shell))?,

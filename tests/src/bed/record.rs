@@ -135,6 +135,11 @@ impl Tally {
                 record.count();
         } else if record.text("/type") == Some("lost") {
             *self.lost.entry(record.text("/where").unwrap_or("").to_owned()).or_default() += record.count();
+        } else if let Value::Object(lost) = record.get("/lost") {
+            // A histogram's first line has all of them.
+            for (place, count) in lost {
+                *self.lost.entry(place.clone()).or_default() += count.as_u64().unwrap_or(0);
+            }
         }
     }
 

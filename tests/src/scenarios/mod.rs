@@ -14,6 +14,7 @@ mod doctor;
 mod evaluation;
 mod expect;
 mod filter;
+mod hist;
 mod hooks;
 mod kube_api;
 mod names;
@@ -67,6 +68,7 @@ pub fn all() -> Vec<Trial> {
         evaluation::trials(),
         counters::trials(),
         filter::trials(),
+        hist::trials(),
         hooks::trials(),
         kube_api::trials(),
         names::trials(),

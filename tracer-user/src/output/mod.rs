@@ -10,9 +10,9 @@ mod line;
 mod printer;
 mod schema;
 mod sink;
-mod summary;
+pub(crate) mod summary;
 mod time;
-mod words;
+pub(crate) mod words;
 
 pub use escape::escape;
 pub use exit::{End, Outcome, exit_code};
@@ -21,6 +21,7 @@ pub use schema::SCHEMA;
 pub use sink::{Now, Sink, Stop};
 pub use summary::{Summary, Top};
 pub use time::TimeFormat;
+pub(crate) use time::zoned;
 
 use jiff::tz::TimeZone;
 

@@ -14,7 +14,7 @@ const TOP: usize = 5;
 
 /// The totals as they grow.
 #[derive(Debug, Default)]
-pub(super) struct Totals {
+pub(crate) struct Totals {
     drops: u64,
     segments: u64,
     unprinted: u64,
@@ -24,14 +24,19 @@ pub(super) struct Totals {
 }
 
 impl Totals {
-    pub(super) fn drops(&self) -> u64 {
+    pub(crate) fn drops(&self) -> u64 {
         self.drops
+    }
+
+    /// Drops that are shown, of kinds that are told elsewhere.
+    pub(crate) fn counted(&mut self, drop: &Drop) {
+        self.drops = self.drops.saturating_add(drop.count);
+        self.segments = self.segments.saturating_add(drop.segments);
     }
 
     /// Drops that are shown, or would be if there were room.
     pub(super) fn shown(&mut self, drop: &Drop) {
-        self.drops += drop.count;
-        self.segments += drop.segments;
+        self.counted(drop);
         let mut group = Group::of(drop);
         if self.kinds.len() >= MAX_KINDS && !self.kinds.contains_key(&group) {
             group = Group::default();
@@ -41,14 +46,14 @@ impl Totals {
     }
 
     /// Drops that are not shown because they are routine.
-    pub(super) fn hidden(&mut self, drop: &Drop) {
+    pub(crate) fn hidden(&mut self, drop: &Drop) {
         let id = words::routine_id(drop);
         let is_known = self.hidden.len() < MAX_KINDS || self.hidden.contains_key(id);
         let id = if is_known { id } else { "other" };
         *self.hidden.entry(id.to_owned()).or_default() += drop.count;
     }
 
-    pub(super) fn lost(&mut self, lost: &Lost) {
+    pub(crate) fn lost(&mut self, lost: &Lost) {
         *self.lost.entry(lost.place).or_default() += lost.count;
     }
 
@@ -58,17 +63,26 @@ impl Totals {
     }
 
     /// (hidden drops, losses)
-    pub(super) fn background(&self) -> (u64, u64) {
+    pub(crate) fn background(&self) -> (u64, u64) {
         (self.hidden.values().sum(), self.lost.values().sum())
     }
 
-    pub(super) fn summary(self, duration: Duration) -> Summary {
+    pub(crate) fn summary(&self, duration: Duration) -> Summary {
         let Self { drops, segments, unprinted, hidden, lost, kinds } = self;
-        let mut kinds: Vec<(Group, (u64, String))> = kinds.into_iter().collect();
+        let mut kinds: Vec<_> = kinds.iter().collect();
         kinds.sort_by(|(a, (a_count, _)), (b, (b_count, _))| b_count.cmp(a_count).then_with(|| a.cmp(b)));
         let top = kinds.into_iter().take(TOP);
-        let top = top.map(|(group, (count, fix))| Top { kind: group.to_string(), count, fix }).collect();
-        Summary { duration, drops, segments, unprinted, hidden, lost, top }
+        let top =
+            top.map(|(group, (count, fix))| Top { kind: group.to_string(), count: *count, fix: fix.clone() });
+        Summary {
+            duration,
+            drops: *drops,
+            segments: *segments,
+            unprinted: *unprinted,
+            hidden: hidden.clone(),
+            lost: lost.clone(),
+            top: top.collect(),
+        }
     }
 }
 
@@ -88,7 +102,7 @@ pub struct Summary {
     pub hidden: BTreeMap<String, u64>,
     /// Losses, by place.
     pub lost: BTreeMap<LostPlace, u64>,
-    /// The most frequent kinds of `drops`.
+    /// The most frequent kinds of `drops`; empty where kinds were not counted.
     pub top: Vec<Top>,
 }
 
@@ -118,7 +132,7 @@ impl Summary {
 }
 
 /// `1,204 routine drops hidden, 0 events lost`
-pub(super) fn background(hidden: u64, lost: u64) -> String {
+pub(crate) fn background(hidden: u64, lost: u64) -> String {
     format!(
         "{} routine drop{} hidden, {} event{} lost",
         words::thousands(hidden),
@@ -149,7 +163,8 @@ impl fmt::Display for Summary {
             }
         }
         let rest = self.drops - self.top.iter().map(|top| top.count).sum::<u64>();
-        if rest > 0 {
+        // Without a top the kinds were not counted.
+        if rest > 0 && !self.top.is_empty() {
             writeln!(f, "{:>12}  {:>6}  others", count(rest), share(rest, self.drops))?;
         }
         if self.unprinted > 0 {
@@ -186,7 +201,7 @@ fn place_name(place: LostPlace) -> &'static str {
 }
 
 /// A share in percent with one digit.
-fn share(part: u64, whole: u64) -> String {
+pub(crate) fn share(part: u64, whole: u64) -> String {
     let tenths = u128::from(part) * 1000 / u128::from(whole.max(1));
     format!("{}.{}%", tenths / 10, tenths % 10)
 }

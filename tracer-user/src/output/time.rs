@@ -57,7 +57,8 @@ impl Clock {
     }
 }
 
-fn zoned(time: Timestamp, zone: &TimeZone) -> jiff::Zoned {
+/// A time as it is in a zone; the nearest that a calendar has.
+pub(crate) fn zoned(time: Timestamp, zone: &TimeZone) -> jiff::Zoned {
     let clamped = time.0.clamp(jiff::Timestamp::MIN.as_nanosecond(), jiff::Timestamp::MAX.as_nanosecond());
     jiff::Timestamp::from_nanosecond(clamped).unwrap_or_default().to_zoned(zone.clone())
 }

@@ -13,7 +13,7 @@ use crate::tc::model::{Bpf, Filter};
 use std::net::IpAddr;
 
 /// A number with commas between thousands.
-pub(super) fn thousands(number: u64) -> String {
+pub(crate) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (position, digit) in digits.chars().enumerate() {
@@ -26,7 +26,7 @@ pub(super) fn thousands(number: u64) -> String {
 }
 
 /// `s` unless there is one.
-pub(super) fn plural(number: u64) -> &'static str {
+pub(crate) fn plural(number: u64) -> &'static str {
     if number == 1 { "" } else { "s" }
 }
 
@@ -52,7 +52,7 @@ fn address(end: &Endpoint) -> String {
 
 /// `namespace/pod`; what is no pod has its kind before its name: `container/web`, `unit/nginx.service`,
 /// `svc/namespace/name`, `node/n1`.
-pub(super) fn who(k8s: &K8s) -> Option<String> {
+pub(crate) fn who(k8s: &K8s) -> Option<String> {
     let spaced = |name: &str| match &k8s.namespace {
         Some(namespace) => format!("{}/{}", escape(namespace), escape(name)),
         None => escape(name).into_owned(),
@@ -106,7 +106,7 @@ pub(super) fn ends(drop: &Drop) -> String {
 
 /// `10 s: 0 drops for --pod cart on n1; 14 SYN retransmits from shop/cart to 10.96.3.4:6379 unanswered: lost off this node,
 /// or not answered; next: on n2: droptrace --ip 10.96.3.4`
-pub(super) fn stalled(stalled: &Stalled) -> String {
+pub(crate) fn stalled(stalled: &Stalled) -> String {
     let Stalled { seconds, node, filter, peers, unreplied_peers, .. } = stalled;
     let mut text = format!("{seconds} s: 0 drops for {} on {}", escape(filter), escape(node));
     for peer in peers {
@@ -261,7 +261,7 @@ fn icmpv6(kind: u8, code: Option<u8>) -> &'static str {
 /// Where it was dropped: the rule, `filter:FORWARD:rule:7 (FORWARD, legacy)`, else the program or filter at a tc hook,
 /// `tc:INGRESS:bouncer:id:7 (eth0, tcx)` or `cilium:133:POLICY Policy denied (endpoint 2636 ingress, identity 2 -> 12345)`, else why, netfilter's function and hook,
 /// `conntrack-table-full ipv4_conntrack_in (PREROUTING)`, else reason and location, else what of them is known.
-pub(super) fn place(drop: &Drop) -> String {
+pub(crate) fn place(drop: &Drop) -> String {
     let why = &drop.drop;
     if let Some(netfilter) = &why.netfilter
         && let Some(rule) = rule(netfilter)
@@ -296,7 +296,7 @@ pub(super) fn place(drop: &Drop) -> String {
 }
 
 /// `filter:FORWARD:rule:7`, `inet:TABLE:CHAIN:handle:12` or `filter:FORWARD:policy`; `None` without table and chain.
-pub(super) fn rule(netfilter: &Netfilter) -> Option<String> {
+pub(crate) fn rule(netfilter: &Netfilter) -> Option<String> {
     let (table, chain) = (escape(netfilter.table.as_deref()?), escape(netfilter.chain.as_deref()?));
     Some(match (netfilter.rule, netfilter.handle) {
         (Some(rule), _) => format!("{table}:{chain}:rule:{rule}"),
@@ -310,7 +310,7 @@ pub(super) fn rule(netfilter: &Netfilter) -> Option<String> {
 
 /// `tc:INGRESS:bouncer:id:7`, `netkit:bouncer:id:7`, or `tc:EGRESS:u32:pref:49152` for a filter without a program; `None` if it
 /// is not known which.
-pub(super) fn filter(bpf: &Bpf) -> Option<String> {
+pub(crate) fn filter(bpf: &Bpf) -> Option<String> {
     let Filter { program, id, classifier, priority, .. } = &bpf.filter;
     let what = match (id, classifier, priority) {
         (Some(id), ..) => format!("{}:id:{id}", escape(program.as_deref().unwrap_or("?"))),
@@ -367,7 +367,7 @@ fn policies(cilium: &Cilium) -> Option<String> {
 }
 
 /// `shop/redis-deny`; one of the whole cluster has its name only.
-fn policy(policy: &Policy) -> String {
+pub(crate) fn policy(policy: &Policy) -> String {
     let name = escape(&policy.name);
     policy
         .namespace
@@ -503,7 +503,8 @@ fn unsure(confidence: Confidence) -> Option<String> {
     }
 }
 
-fn class(drop: &Drop) -> &'static str {
+/// The class's name.
+pub(crate) fn class(drop: &Drop) -> &'static str {
     use crate::event::model::Class;
     match drop.drop.class {
         Class::Policy => "policy",
