@@ -1,10 +1,12 @@
 //! The command line. Parsing is a pure function of the arguments (and of how a `--netns` word resolves); what it
 //! refuses, it points at.
 
+use crate::event::model::Timestamp;
 use crate::filter::{Family, Filter, Flag, RawWord, Side, WordError, netns::NetnsError};
 use crate::hist;
 use crate::identity::sources;
 use crate::output::{Format, Settings, TimeFormat, escape};
+use crate::recording::replay::Part;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgAction, ArgMatches, Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 use jiff::tz::TimeZone;
@@ -21,6 +23,10 @@ pub enum Command {
     Live(Box<Live>),
     /// Make a histogram ([`crate::hist`]).
     Hist(Box<Hist>),
+    /// Record drops ([`crate::recording`]).
+    Record(Box<Record>),
+    /// Print recordings ([`crate::recording::replay`]).
+    Replay(Box<Replay>),
     /// Say what this kernel and node allow ([`crate::doctor`]).
     Doctor {
         /// Repeat the self-test many times.
@@ -56,6 +62,30 @@ pub struct Hist {
     pub histogram: HistogramArgs,
 }
 
+/// A recording.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// What to record.
+    pub watch: Watch,
+    /// Where to.
+    pub recording: RecordArgs,
+    /// How to print, if drops are to be printed as well.
+    pub output: Option<OutputArgs>,
+}
+
+/// Recordings, printed.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// Files, folders, patterns; `-` is stdin.
+    pub files: Vec<PathBuf>,
+    /// What of them.
+    pub part: Part,
+    /// How to print it.
+    pub output: OutputArgs,
+    /// What the exit code says.
+    pub judge: JudgeArgs,
+}
+
 /// What to watch: the same for all that see drops live.
 #[derive(Clone, Debug)]
 pub struct Watch {
@@ -86,6 +116,12 @@ Exit codes:
   130  SIGINT or SIGTERM a second time
 
 NO_COLOR, CLICOLOR_FORCE and TERM=dumb are respected.";
+
+const RECORD_HELP: &str = "\
+A FILE that ends in .parquet is one recording. Any other name is a folder, which may be recorded in for good: \
+cluster=NAME/date=DATE/node=NAME/part-TIME.parquet, a new part once one is large or old enough, and with --keep the oldest \
+go. Until a part is done it is part-TIME.jsonl.zst: Zstandard frames of the lines of `-o json`, one a second; a kill loses \
+the last one at most, and the next recording in that folder makes it a Parquet file.";
 
 const HIST_HELP: &str = "\
 Every drop is in exactly one group, so the groups, with (other) for those that have no row, add up to the exact total; \
@@ -137,6 +173,37 @@ enum Other {
         names: NamesArgs,
         #[command(flatten)]
         run: RunArgs,
+    },
+    /// Write drops to a Parquet file, or to a folder of them, until Ctrl-C, --for or -c
+    #[command(after_help = RECORD_HELP)]
+    Record {
+        #[command(flatten)]
+        recording: RecordArgs,
+        #[command(flatten)]
+        filters: Box<FilterArgs>,
+        #[command(flatten)]
+        names: NamesArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+        #[command(flatten)]
+        run: RunArgs,
+    },
+    /// Print recordings as the live stream would
+    Replay {
+        /// Recordings: files, folders, patterns; - for JSON lines from stdin
+        #[arg(value_name = "FILE|DIR|-", required_unless_present = "read")]
+        files: Vec<PathBuf>,
+        /// Same as FILE
+        #[arg(short, long, value_name = "FILE")]
+        read: Vec<PathBuf>,
+        #[command(flatten)]
+        part: PartArgs,
+        #[command(flatten)]
+        filters: Box<FilterArgs>,
+        #[command(flatten)]
+        output: OutputArgs,
+        #[command(flatten)]
+        judge: JudgeArgs,
     },
     /// Say what this kernel and node allow: how drops are attributed, and why
     Doctor {
@@ -340,6 +407,60 @@ pub struct HistogramArgs {
     pub utc: bool,
 }
 
+/// Where a recording goes.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Recording")]
+pub struct RecordArgs {
+    /// Where to: FILE.parquet, or a folder
+    #[arg(short, long, value_name = "FILE|DIR")]
+    pub write: PathBuf,
+    /// The cluster's name, in a folder
+    #[arg(long, value_name = "NAME", env = "DROPTRACE_CLUSTER", default_value = "local")]
+    pub cluster: String,
+    /// Bytes that all of this node's files in the folder may have, such as 2GiB; the oldest go first
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub keep: Option<u64>,
+    /// Begin another file in the folder once one has so many bytes; finished it has far fewer
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64MiB")]
+    pub rotate_size: u64,
+    /// Begin another one after that time, and at midnight UTC
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1h")]
+    pub rotate_after: Duration,
+}
+
+/// What of recordings.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Part")]
+pub struct PartArgs {
+    /// Drops from then on: a time, or how long ago, such as 5m
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub since: Option<Timestamp>,
+    /// Drops before then
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub until: Option<Timestamp>,
+    /// The first N records about drops
+    #[arg(long, value_name = "N", conflicts_with = "last")]
+    pub first: Option<u64>,
+    /// The last N records about drops
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=1_000_000))]
+    pub last: Option<u64>,
+}
+
+/// When to stop, and what the exit code says, where nothing is awaited.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Run")]
+pub struct JudgeArgs {
+    /// Stop after N lines about drops
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Exit with 4 if there is any drop that is not hidden as routine
+    #[arg(long)]
+    pub assert_no_drops: bool,
+    /// Exit with 5 if events were lost
+    #[arg(long)]
+    pub strict: bool,
+}
+
 /// When to stop, and what the exit code says.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Run")]
@@ -378,22 +499,46 @@ pub enum ProbesWhen {
 }
 
 impl Live {
-    /// How to print on this process's stdout: asks whether it is a terminal, the environment for colour
-    /// (`NO_COLOR`, `CLICOLOR_FORCE`, `TERM`), and the system for its time zone.
+    /// How to print on this process's stdout ([`OutputArgs::settings`]).
     #[must_use]
     pub fn settings(&self) -> Settings {
+        self.output.settings(self.watch.run.count)
+    }
+}
+
+impl Record {
+    /// How to print, likewise, if that is asked for.
+    #[must_use]
+    pub fn printing(&self) -> Option<Settings> {
+        self.output.as_ref().map(|output| output.settings(self.watch.run.count))
+    }
+}
+
+impl Replay {
+    /// How to print, likewise.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        self.output.settings(self.judge.count)
+    }
+}
+
+impl OutputArgs {
+    /// How to print on this process's stdout: asks whether it is a terminal, the environment for colour
+    /// (`NO_COLOR`, `CLICOLOR_FORCE`, `TERM`), and the system for its time zone. `count`: stop after so many lines.
+    #[must_use]
+    pub fn settings(&self, count: Option<u64>) -> Settings {
         let stdout = io::stdout();
-        let color = match self.output.color {
+        let color = match self.color {
             ColorChoice::Always => true,
             ColorChoice::Never => false,
             ColorChoice::Auto => anstream::AutoStream::choice(&stdout) != anstream::ColorChoice::Never,
         };
-        let zone = if self.output.utc { TimeZone::UTC } else { TimeZone::system() };
-        self.settings_for(stdout.is_terminal(), color, zone)
+        let zone = if self.utc { TimeZone::UTC } else { TimeZone::system() };
+        self.settings_for(stdout.is_terminal(), color, zone, count)
     }
 
-    fn settings_for(&self, terminal: bool, color: bool, zone: TimeZone) -> Settings {
-        let OutputArgs { output, json, all, stack, time_format, rate_limit, .. } = self.output;
+    fn settings_for(&self, terminal: bool, color: bool, zone: TimeZone, count: Option<u64>) -> Settings {
+        let Self { output, json, all, stack, time_format, rate_limit, .. } = *self;
         Settings {
             format: if json { Format::Json } else { output },
             all,
@@ -403,7 +548,7 @@ impl Live {
             time: time_format,
             zone,
             rate_limit,
-            count: self.watch.run.count,
+            count,
         }
     }
 }
@@ -447,6 +592,20 @@ pub fn parse(
             let matches = matches.subcommand_matches("hist").unwrap_or(&matches);
             let watch = Watch { filter: filter(matches, arguments, resolve_netns)?, names, run };
             return Ok(Command::Hist(Box::new(Hist { files, watch, histogram })));
+        }
+        Some(Other::Record { recording, names, output, run, filters: _ }) => {
+            let matches = matches.subcommand_matches("record").unwrap_or(&matches);
+            let watch = Watch { filter: filter(matches, arguments, resolve_netns)?, names, run };
+            let is_asked = |id| matches.value_source(id) == Some(clap::parser::ValueSource::CommandLine);
+            let output = (is_asked("output") || is_asked("json")).then_some(output);
+            return Ok(Command::Record(Box::new(Record { watch, recording, output })));
+        }
+        Some(Other::Replay { files, read, part, output, judge, filters: _ }) => {
+            let matches = matches.subcommand_matches("replay").unwrap_or(&matches);
+            let PartArgs { since, until, first, last } = part;
+            let part = Part { filter: filter(matches, arguments, resolve_netns)?, since, until, first, last };
+            let files = files.into_iter().chain(read).collect();
+            return Ok(Command::Replay(Box::new(Replay { files, part, output, judge })));
         }
         Some(Other::Doctor { self_test, probes }) => return Ok(Command::Doctor { self_test, probes }),
         Some(Other::Schema) => return Ok(Command::Schema),
@@ -538,6 +697,37 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(duration) if !duration.is_zero() => Ok(duration),
         _ => Err(format!("{example}, and more than nothing")),
     }
+}
+
+/// A time, or how long ago it was.
+fn moment(text: &str) -> Result<Timestamp, String> {
+    let example =
+        "a time such as 2026-11-20T22:14:03Z or 2026-11-20 22:14, or how long ago it was, such as 5m";
+    let ago = |ago: jiff::SignedDuration| jiff::Timestamp::now().checked_sub(ago.abs()).ok();
+    let zoned = || text.parse::<jiff::civil::DateTime>().ok()?.to_zoned(TimeZone::system()).ok();
+    let time = text.parse::<jiff::Timestamp>().ok();
+    let time = time.or_else(|| text.parse().ok().and_then(ago)).or_else(|| Some(zoned()?.timestamp()));
+    time.map(|time| Timestamp(time.as_nanosecond())).ok_or_else(|| example.to_owned())
+}
+
+/// A number of bytes: `2GiB`, `500MB`, `4096`.
+fn size(text: &str) -> Result<u64, String> {
+    let example = "a size such as 2GiB, 500MB or 4096";
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match text.get(digits.len()..).unwrap_or_default().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "ki" | "kib" => 1 << 10,
+        "m" | "mi" | "mib" => 1 << 20,
+        "g" | "gi" | "gib" => 1 << 30,
+        "t" | "ti" | "tib" => 1 << 40,
+        "kb" => 1000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return Err(example.to_owned()),
+    };
+    let number: u64 = digits.parse().map_err(|_| example.to_owned())?;
+    number.checked_mul(unit).filter(|bytes| *bytes > 0).ok_or_else(|| example.to_owned())
 }
 
 /// As fine as times are worth telling apart, and whole microseconds, which is what recordings have.
@@ -839,7 +1029,7 @@ mod tests {
         let line =
             "--json --all --stack --utc --time-format unix --rate-limit 5 -c 3 --for 1m30s --strict -vv";
         let live = live(&line.split_whitespace().collect::<Vec<_>>());
-        let settings = live.settings_for(true, false, TimeZone::UTC);
+        let settings = live.output.settings_for(true, false, TimeZone::UTC, live.watch.run.count);
         assert_eq!((settings.format, settings.time), (Format::Json, Some(TimeFormat::Unix)));
         assert!(settings.all && settings.stack && settings.terminal && !settings.color);
         assert_eq!((settings.rate_limit, settings.count), (Some(5), Some(3)));
@@ -893,7 +1083,7 @@ mod tests {
 
     #[test]
     fn formats_have_their_names() {
-        let format = |name| live(&["-o", name]).settings_for(false, false, TimeZone::UTC).format;
+        let format = |name| live(&["-o", name]).output.settings_for(false, false, TimeZone::UTC, None).format;
         let names = ["compact", "wide", "json", "jsonl", "iptables"].map(format);
         let expected = [Format::Compact, Format::Wide, Format::Json, Format::Json, Format::Iptables];
         assert_eq!(names, expected);

@@ -12,6 +12,7 @@ use tracer_user::{
     filter::netns,
     hist, live,
     output::{self, Printer},
+    recording,
 };
 
 fn main() -> ExitCode {
@@ -41,6 +42,12 @@ fn run(command: Command, arguments: &[OsString]) -> anyhow::Result<u8> {
             return live::run(&live.watch, arguments, printer);
         }
         Command::Hist(settings) => return hist::run(&settings, arguments),
+        Command::Record(record) => return recording::run(&record, arguments),
+        Command::Replay(replay) => {
+            let printer = Printer::new(replay.settings(), io::stdout(), io::stderr());
+            let judge = (replay.judge.assert_no_drops, replay.judge.strict);
+            return recording::replay::run(&replay.files, &replay.part, judge, printer);
+        }
         Command::Doctor { self_test, probes } => return doctor::run(self_test, probes, arguments),
         Command::Schema => io::stdout().write_all(output::SCHEMA.as_bytes())?,
         Command::Completions(shell) => io::stdout().write_all(&cli::completions(shell))?,

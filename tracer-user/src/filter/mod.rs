@@ -209,6 +209,12 @@ impl Filter {
         self.words.iter().any(|word| word.flag.end().is_some())
     }
 
+    /// True if it has words about labels.
+    #[must_use]
+    pub fn has_selector(&self) -> bool {
+        self.words.iter().any(|word| matches!(word.value, Value::Selector(_)))
+    }
+
     /// True if it lets everything through.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -23,9 +23,9 @@ pub use screen::{Size, size};
 pub use sink::Histogram;
 pub use window::Window;
 
-use crate::{cli, live, output::Sink};
+use crate::{cli, live, recording::replay};
 use jiff::tz::TimeZone;
-use std::{ffi::OsString, io, path::PathBuf, time::Duration};
+use std::{ffi::OsString, io, time::Duration};
 
 /// The form of the histogram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -76,14 +76,10 @@ pub fn run(hist: &cli::Hist, arguments: &[OsString]) -> anyhow::Result<u8> {
     if hist.files.is_empty() {
         live::run(&hist.watch, arguments, histogram)
     } else {
-        of_recordings(&hist.files, histogram)
+        let run = &hist.watch.run;
+        let part = replay::Part { filter: hist.watch.filter.clone(), ..replay::Part::default() };
+        replay::run(&hist.files, &part, (run.assert_no_drops, run.strict), histogram)
     }
-}
-
-/// Fills a sink from recordings; returns the exit code.
-fn of_recordings(files: &[PathBuf], _sink: impl Sink) -> anyhow::Result<u8> {
-    let names: Vec<_> = files.iter().map(|file| file.to_string_lossy()).collect();
-    anyhow::bail!("{}: recordings are not read yet", crate::output::escape(&names.join(" ")))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::fixtures::{at, drop_of, dropped, random};
 use super::*;
 use crate::event::model::{Class, Lost, LostPlace, Record, Stalled, Timestamp};
-use crate::output::{Now, Stop, Summary};
+use crate::output::{Now, Sink as _, Stop, Summary};
 use clap::ValueEnum as _;
 use serde_json::Value;
 

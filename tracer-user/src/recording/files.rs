@@ -158,7 +158,7 @@ impl Ord for Ahead {
 }
 
 /// When a record was made.
-fn time(record: &Record) -> Timestamp {
+pub(super) fn time(record: &Record) -> Timestamp {
     match record {
         Record::Drop(drop) => drop.time_last,
         Record::Lost(lost) => lost.time,

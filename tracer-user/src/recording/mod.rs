@@ -10,7 +10,10 @@ mod files;
 mod header;
 mod place;
 mod recorder;
+pub mod replay;
+mod run;
 mod seal;
+mod sink;
 mod source;
 mod spool;
 
@@ -18,6 +21,8 @@ pub use files::{Merged, find};
 pub use header::{Header, Totals, VERSION};
 pub use place::{Folder, Place};
 pub use recorder::{Progress, RecordError, Recorder};
+pub use run::run;
+pub use sink::Recording;
 pub use source::{Source, SourceError};
 
 #[cfg(test)]

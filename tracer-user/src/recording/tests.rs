@@ -286,3 +286,70 @@ fn recordings_of_several_nodes_are_one_stream() {
     }
     assert_eq!(read(root.path()), ((1..=6).collect(), vec![]));
 }
+
+/// A sink that keeps what it is given, and when.
+#[derive(Default)]
+struct Kept(Vec<(u64, Duration)>, u64);
+
+impl crate::output::Sink for &mut Kept {
+    fn record(
+        &mut self,
+        record: &Record,
+        now: crate::output::Now,
+    ) -> std::ops::ControlFlow<crate::output::Stop> {
+        if let Record::Drop(drop) = record {
+            self.0.push((drop.count, now.elapsed));
+        }
+        std::ops::ControlFlow::Continue(())
+    }
+
+    fn tick(&mut self, _: crate::output::Now) -> std::ops::ControlFlow<crate::output::Stop> {
+        self.1 += 1;
+        std::ops::ControlFlow::Continue(())
+    }
+
+    fn is_waiting(&self) -> bool {
+        true
+    }
+
+    fn shown(&self) -> u64 {
+        0
+    }
+
+    fn finish(
+        self,
+        _: crate::output::Now,
+    ) -> (crate::output::Summary, std::ops::ControlFlow<crate::output::Stop>) {
+        (crate::output::Summary::default(), std::ops::ControlFlow::Continue(()))
+    }
+}
+
+#[test]
+fn a_replay_is_in_the_recordings_time_and_of_the_part_that_is_asked_for() {
+    let root = tempfile::tempdir().unwrap();
+    let mut recorder = Recorder::begin(Place::Folder(folder(root.path())), header()).unwrap();
+    // At 1 ms, 2 ms, 1 s and an hour.
+    for number in [1, 2, 1000, 3_600_000] {
+        recorder.add(&numbered(number));
+    }
+    recorder.finish();
+    let play = |part: replay::Part| {
+        let mut kept = Kept::default();
+        let code = replay::run(&[root.path().to_owned()], &part, (false, false), &mut kept).unwrap();
+        assert_eq!(code, 0);
+        kept
+    };
+    let all = play(replay::Part::default());
+    let elapsed: Vec<u128> = all.0.iter().map(|(_, elapsed)| elapsed.as_millis()).collect();
+    assert_eq!(elapsed, [0, 1, 999, 3_599_999]);
+    // Nine tenths of a second, and three seconds of the hour.
+    assert_eq!(all.1, 9 + 30);
+    let counts = |part| play(part).0.iter().map(|(count, _)| *count).collect::<Vec<_>>();
+    let at = |ms: i128| Some(Timestamp(1_795_000_000 * SECOND + ms * 1_000_000));
+    let default = replay::Part::default;
+    assert_eq!(counts(replay::Part { since: at(2), until: at(3_600_000), ..default() }), [2, 1000]);
+    assert_eq!(counts(replay::Part { first: Some(3), ..default() }), [1, 2, 1000]);
+    assert_eq!(counts(replay::Part { last: Some(1), ..default() }), [3_600_000]);
+    let none = replay::run(&[root.path().join("none")], &default(), (false, false), &mut Kept::default());
+    assert!(none.unwrap_err().to_string().contains("can't read"));
+}
