@@ -14,7 +14,7 @@ pub(super) fn trials() -> Vec<Trial> {
         beside("hist::csv_names_the_rule", csv_names_the_rule),
         beside("hist::table_is_a_line_a_group", table_is_a_line_a_group),
         beside("hist::windows_are_compared", windows_are_compared),
-        beside("hist::files_are_refused", files_are_refused),
+        beside("hist::a_file_that_is_not_there", a_file_that_is_not_there),
     ])
 }
 
@@ -142,9 +142,9 @@ fn windows_are_compared() -> Result<()> {
     Ok(())
 }
 
-fn files_are_refused() -> Result<()> {
-    let ended = Droptrace::spawn(command(&["hist", "drops.parquet"])?)?.end()?;
+fn a_file_that_is_not_there() -> Result<()> {
+    let ended = Droptrace::spawn(command(&["hist", "no-such-file.parquet"])?)?.end()?;
     ended.expect_code(1)?;
-    ensure!(ended.output.stderr.contains("recordings are not read yet"), "{}", ended.output.stderr);
+    ensure!(ended.output.stderr.contains("can't read no-such-file.parquet"), "{}", ended.output.stderr);
     Ok(())
 }

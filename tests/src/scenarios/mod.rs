@@ -23,6 +23,7 @@ mod no_drop;
 mod outages;
 mod pods;
 mod queue;
+mod recordings;
 mod routing;
 mod rules;
 mod socket;
@@ -77,6 +78,7 @@ pub fn all() -> Vec<Trial> {
         outages::trials(),
         pods::trials(),
         queue::trials(),
+        recordings::trials(),
         no_drop::trials(),
         routing::trials(),
         socket::trials(),
