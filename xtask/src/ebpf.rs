@@ -1,4 +1,4 @@
-//! Builds the eBPF half into an object file.
+//! Builds the eBPF half into an object file, and the tests' fixture into another.
 
 use std::{env, path::PathBuf};
 
@@ -8,7 +8,7 @@ use crate::{process, setup::EbpfTools, toolchain::TARGET, workspace::Workspace};
 
 const PACKAGE: &str = "tracer-ebpf";
 
-/// Builds the object and returns where it is.
+/// Builds the objects and returns where droptrace's is; the fixture is beside it, where the tests' build script looks.
 ///
 /// # Errors
 /// When it does not compile; the compiler has said why.
@@ -18,7 +18,7 @@ pub(crate) fn build(workspace: &Workspace, tools: &EbpfTools) -> Result<PathBuf>
     let in_ci = env::var_os("CI").is_some();
     let mut cargo = workspace.foreign_cargo(&toolchain.cargo(), &toolchain.rustc());
     cargo
-        .args(["build", "--package", PACKAGE, "--bin", PACKAGE, "--release", "--target", TARGET])
+        .args(["build", "--package", PACKAGE, "--bins", "--release", "--target", TARGET])
         // The workspace's Rust is the user half's; toolchain.rs knows the oldest for this one.
         .arg("--ignore-rust-version")
         .env("CARGO_TARGET_DIR", &target)

@@ -12,6 +12,7 @@ pub mod cri;
 pub mod droptrace;
 pub mod ebtables;
 pub mod fake_runtime;
+mod fixture;
 pub mod flood;
 pub mod generate;
 mod kept;

@@ -1,5 +1,5 @@
-//! BPF programs on netfilter's hooks (BPF_PROG_TYPE_NETFILTER, from 6.4). Numbers and structures:
-//! include/uapi/linux/bpf.h.
+//! BPF programs on netfilter's hooks (BPF_PROG_TYPE_NETFILTER, from 6.4), which aya does not know; and bpf(2). Numbers and
+//! structures: include/uapi/linux/bpf.h.
 
 use super::namespace::Namespace;
 use super::topology::Family;
@@ -79,8 +79,7 @@ pub fn attach(
     let verdict = u64::from(!drops);
     // `r0 = NF_DROP or NF_ACCEPT; exit`: BPF_ALU64 | BPF_MOV | BPF_K, BPF_JMP | BPF_EXIT (struct bpf_insn).
     let instructions = [0xb7 | verdict << 32, 0x95_u64];
-    let program =
-        load(TYPE_NETFILTER, ATTACH_NETFILTER, name, &instructions).context("load a BPF program")?;
+    let program = load(name, &instructions).context("load a BPF program")?;
     let descriptor = u32::try_from(program.as_raw_fd())?;
     let id = id_of(&program).context("ask for a BPF program's id")?;
     let create = Create {
@@ -99,14 +98,13 @@ pub fn attach(
     Ok(Attached { id, _fds: [link.context("attach a BPF program")?, program] })
 }
 
-/// Loads a program of some type.
-pub(super) fn load(kind: u32, attach_type: u32, name: &str, instructions: &[u64]) -> io::Result<OwnedFd> {
+fn load(name: &str, instructions: &[u64]) -> io::Result<OwnedFd> {
     let mut padded = [0; 16];
     for (to, from) in padded[..15].iter_mut().zip(name.bytes()) {
         *to = from;
     }
     let load = Load {
-        kind,
+        kind: TYPE_NETFILTER,
         instructions: instructions.len() as u32,
         instructions_at: instructions.as_ptr() as u64,
         license_at: c"GPL".as_ptr() as u64,
@@ -115,7 +113,7 @@ pub(super) fn load(kind: u32, attach_type: u32, name: &str, instructions: &[u64]
         flags: 0,
         name: padded,
         interface: 0,
-        attach_type,
+        attach_type: ATTACH_NETFILTER,
     };
     lift_limit();
     // SAFETY: the command reads such a structure and what it points to; it returns a new descriptor.

@@ -1,20 +1,18 @@
-//! BPF programs on tc hooks: as tcx links (from 6.6) and as clsact filters. Numbers and structures: include/uapi/linux/bpf.h,
-//! include/uapi/linux/rtnetlink.h, include/uapi/linux/pkt_cls.h.
+//! BPF programs on tc hooks: as tcx links (from 6.6) and as clsact filters; and on netkit devices.
 
+use super::fixture;
 use super::namespace::Namespace;
-use super::program::{self, LINK_CREATE, OBJ_PIN};
+use super::program::{self, LINK_CREATE};
 use anyhow::{Context, Result, ensure};
+use aya::Ebpf;
+use aya::programs::TcAttachType;
+use aya::programs::links::LinkOrder;
+use aya::programs::tc::{NlOptions, SchedClassifier, SchedClassifierLink, TcAttachOptions, TcHandle};
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
-
-/// BPF_PROG_TYPE_SCHED_CLS
-const TYPE_CLASSIFIER: u32 = 3;
-/// TC_ACT_SHOT: the packet is dropped.
-const SHOT: i32 = 2;
-/// TCX_NEXT, TC_ACT_UNSPEC: the next one is asked.
-const NEXT: i32 = -1;
 
 /// A direction of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,97 +33,100 @@ impl Hook {
         }
     }
 
-    /// BPF_TCX_INGRESS or BPF_TCX_EGRESS.
-    fn attach_type(self) -> u32 {
+    fn attach_type(self) -> TcAttachType {
         match self {
-            Self::Ingress => 46,
-            Self::Egress => 47,
-        }
-    }
-
-    /// TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS or TC_H_MIN_EGRESS)
-    fn parent(self) -> u32 {
-        match self {
-            Self::Ingress => 0xffff_fff2,
-            Self::Egress => 0xffff_fff3,
+            Self::Ingress => TcAttachType::Ingress,
+            Self::Egress => TcAttachType::Egress,
         }
     }
 }
 
-/// A loaded program.
+/// A loaded program of the fixture.
 #[derive(Debug)]
 pub struct Program {
     /// Its id.
     pub id: u32,
-    fd: OwnedFd,
-}
-
-/// What a program does with every packet.
-#[derive(Clone, Copy, Debug)]
-pub enum Does {
-    /// Drops it.
-    Drop,
-    /// Leaves it to the next one.
-    Nothing,
-    /// Writes words into the skb's control block (`__sk_buff.cb`), and drops it.
-    MarkAndDrop([u32; 5]),
+    /// Its tag, as `bpftool prog` shows it.
+    pub tag: String,
+    name: &'static str,
+    fixture: Ebpf,
 }
 
 impl Program {
-    /// Loads a program.
+    /// Loads a program: `idle`, or another, which drops.
     ///
     /// # Errors
-    /// When the kernel refuses.
-    pub fn load(name: &str, does: Does) -> Result<Self> {
-        /// `__sk_buff.cb`
-        const CB: u64 = 48;
-        // struct bpf_insn: r2 = word, *(u32 *)(r1 + offset) = r2 (BPF_ALU64 | BPF_MOV | BPF_K, BPF_STX | BPF_MEM | BPF_W): older
-        // kernels store no constants there.
-        let store = |(at, word): (usize, &u32)| {
-            [0xb7 | 2 << 8 | u64::from(*word) << 32, 0x63 | 1 << 8 | 2 << 12 | (CB + 4 * at as u64) << 16]
-        };
-        let (words, verdict) = match does {
-            Does::Drop => ([].as_slice(), SHOT),
-            Does::Nothing => ([].as_slice(), NEXT),
-            Does::MarkAndDrop(ref words) => (words.as_slice(), SHOT),
-        };
-        let mut instructions: Vec<u64> = words.iter().enumerate().flat_map(store).collect();
-        // r0 = verdict, BPF_JMP | BPF_EXIT.
-        instructions.extend([0xb7 | u64::from(verdict.cast_unsigned()) << 32, 0x95]);
-        let fd = program::load(TYPE_CLASSIFIER, 0, name, &instructions).context("load a tc program")?;
-        Ok(Self { id: program::id_of(&fd).context("ask for a BPF program's id")?, fd })
+    /// When there is no such program, or the kernel refuses.
+    pub fn load(name: &'static str) -> Result<Self> {
+        Self::of(name, fixture::open(None)?)
     }
 
-    /// Its tag, as `bpftool prog` shows it.
+    /// One that drops, and leaves words in the packet's control block (`__sk_buff.cb`).
     ///
     /// # Errors
-    /// When /proc can't be read.
-    pub fn tag(&self) -> Result<String> {
-        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd()))?;
-        let tag = text.lines().find_map(|line| line.strip_prefix("prog_tag:"));
-        Ok(tag.context("no tag in fdinfo")?.trim().to_owned())
+    /// When there is no such program, or the kernel refuses.
+    pub fn leaving(name: &'static str, words: &[u32; 5]) -> Result<Self> {
+        Self::of(name, fixture::open(Some(words))?)
+    }
+
+    fn of(name: &'static str, fixture: Ebpf) -> Result<Self> {
+        let mut program = Self { id: 0, tag: String::new(), name, fixture };
+        let classifier = program.classifier()?;
+        classifier.load().with_context(|| format!("load {name}"))?;
+        let info = classifier.info()?;
+        (program.id, program.tag) = (info.id(), format!("{:016x}", info.tag()));
+        Ok(program)
+    }
+
+    fn classifier(&mut self) -> Result<&mut SchedClassifier> {
+        let program = self.fixture.program_mut(self.name);
+        Ok(program.with_context(|| format!("the fixture has no {}", self.name))?.try_into()?)
     }
 
     /// Puts it on a device's hook, behind those that are there already; it leaves when the link is dropped.
     ///
     /// # Errors
     /// When the kernel refuses: before 6.6 it knows no tcx.
-    pub fn attach(&self, netns: &Namespace, device: &str, hook: Hook) -> Result<OwnedFd> {
-        self.link(netns, device, hook.attach_type()).context("attach a tcx program")
+    pub fn attach(&mut self, netns: &Namespace, device: &str, hook: Hook) -> Result<SchedClassifierLink> {
+        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+        self.attach_with(netns, device, hook, options).context("attach a tcx program")
     }
 
-    /// Makes it run on what a netkit device sends; it leaves when the link is dropped.
+    /// Adds it as a clsact filter, which drops and accepts by itself (`direct-action`), with handle 1.
+    ///
+    /// # Errors
+    /// When there is no clsact qdisc, or no cls_bpf.
+    pub fn add_filter(&mut self, netns: &Namespace, device: &str, hook: Hook, priority: u16) -> Result<()> {
+        let options = NlOptions { priority, handle: TcHandle::new(0, 1), classid: None };
+        let filter = self.attach_with(netns, device, hook, TcAttachOptions::Netlink(options));
+        // It ends with its device. Dropped, it would be removed from the device of that index in the network namespace
+        // that the thread is in by then.
+        mem::forget(filter.context("add a clsact filter")?);
+        Ok(())
+    }
+
+    fn attach_with(
+        &mut self,
+        netns: &Namespace,
+        device: &str,
+        hook: Hook,
+        options: TcAttachOptions,
+    ) -> Result<SchedClassifierLink> {
+        let classifier = self.classifier()?;
+        netns.enter(|| {
+            let link = classifier.attach_with_options(device, hook.attach_type(), options)?;
+            Ok(classifier.take_link(link)?)
+        })
+    }
+
+    /// Makes it run on what a netkit device sends; it leaves when the link is dropped. Aya knows no such links.
     ///
     /// # Errors
     /// When the kernel refuses: before 6.7 it knows no netkit.
-    pub fn attach_to_netkit(&self, netns: &Namespace, device: &str) -> Result<OwnedFd> {
-        /// BPF_NETKIT_PRIMARY: of the two devices the one that was asked for, not its peer.
+    pub fn attach_to_netkit(&mut self, netns: &Namespace, device: &str) -> Result<OwnedFd> {
+        /// BPF_NETKIT_PRIMARY (include/uapi/linux/bpf.h): of the two devices the one that was asked for, not its peer.
         const PRIMARY: u32 = 54;
-        self.link(netns, device, PRIMARY).context("attach a netkit program")
-    }
-
-    fn link(&self, netns: &Namespace, device: &str, attach_type: u32) -> Result<OwnedFd> {
-        /// The head of `union bpf_attr` for BPF_LINK_CREATE, as tcx and netkit read it.
+        /// The head of `union bpf_attr` for BPF_LINK_CREATE, as netkit reads it.
         #[repr(C)]
         struct Create {
             program: u32,
@@ -137,12 +138,12 @@ impl Program {
             revision: u64,
         }
         const _: () = assert!(size_of::<Create>() == 32);
-        let program = u32::try_from(self.fd.as_raw_fd())?;
-        netns.enter(|| {
+        let program = u32::try_from(self.classifier()?.fd()?.as_fd().as_raw_fd())?;
+        let link = netns.enter(|| {
             let create = Create {
                 program,
                 ifindex: index(device)?,
-                attach_type,
+                attach_type: PRIMARY,
                 flags: 0,
                 relative: 0,
                 padding: 0,
@@ -150,80 +151,26 @@ impl Program {
             };
             // SAFETY: the command reads such a structure; it returns a new descriptor.
             Ok(unsafe { OwnedFd::from_raw_fd(program::bpf(LINK_CREATE, &create)?) })
-        })
-    }
-
-    /// Adds it as a clsact filter, which drops and accepts by itself (`direct-action`), with handle 1.
-    ///
-    /// # Errors
-    /// When there is no clsact qdisc, or no cls_bpf.
-    pub fn add_filter(&self, netns: &Namespace, device: &str, hook: Hook, priority: u16) -> Result<()> {
-        let descriptor = u32::try_from(self.fd.as_raw_fd())?;
-        netns.enter(|| {
-            let request = new_filter(index(device)?, hook, priority, descriptor);
-            ask(&request).context("add a clsact filter")
-        })
+        });
+        link.context("attach a netkit program")
     }
 
     /// Pins it.
     ///
     /// # Errors
     /// When `path` is not in a bpffs.
-    pub fn pin(&self, path: &Path) -> Result<()> {
-        /// The head of `union bpf_attr` for BPF_OBJ_PIN.
-        #[repr(C)]
-        struct Pin {
-            path_at: u64,
-            fd: u32,
-            flags: u32,
-        }
-        let text = CString::new(path.as_os_str().as_encoded_bytes())?;
-        let pin = Pin { path_at: text.as_ptr() as u64, fd: u32::try_from(self.fd.as_raw_fd())?, flags: 0 };
-        // SAFETY: the command reads such a structure and the path.
-        unsafe { program::bpf(OBJ_PIN, &pin) }.with_context(|| format!("pin {}", path.display()))?;
-        Ok(())
+    pub fn pin(&mut self, path: &Path) -> Result<()> {
+        self.classifier()?.pin(path).with_context(|| format!("pin {}", path.display()))
     }
 }
 
 /// A device's index in this thread's netns.
-pub(super) fn index(device: &str) -> Result<u32> {
+fn index(device: &str) -> Result<u32> {
     let name = CString::new(device)?;
     // SAFETY: a NUL-terminated name.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
     ensure!(index != 0, "no device {device}");
     Ok(index)
-}
-
-/// RTM_NEWTFILTER for a BPF program (struct nlmsghdr, struct tcmsg, attributes).
-fn new_filter(ifindex: u32, hook: Hook, priority: u16, program: u32) -> Vec<u8> {
-    const RTM_NEWTFILTER: u16 = 44;
-    /// NLM_F_REQUEST | NLM_F_ACK | NLM_F_EXCL | NLM_F_CREATE
-    const FLAGS: u16 = 0x605;
-    const TCA_KIND: u16 = 1;
-    const TCA_OPTIONS: u16 = 2;
-    const TCA_BPF_FD: u16 = 6;
-    const TCA_BPF_NAME: u16 = 7;
-    const TCA_BPF_FLAGS: u16 = 8;
-    /// TCA_BPF_FLAG_ACT_DIRECT
-    const DIRECT: u32 = 1;
-    /// ETH_P_ALL
-    const ALL: u16 = 3;
-    const HANDLE: u32 = 1;
-    let options = [
-        attribute(TCA_BPF_FD, &program.to_ne_bytes()),
-        attribute(TCA_BPF_NAME, b"filter\0"),
-        attribute(TCA_BPF_FLAGS, &DIRECT.to_ne_bytes()),
-    ]
-    .concat();
-    let info = u32::from(priority) << 16 | u32::from(ALL.to_be());
-    // tcm_family and its padding, tcm_ifindex, tcm_handle, tcm_parent, tcm_info.
-    let message: Vec<u8> =
-        [0, ifindex, HANDLE, hook.parent(), info].into_iter().flat_map(u32::to_ne_bytes).collect();
-    request(
-        RTM_NEWTFILTER,
-        FLAGS,
-        &[message, attribute(TCA_KIND, b"bpf\0"), attribute(TCA_OPTIONS, &options)].concat(),
-    )
 }
 
 /// An attribute of rtnetlink (struct rtattr), padded.

@@ -12,7 +12,7 @@ use crate::bed::kube_api::{KubeApi, objects};
 use crate::bed::mount::with_bpffs;
 use crate::bed::netkit::Wire;
 use crate::bed::packet;
-use crate::bed::tc::{Does, Hook, Program};
+use crate::bed::tc::{Hook, Program};
 use crate::bed::topology::Family;
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
@@ -78,12 +78,12 @@ fn allow(identity: u32, port: u16) -> Rule {
 
 /// A program by the name of Cilium's, that leaves these words.
 fn program(words: [u32; 5]) -> Result<Program> {
-    Program::load("cil_from_netdev", Does::MarkAndDrop(words))
+    Program::leaving("cil_from_netdev", &words)
 }
 
 /// The pod's side of a test bed with such a program on it; the maps are the caller's.
 fn attach(bed: &Bed, words: [u32; 5]) -> Result<()> {
-    bed.add_filter(&program(words)?, 1)
+    bed.add_filter(&mut program(words)?, 1)
 }
 
 /// What is said of any such drop.
@@ -115,7 +115,7 @@ fn unmanaged_node(family: Family, by_link: bool) -> Result<()> {
         let _maps = Maps::new(Version::V18, ENDPOINT, POD, &[bed.to.ip()], &[], &rules)?;
         let words = words(WORLD, POD, DENIED, ENDPOINT.into());
         let _link = if by_link {
-            Some(bed.attach(&program(words)?)?)
+            Some(bed.attach(&mut program(words)?)?)
         } else {
             attach(&bed, words)?;
             None
@@ -571,7 +571,7 @@ fn nothing_left(family: Family) -> Result<()> {
 fn foreign_program(family: Family) -> Result<()> {
     let bed = Bed::new(family, Hook::Ingress)?;
     let words = words(WORLD, POD, DENIED, ENDPOINT.into());
-    bed.add_filter(&Program::load("bouncer", Does::MarkAndDrop(words))?, 1)?;
+    bed.add_filter(&mut Program::leaving("bouncer", &words)?, 1)?;
     let stream = watch_alone()?;
     bed.send()?;
     let expect = bed.drops().field("/drop/cilium", Value::Null).field("/drop/bpf/program", "bouncer");
@@ -584,7 +584,7 @@ fn netkit(family: Family) -> Result<()> {
         let wire = netkit_wire()?;
         let to = Wire::ends(family)?.1.ip();
         let _maps = Maps::new(Version::V19, ENDPOINT, POD, &[to], &[], &[allow(PEER, OTHER)])?;
-        let program = program(words(WORLD, POD, DENIED, ENDPOINT.into()))?;
+        let mut program = program(words(WORLD, POD, DENIED, ENDPOINT.into()))?;
         let _link = program.attach_to_netkit(&wire.client, "c0")?;
         let stream = watch_alone()?;
         let expect = drops_on(&wire, family)?

@@ -9,6 +9,7 @@ use crate::bed::packet;
 use crate::bed::topology::{Family, Pair};
 use crate::bed::xdp;
 use anyhow::{Context as _, Result, ensure};
+use aya::programs::XdpMode;
 use libtest_mimic::Trial;
 use std::collections::BTreeSet;
 use std::fs;
@@ -80,11 +81,11 @@ fn xdp() -> Result<()> {
     let pair = Pair::new()?;
     let netns = &pair.server.netns;
     ensure!(doctor_in(netns)?.contains("XDP programs in this network namespace\n  none\n"));
-    let bouncer = xdp::attach(netns, "s0", "bouncer", xdp::Mode::Driver)?;
+    let bouncer = xdp::attach(netns, "s0", XdpMode::Driver)?;
     let (from, to) = (pair.client.port(Family::V4, 40_000), pair.server.port(Family::V4, 9));
     pair.client.inject(&vec![packet::udp(from, to, b"unwanted"); 3])?;
     let told = doctor_in(netns)?;
-    let line = told.lines().find(|line| line.starts_with("  s0  driver  bouncer "));
+    let line = told.lines().find(|line| line.starts_with(&format!("  s0  driver  {} ", xdp::NAME)));
     let line = line.with_context(|| format!("no program in\n{told}"))?;
     for what in [
         &format!(" (id {}, tag ", bouncer.id),
@@ -94,7 +95,7 @@ fn xdp() -> Result<()> {
         ensure!(line.contains(what), "no {what:?} in {line}");
     }
     // Another network namespace's programs are not this one's.
-    ensure!(!doctor_in(&pair.client.netns)?.contains("bouncer"));
+    ensure!(!doctor_in(&pair.client.netns)?.contains(xdp::NAME));
     Ok(())
 }
 
@@ -102,9 +103,9 @@ fn xdp() -> Result<()> {
 fn xdp_generic() -> Result<()> {
     let pair = Pair::new()?;
     let netns = &pair.server.netns;
-    let bouncer = xdp::attach(netns, "s0", "bouncer", xdp::Mode::Generic)?;
+    let bouncer = xdp::attach(netns, "s0", XdpMode::Skb)?;
     let told = doctor_in(netns)?;
-    let line = format!("  s0  generic  bouncer (id {}, tag ", bouncer.id);
+    let line = format!("  s0  generic  {} (id {}, tag ", xdp::NAME, bouncer.id);
     let said = told.lines().find(|said| said.starts_with(&line));
     ensure!(said.is_some_and(|said| said.ends_with(": drops here are seen")), "no {line:?} in\n{told}");
     let stream = watch()?;

@@ -8,13 +8,13 @@ use crate::bed::namespace::Namespace;
 use crate::bed::netkit::Wire;
 use crate::bed::packet;
 use crate::bed::send;
-use crate::bed::tc::{Does, Hook, Program};
+use crate::bed::tc::{Hook, Program};
 use crate::bed::topology::{Family, Pair};
 use anyhow::{Result, ensure};
+use aya::programs::tc::SchedClassifierLink;
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -56,14 +56,14 @@ impl Bed {
         &self.pair.server.netns
     }
 
-    pub(super) fn attach(&self, program: &Program) -> Result<OwnedFd> {
+    pub(super) fn attach(&self, program: &mut Program) -> Result<SchedClassifierLink> {
         if kernel::version() < (6, 6) {
             return Err(skip("this kernel has no tcx (from 6.6)"));
         }
         program.attach(self.netns(), "s0", self.hook)
     }
 
-    pub(super) fn add_filter(&self, program: &Program, priority: u16) -> Result<()> {
+    pub(super) fn add_filter(&self, program: &mut Program, priority: u16) -> Result<()> {
         if priority == 1 {
             self.netns().run("tc qdisc add dev s0 clsact")?;
         }
@@ -119,8 +119,8 @@ fn sure() -> &'static str {
 
 fn tcx(family: Family, hook: Hook) -> Result<()> {
     let bed = Bed::new(family, hook)?;
-    let program = Program::load("bouncer", Does::Drop)?;
-    let _link = bed.attach(&program)?;
+    let mut program = Program::load("bouncer")?;
+    let _link = bed.attach(&mut program)?;
     let stream = watch()?;
     bed.send()?;
     let expect = bed
@@ -128,7 +128,7 @@ fn tcx(family: Family, hook: Hook) -> Result<()> {
         .field("/drop/bpf/attached", "tcx")
         .field("/drop/bpf/program", "bouncer")
         .field("/drop/bpf/id", program.id)
-        .field("/drop/bpf/tag", program.tag()?)
+        .field("/drop/bpf/tag", &*program.tag)
         .field("/drop/bpf/pinned", Value::Null)
         .field("/drop/bpf/priority", Value::Null)
         .field("/drop/bpf/candidates", json!([]));
@@ -137,8 +137,8 @@ fn tcx(family: Family, hook: Hook) -> Result<()> {
 
 fn clsact(family: Family, hook: Hook) -> Result<()> {
     let bed = Bed::new(family, hook)?;
-    let program = Program::load("bouncer", Does::Drop)?;
-    bed.add_filter(&program, 1)?;
+    let mut program = Program::load("bouncer")?;
+    bed.add_filter(&mut program, 1)?;
     let stream = watch()?;
     bed.send()?;
     let expect = bed
@@ -156,9 +156,9 @@ fn clsact(family: Family, hook: Hook) -> Result<()> {
 /// The first lets everything pass to the second: but the drop doesn't tell.
 fn two_filters(family: Family) -> Result<()> {
     let bed = Bed::new(family, Hook::Ingress)?;
-    let (idle, bouncer) = (Program::load("idle", Does::Nothing)?, Program::load("bouncer", Does::Drop)?);
-    bed.add_filter(&idle, 1)?;
-    bed.add_filter(&bouncer, 2)?;
+    let (mut idle, mut bouncer) = (Program::load("idle")?, Program::load("bouncer")?);
+    bed.add_filter(&mut idle, 1)?;
+    bed.add_filter(&mut bouncer, 2)?;
     let stream = watch()?;
     bed.send()?;
     let one = |program: &Program, name: &str, priority: u16| json!({"attached": "clsact", "classifier": "bpf", "program": name, "id": program.id, "priority": priority});
@@ -173,9 +173,9 @@ fn two_filters(family: Family) -> Result<()> {
 /// tcx programs come first; those that leave the packet to the next one leave it to clsact.
 fn tcx_before_clsact(family: Family) -> Result<()> {
     let bed = Bed::new(family, Hook::Egress)?;
-    let (idle, bouncer) = (Program::load("idle", Does::Nothing)?, Program::load("bouncer", Does::Drop)?);
-    let _link = bed.attach(&idle)?;
-    bed.add_filter(&bouncer, 1)?;
+    let (mut idle, mut bouncer) = (Program::load("idle")?, Program::load("bouncer")?);
+    let _link = bed.attach(&mut idle)?;
+    bed.add_filter(&mut bouncer, 1)?;
     let stream = watch()?;
     bed.send()?;
     let expect = bed
@@ -191,8 +191,8 @@ fn pinned(family: Family) -> Result<()> {
     const PIN: &str = "/sys/fs/bpf/tests/bouncer";
     with_bpffs(|| {
         let bed = Bed::new(family, Hook::Ingress)?;
-        let program = Program::load("bouncer", Does::Drop)?;
-        bed.add_filter(&program, 1)?;
+        let mut program = Program::load("bouncer")?;
+        bed.add_filter(&mut program, 1)?;
         let path = Path::new(PIN);
         std::fs::create_dir(path.parent().unwrap_or(path))?;
         program.pin(path)?;
@@ -224,7 +224,7 @@ pub(super) fn drops_on(wire: &Wire, family: Family) -> Result<Expect> {
 
 fn netkit(family: Family) -> Result<()> {
     let wire = netkit_wire()?;
-    let program = Program::load("bouncer", Does::Drop)?;
+    let mut program = Program::load("bouncer")?;
     let _link = program.attach_to_netkit(&wire.client, "c0")?;
     let stream = watch()?;
     let expect = drops_on(&wire, family)?
@@ -235,7 +235,7 @@ fn netkit(family: Family) -> Result<()> {
         .field("/drop/bpf/attached", "netkit")
         .field("/drop/bpf/program", "bouncer")
         .field("/drop/bpf/id", program.id)
-        .field("/drop/bpf/tag", program.tag()?)
+        .field("/drop/bpf/tag", &*program.tag)
         .field("/drop/bpf/confidence", "inferred")
         .field("/drop/bpf/candidates", json!([]));
     verify(stream, &[expect], &[&wire.client])
@@ -243,7 +243,7 @@ fn netkit(family: Family) -> Result<()> {
 
 fn two_on_netkit(family: Family) -> Result<()> {
     let wire = netkit_wire()?;
-    let (idle, bouncer) = (Program::load("idle", Does::Nothing)?, Program::load("bouncer", Does::Drop)?);
+    let (mut idle, mut bouncer) = (Program::load("idle")?, Program::load("bouncer")?);
     let _links = [idle.attach_to_netkit(&wire.client, "c0")?, bouncer.attach_to_netkit(&wire.client, "c0")?];
     let stream = watch()?;
     let one =
