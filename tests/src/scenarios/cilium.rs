@@ -48,6 +48,7 @@ pub(super) fn trials() -> Vec<Trial> {
         one("cilium::policies_of_a_file", Family::V4, policies_of_a_file),
         one("cilium::policy_that_denies", Family::V4, policy_that_denies),
         one("cilium::policies_unknown", Family::V4, policies_unknown),
+        one("cilium::pod_told_late", Family::V4, pod_told_late),
     ]));
     trials.extend(here_only(both("cilium::agent", agent)));
     trials.push(one("cilium::unseen", Family::V4, unseen));
@@ -281,6 +282,43 @@ fn policies_of_a_file(family: Family) -> Result<()> {
         let path = file.path().to_str().context("a path that is text")?;
         Droptrace::start(&["--all", "--offline", "--inventory", path])
     })
+}
+
+/// The API server tells of the pod a moment after the packet: its policies, which its labels decide, are told all the same.
+fn pod_told_late(family: Family) -> Result<()> {
+    /// Of those that a drop waits for a name: so that it is explained before, and named after.
+    const LATE: Duration = Duration::from_millis(100);
+    let once = || {
+        with_bpffs(|| {
+            let api = KubeApi::start("127.0.0.1:0".parse()?)?;
+            let bed = Bed::new(family, Hook::Ingress)?;
+            let identity = POD.to_string();
+            let is_the_pods = |object: &Value| {
+                let name = object["metadata"]["name"].as_str();
+                name == Some("redis-0") || name == Some(&identity)
+            };
+            let (late, first): (Vec<_>, Vec<_>) = cluster(&bed).into_iter().partition(is_the_pods);
+            first.into_iter().for_each(|object| api.set(object));
+            let rules = [allow(PEER, OTHER)];
+            let _maps = Maps::new(Version::V18, ENDPOINT, POD, &[bed.to.ip()], &[], &rules)?;
+            attach(&bed, words(WORLD, POD, DENIED, ENDPOINT.into()))?;
+            let stream = watch_with(&api)?;
+            bed.send()?;
+            thread::sleep(LATE);
+            late.into_iter().for_each(|object| api.set(object));
+            let expect = bed
+                .drops()
+                .field("/drop/cilium/policies/0/name", "no-world")
+                .field("/drop/cilium/policies/1/name", "cluster-only")
+                .field("/drop/cilium/policies/4/name", "from-web")
+                .field("/drop/cilium/policies/5", Value::Null)
+                .field("/drop/cilium/unread", json!([]))
+                .field("/destination/k8s/pod", "redis-0");
+            verify(stream, &[expect], &[&bed.pair.client.netns])
+        })
+    };
+    // A busy machine may be too late with what the API server tells.
+    once().or_else(|_| once()).or_else(|_| once())
 }
 
 /// A deny rule is the culprit: it comes first, and says so. The peer's labels are its pod's.
