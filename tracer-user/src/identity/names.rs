@@ -25,8 +25,10 @@ const PATIENCE: Duration = Duration::from_millis(300);
 const NEW: Duration = Duration::from_secs(3);
 /// until so much later: then it may be another one.
 const NAMELESS: Duration = Duration::from_secs(60);
-/// How long a question to /proc is not asked again.
+/// How long a question is not asked again; one that Cilium's agent had no answer to, twice as long each time, and at most so
+/// long: what it doesn't know now, it most likely won't the next time, and drops wait for it.
 const ASKED: Duration = Duration::from_secs(5);
+const ASKED_IN_VAIN: Duration = Duration::from_secs(60);
 /// Least time between two looks for what went long ago.
 const FORGETTING: Duration = Duration::from_secs(30);
 /// Questions remembered.
@@ -47,11 +49,25 @@ pub struct Names {
     /// What IPVS told of flows.
     flows: Flows,
     agent: Option<agent::Handle>,
-    /// What Cilium's agent was asked, and when.
-    asked_agent: HashMap<agent::Request, Instant>,
+    /// What Cilium's agent was asked.
+    asked_agent: HashMap<agent::Request, Question>,
     /// Network namespaces and addresses that had no name, since when.
     nameless: HashMap<Nameless, Instant>,
     forgot: Instant,
+}
+
+/// A question to Cilium's agent.
+#[derive(Clone, Copy, Debug)]
+struct Question {
+    asked: Instant,
+    /// Until it may be asked again.
+    pause: Duration,
+}
+
+impl Question {
+    fn is_due(&self, now: Instant) -> bool {
+        now >= self.asked + self.pause
+    }
 }
 
 /// What nobody is known to have.
@@ -133,20 +149,32 @@ impl Names {
     /// Asks Cilium's agent for what it alone can tell of a drop by Cilium. True if its answer may be on its way; `waited` is how
     /// long this drop has waited already.
     pub fn awaits_agent(&mut self, said: &Cilium, waited: Duration) -> bool {
+        self.awaits_agent_at(said, waited, Instant::now())
+    }
+
+    fn awaits_agent_at(&mut self, said: &Cilium, waited: Duration, now: Instant) -> bool {
         let Some(agent) = &self.agent else { return false };
-        let now = Instant::now();
         if self.asked_agent.len() >= MAX_ASKED {
-            self.asked_agent.retain(|_, asked| now < *asked + ASKED);
+            self.asked_agent.retain(|_, question| !question.is_due(now));
         }
         let mut awaits = false;
         for request in missing(said, &self.inventory) {
-            let is_new = self.asked_agent.get(&request).is_none_or(|asked| now >= *asked + ASKED);
+            let is_told = is_told(request, &self.inventory);
+            let before = self.asked_agent.get(&request).copied();
+            let pause = match before {
+                // Where it isn't there, nobody waits for it, and it may come.
+                Some(before) if !is_told && agent.is_there() => (before.pause * 2).min(ASKED_IN_VAIN),
+                _ => ASKED,
+            };
             // Where it is behind, it will be asked again.
-            if is_new && self.asked_agent.len() < MAX_ASKED && agent.ask(request) {
-                self.asked_agent.insert(request, now);
+            if before.is_none_or(|before| before.is_due(now))
+                && self.asked_agent.len() < MAX_ASKED
+                && agent.ask(request)
+            {
+                self.asked_agent.insert(request, Question { asked: now, pause });
             }
-            awaits |= self.asked_agent.get(&request).is_some_and(|asked| now < *asked + PATIENCE)
-                && !is_told(request, &self.inventory);
+            let question = self.asked_agent.get(&request);
+            awaits |= question.is_some_and(|question| now < question.asked + PATIENCE) && !is_told;
         }
         awaits && agent.is_there() && waited < PATIENCE
     }
@@ -485,6 +513,38 @@ mod tests {
         let other = Cilium { verdict_by: Some(VerdictBy::Other), ..said(4712) };
         assert!(names.awaits_agent(&other, Duration::ZERO));
         assert_eq!(questions.asked(), [agent::Request::Identity(4712)]);
+    }
+
+    #[test]
+    fn what_the_agent_does_not_know_is_asked_and_waited_for_less_and_less() {
+        let (handle, mut questions) = agent::channel(agent::Options { sockets: vec!["/".into()] });
+        let mut names = Names::default().with_agent(handle);
+        for kind in KINDS {
+            learn(&mut names, Source::Api, Change::End(Kind::Policy(kind)));
+        }
+        learn(&mut names, Source::Agent, identity_of(5000));
+        // 4711 it never knows; a local one it does.
+        let local = 1 << 24 | 7;
+        learn(&mut names, Source::Agent, identity_of(local));
+        let said =
+            Cilium { destination_identity: Some(Identity::named(local, &identity::Nobody)), ..said(4711) };
+        let start = Instant::now();
+        let (mut asked, mut waiting) = (Vec::new(), 0);
+        // A drop every 100 ms for ten minutes.
+        for n in 0..6000 {
+            let now = start + n * Duration::from_millis(100);
+            waiting += u32::from(names.awaits_agent_at(&said, Duration::ZERO, now));
+            asked.extend(questions.asked().into_iter().map(|request| (request, n / 10)));
+        }
+        let of =
+            |id| asked.iter().filter(move |(it, _)| *it == agent::Request::Identity(id)).map(|(_, at)| *at);
+        let unknown: Vec<_> = of(4711).collect();
+        assert_eq!(unknown[..6], [0, 5, 15, 35, 75, 135], "{unknown:?}");
+        assert_eq!((unknown.len(), waiting), (13, 3 * 13));
+        assert_eq!(of(local).count(), 120, "its meaning may change");
+        // Told in the end.
+        learn(&mut names, Source::Agent, identity_of(4711));
+        assert!(!names.awaits_agent_at(&said, Duration::ZERO, start + Duration::from_secs(700)));
     }
 
     #[test]
