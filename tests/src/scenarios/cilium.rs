@@ -509,8 +509,13 @@ fn deny_entry(version: Version, family: Family) -> Result<()> {
 /// The pods had authenticated to each other a while ago, and not since.
 fn authentication(family: Family) -> Result<()> {
     with_bpffs(|| {
-        // Of another way, and of another pod, it is valid still.
-        authenticated(&[(POD, PEER, 7, 1, -100), (POD, PEER, 7, 2, 1000), (POD, 5, 0, 1, 1000)])?;
+        // In another way, on another node and of another pod it is valid still.
+        authenticated(&[
+            (POD, PEER, 0, 1, -100),
+            (POD, PEER, 0, 2, 1000),
+            (POD, PEER, 7, 1, 1000),
+            (POD, 5, 0, 1, 1000),
+        ])?;
         let bed = Bed::new(family, Hook::Ingress)?;
         let rule = Rule { auth: 1, ..allow(PEER, PORT) };
         let peers = [(bed.from.ip(), PEER)];
@@ -526,7 +531,7 @@ fn authentication(family: Family) -> Result<()> {
             .field("/drop/cilium/entry/auth", 1)
             .field("/drop/cilium/entry/deny", false)
             .field("/drop/cilium/notes/1", Value::Null);
-        let notes: Vec<_> = (99..130).map(|seconds| format!("the authentication of identity {POD} with identity {PEER} (on node id 7) had expired {seconds} s before the drop (cilium_auth_map)")).collect();
+        let notes: Vec<_> = (99..130).map(|seconds| format!("the authentication of identity {POD} with identity {PEER} on this node had expired {seconds} s before the drop (cilium_auth_map)")).collect();
         let notes: Vec<_> = notes.iter().map(String::as_str).collect();
         let expect = expect.field_among("/drop/cilium/notes/0", &notes);
         verify(stream, &[expect], &[&bed.pair.client.netns])

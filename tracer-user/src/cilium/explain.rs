@@ -4,7 +4,7 @@ use super::block::Block;
 use super::codes;
 use super::identity::{Identities, Identity, is_world};
 use super::maps::{
-    Authentication, Direction, LocalEndpoint, Maps, PolicyEntry, PolicyMap, Ports, Unread, network,
+    Authentication, Direction, LocalEndpoint, Maps, PolicyEntry, PolicyMap, Ports, Resolved, Unread, network,
 };
 use super::model::{Cilium, Entry, VerdictBy};
 use super::policy::{self, Question, Verdict};
@@ -68,17 +68,21 @@ pub fn explain(
     answer.direction = side.map(|(_, direction)| direction);
     if let Some((endpoint, direction)) = side.filter(|_| VerdictBy::of(block.code) != VerdictBy::Other) {
         let mut peer = Peer::of(block, packet, direction);
-        peer.now = resolve(&mut answer, &peer, direction, maps, identities);
+        let found = resolve(&mut answer, &peer, direction, maps, identities);
+        peer.now = found.map(|found| found.identity);
         if peer.identity == 0 {
             // Cilium did not say.
             peer.identity = peer.now.unwrap_or(0);
         }
+        // If it is another one's address by now, so may be the node.
+        let is_same = |found: &Resolved| found.identity == peer.identity;
+        peer.is_here = found.filter(is_same).map(|found| found.tunnel.is_none());
         match maps.policy(endpoint) {
             Ok(map) => judge(&mut answer, &map, &peer, packet, (endpoint, direction), identities),
             Err(error) => not_read(&mut answer, &error),
         }
         if answer.verdict_by == Some(VerdictBy::Auth) {
-            add_authentication(&mut answer, block, peer.identity, direction, packet.time, maps);
+            add_authentication(&mut answer, block, &peer, direction, packet.time, maps);
         }
     }
     answer
@@ -141,27 +145,28 @@ struct Peer {
     address: Option<IpAddr>,
     /// Who it is in the ipcache now.
     now: Option<u32>,
+    /// True if the ipcache has it on this node, as the datapath takes that for authentication: without a tunnel endpoint.
+    is_here: Option<bool>,
 }
 
 impl Peer {
     fn of(block: &Block, packet: &Packet, direction: Direction) -> Self {
-        match direction {
-            Direction::Ingress => Self { identity: block.source_identity, address: packet.source, now: None },
-            Direction::Egress => {
-                Self { identity: block.destination_identity, address: packet.destination, now: None }
-            }
-        }
+        let (identity, address) = match direction {
+            Direction::Ingress => (block.source_identity, packet.source),
+            Direction::Egress => (block.destination_identity, packet.destination),
+        };
+        Self { identity, address, now: None, is_here: None }
     }
 }
 
-/// Says by what the peer's address is resolved, and what is wrong with that. Gives the identity that it has now.
+/// Says by what the peer's address is resolved, and what is wrong with that. Gives what the ipcache has of it now.
 fn resolve(
     answer: &mut Cilium,
     peer: &Peer,
     direction: Direction,
     maps: &mut impl Maps,
     identities: &impl Identities,
-) -> Option<u32> {
+) -> Option<Resolved> {
     let address = peer.address?;
     let found = match maps.resolve(address) {
         Ok(found) => found,
@@ -195,7 +200,7 @@ fn resolve(
         Direction::Ingress => answer.source_prefix = prefix,
         Direction::Egress => answer.destination_prefix = prefix,
     }
-    found.map(|found| found.identity)
+    found
 }
 
 /// Looks the packet up in the endpoint's policy.
@@ -294,11 +299,13 @@ fn judge(
     }
 }
 
-/// Says whether the peers had authenticated in the way that was asked for.
+/// Says whether the peers had authenticated in the way that was asked for. There is an entry for each node that has such
+/// pods, and the datapath takes the one of the peer's. That is number 0 where it is this one; what number another has is
+/// not known.
 fn add_authentication(
     answer: &mut Cilium,
     block: &Block,
-    remote: u32,
+    peer: &Peer,
     direction: Direction,
     time: Timestamp,
     maps: &mut impl Maps,
@@ -314,46 +321,52 @@ fn add_authentication(
     // Until 1.14 was out the packet did not say how; then any way counts.
     let kind = u8::try_from(block.extended).ok().filter(|kind| *kind != 0);
     let is_theirs = |it: &&Authentication| {
-        it.local == local && it.remote == remote && kind.is_none_or(|kind| it.kind == kind)
+        it.local == local
+            && it.remote == peer.identity
+            && kind.is_none_or(|kind| it.kind == kind)
+            && peer.is_here.is_none_or(|is_here| is_here == (it.node == 0))
     };
-    // One for each node that has such pods: the datapath takes the one of the packet's.
     let all: Vec<_> = told.entries.iter().filter(is_theirs).collect();
-    let pair = format!("identity {local} with identity {remote}");
-    let note = match all.iter().max_by_key(|it| it.expires) {
-        None if told.is_complete => {
-            format!("cilium_auth_map has no entry of {pair}: they have not authenticated to each other yet")
-        }
-        None => {
+    let place = match peer.is_here {
+        Some(true) => " on this node",
+        Some(false) => " on other nodes",
+        None => "",
+    };
+    let pair = format!("identity {local} with identity {}{place}", peer.identity);
+    let Some(last) = all.iter().max_by_key(|it| it.expires) else {
+        if told.is_complete {
+            answer.notes.push(format!(
+                "cilium_auth_map has no entry of {pair}: they have not authenticated to each other yet"
+            ));
+        } else {
             answer.unread.push(
                 "cilium_auth_map could not be read whole, so whether the peers had authenticated is not known"
                     .to_owned(),
             );
-            return;
         }
-        Some(last) => {
-            let node =
-                if last.node == 0 { "on this node".to_owned() } else { format!("on node id {}", last.node) };
-            let which = if all.len() > 1 {
-                format!("the latest of {} authentications", all.len())
-            } else {
-                "the authentication".to_owned()
-            };
-            let seconds = (last.expires.0 - time.0) / 1_000_000_000;
-            if last.expires <= time {
-                let ago = seconds.unsigned_abs();
-                format!("{which} of {pair} ({node}) had expired {ago} s before the drop (cilium_auth_map)")
-            } else if all.len() > 1 {
-                format!(
-                    "{which} of {pair} ({node}) is valid for {seconds} s after the drop (cilium_auth_map): the packet's \
-                     peer may be on another node, or they have authenticated since"
-                )
-            } else {
-                format!(
-                    "{which} of {pair} ({node}) is valid for {seconds} s after the drop (cilium_auth_map): they have \
-                     authenticated since, or the packet's peer is on another node"
-                )
-            }
-        }
+        return;
+    };
+    let which = match all.len() {
+        1 => format!("the authentication of {pair}"),
+        several => format!("the latest of {several} authentications of {pair}"),
+    };
+    let node = match (peer.is_here, last.node) {
+        (Some(true), _) => String::new(),
+        (_, 0) => " (this node)".to_owned(),
+        (_, node) => format!(" (node id {node})"),
+    };
+    let seconds = (last.expires.0 - time.0) / 1_000_000_000;
+    let is_sure = peer.is_here == Some(true);
+    let note = if last.expires <= time {
+        let ago = seconds.unsigned_abs();
+        let unless =
+            if is_sure { "" } else { "; whether that is the node of the packet's peer is not known" };
+        format!("{which}{node} had expired {ago} s before the drop (cilium_auth_map){unless}")
+    } else {
+        let unless = if is_sure { "" } else { ", or the packet's peer is on another node" };
+        format!(
+            "{which}{node} is valid for {seconds} s after the drop (cilium_auth_map): they have authenticated since{unless}"
+        )
     };
     answer.notes.push(note);
 }
@@ -387,7 +400,7 @@ fn spelled(protocol: u8, port: u16) -> String {
 mod tests {
     use super::super::fixtures::{BLOCK, allow};
     use super::super::identity::Nobody;
-    use super::super::maps::{Authentications, PolicyLayout, Resolved};
+    use super::super::maps::{Authentications, PolicyLayout};
     use super::*;
     use std::path::PathBuf;
 
@@ -615,7 +628,7 @@ mod tests {
         assert_eq!(last(181, &[deny]), (Some(false), Some((true, None)), String::new()));
         assert!(last(133, &[deny]).2.contains("denies the packet now"));
         let auth = PolicyEntry { auth: 1, ..entry(2, Some(9999)) };
-        let yet = "cilium_auth_map has no entry of identity 12345 with identity 2: they have not authenticated to each other yet";
+        let yet = "cilium_auth_map has no entry of identity 12345 with identity 2 on this node: they have not authenticated to each other yet";
         assert_eq!(last(189, &[auth]), (None, Some((false, Some(1))), yet.to_owned()));
         assert!(last(133, &[auth]).2.contains("with authentication (type 1)"));
         assert!(last(181, &[entry(4711, None)]).2.contains("no such entry any more"));
@@ -634,27 +647,54 @@ mod tests {
             expires: Timestamp(seconds * SECOND),
         };
         let block = Block { code: 189, extended: 1, ..BLOCK };
-        let note = |entries: &[Authentication]| {
+        // Where the ipcache has the peer: as whom, and behind which node.
+        let note_of = |entries: &[Authentication], identity, tunnel| {
             let told = Authentications { entries: entries.to_vec(), is_complete: true };
-            let maps = Fake { authentications: Some(told), ..maps(&[auth]) };
+            let resolved = Some(Some(Resolved { identity, tunnel, bits: 32 }));
+            let maps = Fake { authentications: Some(told), resolved, ..maps(&[auth]) };
             of(&block, &to_pod(), &maps).notes.pop().unwrap()
         };
+        let here = |entries: &[Authentication]| note_of(entries, 2, None);
+        let elsewhere = |entries: &[Authentication]| note_of(entries, 2, address("192.0.2.7"));
+        // It is another one's address by now.
+        let unknown = |entries: &[Authentication]| note_of(entries, 4711, None);
         let yet = "they have not authenticated to each other yet";
-        assert!(note(&[]).ends_with(yet));
+        for note in [here(&[]), elsewhere(&[]), unknown(&[])] {
+            assert!(note.ends_with(yet), "{note}");
+        }
         // Another way, the other way round, other identities.
         let others = [
             Authentication { kind: 2, ..at(0, 2000) },
             Authentication { local: 2, remote: 12345, ..at(0, 2000) },
         ];
-        assert!(note(&others).ends_with(yet), "{}", note(&others));
+        assert!(here(&others).ends_with(yet), "{}", here(&others));
+        // Of another node.
+        assert!(here(&[at(5, 2000)]).ends_with(yet));
+        assert!(elsewhere(&[at(0, 2000)]).ends_with(yet));
         assert_eq!(
-            note(&[at(5, 965)]),
-            "the authentication of identity 12345 with identity 2 (on node id 5) had expired 35 s before the drop \
+            here(&[at(0, 965), at(5, 2000)]),
+            "the authentication of identity 12345 with identity 2 on this node had expired 35 s before the drop \
              (cilium_auth_map)"
         );
-        assert!(note(&[at(0, 1010)]).contains("(on this node) is valid for 10 s after the drop"));
-        assert!(
-            note(&[at(5, 1010), at(6, 900)]).starts_with("the latest of 2 authentications of identity 12345")
+        assert_eq!(
+            here(&[at(0, 1010)]),
+            "the authentication of identity 12345 with identity 2 on this node is valid for 10 s after the drop \
+             (cilium_auth_map): they have authenticated since"
+        );
+        assert_eq!(
+            elsewhere(&[at(5, 965), at(0, 2000)]),
+            "the authentication of identity 12345 with identity 2 on other nodes (node id 5) had expired 35 s before the \
+             drop (cilium_auth_map); whether that is the node of the packet's peer is not known"
+        );
+        assert_eq!(
+            elsewhere(&[at(5, 1010), at(6, 900)]),
+            "the latest of 2 authentications of identity 12345 with identity 2 on other nodes (node id 5) is valid for 10 s \
+             after the drop (cilium_auth_map): they have authenticated since, or the packet's peer is on another node"
+        );
+        assert_eq!(
+            unknown(&[at(0, 1010), at(6, 900)]),
+            "the latest of 2 authentications of identity 12345 with identity 2 (this node) is valid for 10 s after the drop \
+             (cilium_auth_map): they have authenticated since, or the packet's peer is on another node"
         );
         let cut = Fake {
             authentications: Some(Authentications { entries: vec![], is_complete: false }),
