@@ -70,7 +70,9 @@ impl Window {
                 micros(begin).saturating_add(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
             }
         };
-        Span { from: self.from.map_or(i64::MIN, at), to: self.to.map_or(i64::MAX, at) }
+        // Drops that are only counted happened in an interval, the first of which began a moment before.
+        let from = self.from.filter(|from| *from != Moment::After(Duration::ZERO));
+        Span { from: from.map_or(i64::MIN, at), to: self.to.map_or(i64::MAX, at) }
     }
 }
 

@@ -6,7 +6,7 @@ use super::spool::Spool;
 use super::*;
 use crate::event::model::{Drop, Lost, LostPlace, Record, Timestamp};
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -148,7 +148,7 @@ fn child() {
             let written = recorder.progress().written.records;
             if written != told {
                 told = written;
-                println!("written {told}");
+                let _ = writeln!(std::io::stdout(), "written {told}");
             }
         }
     }
@@ -267,7 +267,7 @@ fn what_is_no_recording_is_said() {
     assert_eq!(said.len(), 3);
     assert!(said.iter().all(|line| line.contains("no recording of droptrace")), "{said:?}");
     assert!(find(&[root.path().join("none*")]).is_err());
-    assert_eq!(find(&[root.path().join("[*"), root.path().into()]).is_err(), true);
+    assert!(find(&[root.path().join("[*"), root.path().into()]).is_err());
     assert_eq!(find(&[root.path().join("*.parquet"), root.path().into()]).unwrap().len(), 3);
 }
 
