@@ -97,7 +97,8 @@ mod tests {
     #[test]
     fn ends_are_times_or_since_the_beginning() {
         let span = |text| Window::parse(text).unwrap().span(at(5.0));
-        assert_eq!(span("0s..30s"), Span { from: micros(at(5.0)), to: micros(at(35.0)) });
+        assert_eq!(span("0s..30s"), Span { from: i64::MIN, to: micros(at(35.0)) });
+        assert_eq!(span("1s..30s").from, micros(at(6.0)));
         assert_eq!(span("..1m"), Span { from: i64::MIN, to: micros(at(65.0)) });
         let exact = span("2026-11-20T22:14:00Z..2026-11-20T23:15:00.5+01:00");
         assert_eq!(exact, Span { from: micros(at(0.0)), to: micros(at(60.5)) });

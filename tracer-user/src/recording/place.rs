@@ -84,15 +84,17 @@ impl Folder {
         Ok(found)
     }
 
-    /// Takes away the oldest that are done until all together have at most [`Folder::keep`] bytes; returns how many went.
+    /// Takes away the oldest that are done until there is room for what is being written; returns how many went.
     pub(super) fn make_room(&self, node: &str) -> io::Result<usize> {
+        /// At most so many are written at once: a spool, the one before it that is being sealed, and what becomes of that.
+        const WRITTEN: u64 = 3;
         let Some(keep) = self.keep else { return Ok(0) };
+        let most = keep.saturating_sub(self.rotate_bytes.saturating_mul(WRITTEN));
         let sealed = self.files(node, SEALED)?;
-        let open: u64 = self.files(node, SPOOL)?.iter().map(|(_, length)| length).sum();
-        let mut all: u64 = open + sealed.iter().map(|(_, length)| length).sum::<u64>();
+        let mut all: u64 = sealed.iter().map(|(_, length)| length).sum();
         let mut gone = 0;
         for (file, length) in sealed {
-            if all <= keep {
+            if all <= most {
                 break;
             }
             fs::remove_file(&file)?;
@@ -166,21 +168,22 @@ mod tests {
     #[test]
     fn the_oldest_goes_first() {
         let root = tempfile::tempdir().unwrap();
-        let folder = folder(root.path(), Some(250));
+        let folder = folder(root.path(), None);
         let place = Place::Folder(folder.clone());
         let at = |seconds: i128| place.names("n", Timestamp(seconds * 86_400_000_000_000));
         for day in 0..3 {
             fs::create_dir_all(at(day).sealed.parent().unwrap()).unwrap();
             fs::write(at(day).sealed, [0; 100]).unwrap();
         }
-        // Another node's doesn't count; what is being written counts and stays.
+        // Another node's doesn't count; for what is being written there is room: three bytes here.
         let other = place.names("m", Timestamp(0));
         fs::create_dir_all(other.sealed.parent().unwrap()).unwrap();
         fs::write(&other.sealed, [0; 1000]).unwrap();
         fs::write(at(2).spool, [0; 100]).unwrap();
-        assert_eq!(folder.make_room("n").unwrap(), 2);
-        assert!(!at(0).sealed.exists() && !at(1).sealed.exists() && at(2).sealed.exists());
-        assert!(at(2).spool.exists() && other.sealed.exists());
-        assert_eq!(folder.make_room("n").unwrap(), 0);
+        let folder = |keep| Folder { keep: Some(keep), ..folder.clone() };
+        assert_eq!((folder(303).make_room("n").unwrap(), folder(302).make_room("n").unwrap()), (0, 1));
+        assert!(!at(0).sealed.exists() && at(1).sealed.exists() && at(2).sealed.exists());
+        assert!(at(2).spool.exists() && other.sealed.exists() && !at(0).sealed.parent().unwrap().exists());
+        assert_eq!(folder(302).make_room("n").unwrap(), 0);
     }
 }

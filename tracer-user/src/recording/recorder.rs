@@ -7,6 +7,8 @@ use super::spool::{Reader, Spool};
 use crate::event::model::{Record, Timestamp};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -85,6 +87,8 @@ pub struct Recorder {
     totals: Totals,
     progress: Progress,
     failed: Option<String>,
+    /// Set when the run ends in order.
+    is_over: Arc<AtomicBool>,
 }
 
 impl Recorder {
@@ -99,7 +103,16 @@ impl Recorder {
         }
         let open = Open::new(&place, &header)?;
         let (batches, from) = sync_channel(WAITING);
-        let writer = Writer { place, header, open: Some(open), sealing: None, to };
+        let is_over = Arc::new(AtomicBool::new(false));
+        let writer = Writer {
+            place,
+            header,
+            open: Some(open),
+            sealing: None,
+            to,
+            has_written: false,
+            is_over: Arc::clone(&is_over),
+        };
         let thread = thread::Builder::new()
             .name("record".to_owned())
             .spawn(move || writer.run(&from))
@@ -112,6 +125,7 @@ impl Recorder {
             totals: Totals::default(),
             progress: Progress::default(),
             failed: None,
+            is_over,
         })
     }
 
@@ -186,7 +200,7 @@ impl Recorder {
 
     /// Writes what is left, and seals it. Lines for people come back.
     pub fn finish(&mut self) -> Vec<String> {
-        let mut said = Vec::new();
+        self.is_over.store(true, Ordering::Release);
         if let Some(batches) = self.batches.take()
             && !self.lines.is_empty()
         {
@@ -202,8 +216,18 @@ impl Recorder {
         {
             self.failed.get_or_insert("the thread that writes has died".to_owned());
         }
-        said.extend(self.listen());
-        said
+        self.listen()
+    }
+}
+
+impl Drop for Recorder {
+    /// Where the run never began there is nothing to keep; what has come in is kept all the same.
+    fn drop(&mut self) {
+        self.batches = None;
+        if let Some(thread) = self.thread.take() {
+            // Whoever drops it does not ask.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -236,6 +260,13 @@ fn recover(folder: &Folder, node: &str, to: &Sender<Told>) {
             Err(error) => format!("note: {} can't be recovered: {error}", spool.display()),
         };
         let _ = to.send(Told::Line(line));
+    }
+    make_room(folder, node, to);
+}
+
+fn make_room(folder: &Folder, node: &str, to: &Sender<Told>) {
+    if let Err(error) = folder.make_room(node) {
+        let _ = to.send(Told::Line(format!("note: old recordings can't be taken away: {error}")));
     }
 }
 
@@ -279,6 +310,8 @@ struct Writer {
     open: Option<Open>,
     sealing: Option<JoinHandle<()>>,
     to: Sender<Told>,
+    has_written: bool,
+    is_over: Arc<AtomicBool>,
 }
 
 impl Writer {
@@ -288,6 +321,13 @@ impl Writer {
                 let _ = self.to.send(Told::Failed(why));
                 break;
             }
+        }
+        match self.open.take() {
+            Some(open) if !self.has_written && !self.is_over.load(Ordering::Acquire) => {
+                // If it can't be removed it is an empty recording.
+                let _ = fs::remove_file(&open.names.spool);
+            }
+            open => self.open = open,
         }
         self.seal();
         self.wait();
@@ -304,6 +344,7 @@ impl Writer {
         open.spool
             .append(&batch.lines)
             .map_err(|error| format!("can't write {}: {error}", open.names.spool.display()))?;
+        self.has_written = true;
         let _ = self.to.send(Told::Written(batch.totals.clone(), open.spool.length()));
         Ok(())
     }
@@ -332,10 +373,8 @@ impl Writer {
                 )),
             };
             let _ = to.send(told);
-            if let Place::Folder(folder) = place
-                && let Err(error) = folder.make_room(&node)
-            {
-                let _ = to.send(Told::Line(format!("note: old recordings can't be taken away: {error}")));
+            if let Place::Folder(folder) = place {
+                make_room(&folder, &node, &to);
             }
         };
         match thread::Builder::new().name("seal".to_owned()).spawn(work) {

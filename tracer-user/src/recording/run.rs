@@ -12,8 +12,8 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::path::Path;
 
-/// Of the bytes that all files may have, the part that one may have: taking away the oldest must make room for the next.
-const SHARE: u64 = 4;
+/// Of the bytes that all files may have, the part that one may have: there must be room for those that are being written.
+const SHARE: u64 = 8;
 
 /// Records until it is told to stop; returns the exit code.
 ///

@@ -2,7 +2,7 @@
 
 use super::decode;
 use super::header::{HEADER_KEY, Header, TOTALS_KEY, Totals};
-use super::place::SPOOL;
+use super::place::{SEALED, SPOOL};
 use super::spool::{self, Damage, Piece};
 use crate::event::model::Record;
 use arrow_array::RecordBatch;
@@ -76,7 +76,7 @@ impl Source {
                 let inner = Inner::Spool(Box::new(spool::Reader::open(path).map_err(io)?));
                 Self::new(path, inner).begin()
             }
-            Some([b'{', ..] | []) => {
+            Some([b'{', ..] | []) if !path.to_string_lossy().ends_with(SEALED) => {
                 let file = File::open(path).map_err(io)?;
                 Self::new(path, Inner::Lines(Box::new(BufReader::new(file)))).begin()
             }
@@ -168,10 +168,9 @@ impl Source {
                 },
                 Inner::Spool(reader) => match reader.next() {
                     None => self.inner = Inner::Done,
-                    Some(Ok(piece)) => {
-                        let is_being_written = reader.is_being_written();
-                        self.take_piece(piece, is_being_written);
-                    }
+                    // Its last frame is on its way.
+                    Some(Ok(Piece::Damage(Damage { is_end: true, .. }))) if reader.is_being_written() => {}
+                    Some(Ok(piece)) => self.take_piece(piece),
                     Some(Err(error)) => self.end(&error.to_string()),
                 },
                 Inner::Lines(reader) => {
@@ -179,7 +178,7 @@ impl Source {
                     match reader.take(LINE).read_until(b'\n', &mut line) {
                         Ok(0) => self.inner = Inner::Done,
                         Ok(_) if line.trim_ascii().is_empty() => {}
-                        Ok(_) => self.take_piece(spool::piece(line.trim_ascii()), false),
+                        Ok(_) => self.take_piece(spool::piece(line.trim_ascii())),
                         Err(error) => self.end(&error.to_string()),
                     }
                 }
@@ -200,12 +199,10 @@ impl Source {
         }
     }
 
-    fn take_piece(&mut self, piece: Piece, is_being_written: bool) {
+    fn take_piece(&mut self, piece: Piece) {
         match piece {
             Piece::Header(header) => self.header = header,
             Piece::Record(record) => self.next.push_back(record),
-            // Its last frame is on its way.
-            Piece::Damage(Damage { is_end: true, .. }) if is_being_written => {}
             Piece::Damage(damage) => {
                 let what = match damage {
                     Damage { lines: 1.., .. } => "a line that means nothing".to_owned(),

@@ -78,6 +78,20 @@ fn a_recording_is_one_parquet_file_with_all_that_was_given() {
 }
 
 #[test]
+fn a_run_that_never_began_leaves_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("f.parquet");
+    drop(Recorder::begin(Place::File(path.clone()), header()).unwrap());
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    // One that began and was told of an error keeps what came in.
+    let mut recorder = Recorder::begin(Place::File(path.clone()), header()).unwrap();
+    recorder.add(&numbered(1));
+    recorder.flush();
+    drop(recorder);
+    assert_eq!(read(&path), (vec![1], vec![]));
+}
+
+#[test]
 fn a_long_run_is_many_files_and_the_oldest_go() {
     let root = tempfile::tempdir().unwrap();
     let mut place = Folder { rotate_bytes: 2000, ..folder(root.path()) };
@@ -100,7 +114,7 @@ fn a_long_run_is_many_files_and_the_oldest_go() {
     let files = place.files("n", SEALED).unwrap();
     assert_eq!(files.len() as u64, progress.sealed);
     let all: u64 = files.iter().map(|(_, length)| length).sum();
-    place.keep = Some(all / 2);
+    place.keep = Some(all / 2 + 3 * place.rotate_bytes);
     place.make_room("n").unwrap();
     let (counts, _) = read(root.path());
     assert!(counts.len() < 39 && counts.last() == Some(&39), "{counts:?}");
