@@ -1038,6 +1038,53 @@ mod tests {
         assert_eq!(live.watch.run.verbose, 2);
     }
 
+    #[test]
+    fn sizes_and_moments() {
+        for (text, bytes) in
+            [("4096", 4096), ("2GiB", 2 << 30), ("2Gi", 2 << 30), ("500MB", 500_000_000), ("1k", 1024)]
+        {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for wrong in ["", "0", "GiB", "2 GiB", "-1", "2.5G", "1Zi", "99999999999TiB"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(moment("1970-01-01T00:00:01Z"), Ok(Timestamp(1_000_000_000)));
+        let now = jiff::Timestamp::now().as_nanosecond();
+        let ago = now - moment("5m").unwrap().0;
+        assert!((295_000_000_000..=300_000_000_000).contains(&ago), "{ago}");
+        assert!(moment("2026-11-20 22:14").is_ok() && moment("2026-11-20").is_ok());
+        assert!(moment("yesterday").is_err() && moment("").is_err());
+    }
+
+    #[test]
+    fn a_recording_is_printed_too_where_a_form_is_asked_for() {
+        let record = |line: &[&str]| match parse_line(&[&["record"], line].concat()).unwrap() {
+            Command::Record(record) => *record,
+            other => panic!("{other:?}"),
+        };
+        let plain = record(&["-w", "f.parquet", "--port", "22"]);
+        assert!(plain.output.is_none() && plain.watch.filter.to_string() == "--port 22");
+        assert_eq!((plain.recording.rotate_size, plain.recording.keep), (64 << 20, None));
+        let printed = record(&["-w", "folder", "-o", "json", "--keep", "2GiB", "--not", "--port", "22"]);
+        assert_eq!(printed.printing().map(|settings| settings.format), Some(Format::Json));
+        assert_eq!(
+            (printed.recording.keep, printed.watch.filter.to_string()),
+            (Some(2 << 30), "--not --port 22".into())
+        );
+        assert!(record(&["-w", "f", "--json"]).output.is_some());
+        refusal(&["record"]);
+        refusal(&["replay"]);
+        refusal(&["replay", "f", "--first", "1", "--last", "1"]);
+        match parse_line(&["replay", "-r", "a", "b", "--since", "1970-01-01T00:00:01Z", "-c", "3"]).unwrap() {
+            Command::Replay(replay) => {
+                assert_eq!(replay.files, [PathBuf::from("b"), PathBuf::from("a")]);
+                assert_eq!(replay.part.since, Some(Timestamp(1_000_000_000)));
+                assert_eq!(replay.settings().count, Some(3));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn hist(line: &[&str]) -> Hist {
         match parse_line(&[&["hist"], line].concat()).unwrap() {
             Command::Hist(hist) => *hist,
