@@ -5,19 +5,15 @@
 //! other storms and of the differential tests, whose random rules and packets `DROPTRACE_SEED` repeats; `DROPTRACE_ONLY` are
 //! parts of the names of the tests to run, with commas between them.
 
-use droptrace_tests::bed::kernel;
 use droptrace_tests::{bed, scenarios};
 use std::process::ExitCode;
 
 /// Two tests at a time suit two CPUs: a drop stream watches the whole machine, so more would mostly watch each other.
 const TEST_THREADS: usize = 2;
-/// In a virtual machine most share one, and much of their time they wait for what it says.
-const TEST_THREADS_IN_VM: usize = 3;
 
 fn main() -> ExitCode {
     let mut arguments = libtest_mimic::Arguments::from_args();
-    let threads = if kernel::in_vm() { TEST_THREADS_IN_VM } else { TEST_THREADS };
-    arguments.test_threads.get_or_insert(threads);
+    arguments.test_threads.get_or_insert(TEST_THREADS);
     if !arguments.list {
         if let Err(error) = bed::check_environment() {
             eprintln!("error: {error:#}");

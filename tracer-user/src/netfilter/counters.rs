@@ -258,23 +258,16 @@ impl Counters {
     #[must_use]
     pub fn queues(&self, netns: NetnsId) -> (u32, Vec<queue::Rule>) {
         let Some((version, plan)) = self.plans.last() else { return (0, Vec::new()) };
-        let tables = plan.seen.iter().filter(|seen| seen.netns == netns).flat_map(|seen| &seen.tables);
-        let rule = |table: &Table, (chain, ordinal): (usize, u32)| {
-            let chain = table.chains.get(chain)?;
-            Some(queue::Rule {
-                backend: Backend::Legacy,
-                family: table.family,
-                place: RuleRef {
-                    table: table.name.clone(),
-                    chain: chain.name.clone(),
-                    rule: Some(ordinal),
-                    ..RuleRef::default()
-                },
-                hook: chain.hook,
-            })
-        };
-        let places = tables.flat_map(|table| table.queues.iter().map(move |place| (table, *place)));
-        (*version, places.filter_map(|(table, place)| rule(table, place)).collect())
+        let seen = plan.seen.iter().filter(|seen| seen.netns == netns);
+        (*version, seen.flat_map(queues_of).collect())
+    }
+
+    /// The same, read now: for a netns whose tables are not known yet. `None` if they change meanwhile.
+    pub fn queues_now(&self, memory: &mut impl KernelMemory, netns: NetnsId) -> Option<Vec<queue::Rule>> {
+        let layout = self.layout.as_ref()?;
+        let seen = read(memory, layout, netns);
+        let is_whole = shape_of(&seen) == hooks(memory, layout, netns.address);
+        is_whole.then(|| queues_of(&seen).collect())
     }
 
     /// The netns with an inode number, if it has tables.
@@ -391,6 +384,26 @@ fn answer(table: &Table, rule: &Rule, hook: Option<Hook>, confidence: Confidence
         confidence,
         ..attribute::at_hook(hook)
     }
+}
+
+/// The rules that give packets to user space.
+fn queues_of(seen: &Seen) -> impl Iterator<Item = queue::Rule> {
+    let rule = |table: &Table, (chain, ordinal): (usize, u32)| {
+        let chain = table.chains.get(chain)?;
+        Some(queue::Rule {
+            backend: Backend::Legacy,
+            family: table.family,
+            place: RuleRef {
+                table: table.name.clone(),
+                chain: chain.name.clone(),
+                rule: Some(ordinal),
+                ..RuleRef::default()
+            },
+            hook: chain.hook,
+        })
+    };
+    let places = seen.tables.iter().flat_map(|table| table.queues.iter().map(move |place| (table, *place)));
+    places.filter_map(move |(table, place)| rule(table, place))
 }
 
 /// Hooks with tables, and the tables' addresses in the order in which they are asked.

@@ -323,8 +323,17 @@ impl Rulesets {
     fn queued(&mut self, memory: &mut impl KernelMemory, evidence: &Evidence) -> Netfilter {
         let Some(netns) = self.netns_of(evidence) else { return queue::answer(&[], 0, false) };
         let nft = if self.engines.nft { self.nft_queues(memory, netns) } else { Some(Vec::new()) };
-        let (version, legacy) = self.counters.queues(netns);
-        let is_complete = nft.is_some() && self.knows_legacy(memory, evidence);
+        let (version, mut legacy) = self.counters.queues(netns);
+        let mut is_legacy_known = self.knows_legacy(memory, evidence);
+        if !is_legacy_known && self.evaluation.is_left(EVALUATION_BURST) {
+            // The lists were made a moment ago, and are not made again so soon: this netns alone is read.
+            let start = Instant::now();
+            if let Some(now) = self.counters.queues_now(memory, netns) {
+                (legacy, is_legacy_known) = (now, true);
+            }
+            self.evaluation.take(start.elapsed());
+        }
+        let is_complete = nft.is_some() && is_legacy_known;
         let rules = [nft.unwrap_or_default(), legacy].concat();
         let mut answer = queue::answer(&rules, evidence.ethertype, is_complete);
         match answer.backend {
