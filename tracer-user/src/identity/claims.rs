@@ -52,9 +52,7 @@ impl<K: Copy + Eq + Hash> Claims<K> {
         // Beginnings are told late and in whole seconds, ends when they happen: where they cross, the end is right.
         let ended = list.iter().filter_map(|claim| claim.until).max();
         let from = ended.map_or(from, |ended| ended.max(from));
-        for claim in list.iter_mut().filter(|claim| claim.until.is_none()) {
-            claim.until = Some(from.max(claim.from));
-        }
+        end_open(list, from);
         list.push(Claim { by, from, until: None });
     }
 
@@ -69,8 +67,8 @@ impl<K: Copy + Eq + Hash> Claims<K> {
 
     /// Nobody has it any longer.
     pub fn close_all(&mut self, key: K, until: Timestamp) {
-        for claim in self.lists.get_mut(&key).into_iter().flatten().filter(|claim| claim.until.is_none()) {
-            claim.until = Some(until.max(claim.from));
+        if let Some(list) = self.lists.get_mut(&key) {
+            end_open(list, until);
         }
     }
 
@@ -109,6 +107,13 @@ impl<K: Copy + Eq + Hash> Claims<K> {
             list.retain(|claim| claim.until.is_none_or(|until| now.0 <= until.0 + kept));
             !list.is_empty()
         });
+    }
+}
+
+/// Ends the claims that last; none ends before it began.
+fn end_open(list: &mut List, until: Timestamp) {
+    for claim in list.iter_mut().filter(|claim| claim.until.is_none()) {
+        claim.until = Some(until.max(claim.from));
     }
 }
 
