@@ -6,8 +6,8 @@
 use super::link;
 use super::namespace::Namespace;
 use super::packet::{self, Mac};
-use super::send;
-use anyhow::Result;
+use super::{patience, send, settled};
+use anyhow::{Result, ensure};
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -213,8 +213,21 @@ impl Bridged {
         middle.run("ip link set br0 up")?;
         let server_mac = packet::mac_text(server.end.mac());
         middle.run(&format!("bridge fdb replace {server_mac} dev b1 master static"))?;
+        await_ports(&middle, "br0", 2)?;
         Ok(Self { client, middle, server })
     }
+}
+
+/// Waits until all ports of a bridge forward. A port whose device had its carrier only a moment ago is disabled until the
+/// bridge is told of it, from a work item (net/bridge/br_notify.c); until then it drops all that comes.
+///
+/// # Errors
+/// When they don't in time.
+pub fn await_ports(netns: &Namespace, bridge: &str, ports: u64) -> Result<()> {
+    let show = format!("ip -details link show master {bridge}");
+    let forwarding = settled(&[ports], || Ok(netns.run(&show)?.matches("state forwarding").count() as u64))?;
+    ensure!(forwarding == ports, "{forwarding} of {ports} ports of {bridge} forward after {:?}", patience());
+    Ok(())
 }
 
 /// Connects two namespaces by a veth pair, both ends up, with addresses and permanent neighbour entries.

@@ -8,7 +8,7 @@ use crate::bed::namespace::Namespace;
 use crate::bed::packet;
 use crate::bed::record::Record;
 use crate::bed::send;
-use crate::bed::topology::{End, Family, Host, Pair, connect};
+use crate::bed::topology::{End, Family, Host, Pair, await_ports, connect};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
 use std::io::{Read, Write};
@@ -249,6 +249,7 @@ fn bridge_flooding() -> Result<()> {
         bridge.feed("ip -batch -", &format!("addr flush dev {0}\nlink set {0} master br0\n", port.device))?;
         hosts.push((netns, end));
     }
+    await_ports(&bridge, "br0", 3)?;
     for (netns, own) in &hosts {
         for (_, peer) in hosts.iter().filter(|(_, peer)| peer.v4 != own.v4) {
             let mac = packet::mac_text(peer.mac());
