@@ -7,6 +7,7 @@ mod apt;
 mod bench;
 mod build;
 mod dist;
+mod duckdb;
 mod ebpf;
 mod linker;
 mod process;

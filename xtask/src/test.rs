@@ -11,7 +11,7 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 
 use crate::{
-    build, dist, ebpf, process,
+    build, dist, duckdb, ebpf, process,
     report::{Part, Place, Report, Tally},
     setup::{self, Need},
     workspace::Workspace,
@@ -122,6 +122,8 @@ struct Programs {
     e2e: PathBuf,
     /// The test bed of virtual machines; not built when none is asked for.
     vm: Option<PathBuf>,
+    /// A Python with DuckDB, where it can be had.
+    duckdb: Option<PathBuf>,
 }
 
 /// Runs the tests; the last line of the output is the count of all.
@@ -198,12 +200,15 @@ fn build_programs(workspace: &Workspace, options: &Options, object: &Path) -> Re
     Ok(Programs {
         droptrace: dist::build_static(workspace, object)?,
         e2e: of_tests("e2e")?,
+        duckdb: duckdb::ensure(workspace),
         vm: (!options.no_vm).then(|| of_tests("vm")).transpose()?,
     })
 }
 
 fn e2e_command(workspace: &Workspace, options: &Options, programs: &Programs) -> Result<Command> {
-    let mut command = process::as_root(&programs.e2e, &[("DROPTRACE", programs.droptrace.as_os_str())])?;
+    let mut variables = vec![("DROPTRACE", programs.droptrace.as_os_str())];
+    variables.extend(programs.duckdb.iter().map(|python| (duckdb::VARIABLE, python.as_os_str())));
+    let mut command = process::as_root(&programs.e2e, &variables)?;
     command.args(&options.only);
     workspace.clean_library_path(&mut command);
     Ok(command)

@@ -28,7 +28,7 @@ impl Tool {
 }
 
 /// For the tests in network namespaces of this kernel.
-pub(crate) const NAMESPACE_TOOLS: [Tool; 18] = [
+pub(crate) const NAMESPACE_TOOLS: [Tool; 19] = [
     Tool::new("ip", &["iproute2"]),
     Tool::new("iptables-legacy", &["iptables"]),
     Tool::new("iptables-nft", &["iptables"]),
@@ -48,6 +48,8 @@ pub(crate) const NAMESPACE_TOOLS: [Tool; 18] = [
     Tool::new("runc", &["runc"]),
     Tool::new("/usr/lib/cni/bridge", &["containernetworking-plugins"]),
     Tool::new("busybox", &["busybox-static", "busybox"]),
+    // What reads recordings, too: see `duckdb`.
+    Tool::new("pip3", &["python3-pip"]),
 ];
 
 /// Services that come with packages of the tests, which start their own: installing a package must not leave one that

@@ -1,6 +1,6 @@
 //! Recordings of real drops: they come back whole, add up to what was sent, and survive what happens to disks and processes.
 
-use super::{alone, here_only};
+use super::{alone, here_only, skip};
 use crate::bed::command;
 use crate::bed::droptrace::{ATTACHED, Droptrace, Ended, Output, command as droptrace};
 use crate::bed::flood::{Load, flood};
@@ -20,6 +20,7 @@ pub(super) fn trials() -> Vec<Trial> {
         alone("recordings::killed_in_a_flood", killed_in_a_flood),
         alone("recordings::a_full_disk", a_full_disk),
         alone("recordings::a_disk_that_is_read_only", a_disk_that_is_read_only),
+        alone("recordings::duckdb_reads_them", duckdb_reads_them),
         alone("recordings::json_lines_are_replayed", json_lines_are_replayed),
     ])
 }
@@ -211,6 +212,71 @@ fn a_disk_that_is_read_only() -> Result<()> {
         let said = &ended.output.stderr;
         ensure!(said.contains("can't write") && said.contains("Read-only file system"), "{said}");
     }
+    Ok(())
+}
+
+/// What an engine that knows nothing of droptrace makes of a folder of recordings: sums, and the rules with most drops.
+const QUERY: &str = r#"
+import duckdb, json, sys
+drops = "read_parquet('" + sys.argv[1] + "/*/*/*/*.parquet', hive_partitioning=true)"
+ask = lambda query: duckdb.sql("SELECT " + query.replace("DROPS", drops)).fetchall()
+print(json.dumps({
+    "total": ask("sum(count)::BIGINT, sum(segments)::BIGINT, count(DISTINCT cluster), count(DISTINCT filename) FROM "
+                 + drops.replace("true)", "true, filename=true)") + " WHERE type = 'drop'")[0],
+    "ports": sorted(ask("coalesce(destination_port, -1), sum(count)::BIGINT FROM DROPS WHERE type = 'drop' GROUP BY 1")),
+    "seconds": sorted(ask("epoch_us(time_bucket(INTERVAL 1 SECOND, time)), sum(count)::BIGINT FROM DROPS GROUP BY 1")),
+    "rule": ask("drop_netfilter_text, sum(count)::BIGINT FROM DROPS WHERE drop_netfilter_rule = 1 GROUP BY 1"),
+    "node": ask("DISTINCT node FROM DROPS"),
+}))
+"#;
+
+/// DuckDB reads the files, and its sums are droptrace's.
+fn duckdb_reads_them() -> Result<()> {
+    let Some(python) = std::env::var_os("DROPTRACE_DUCKDB") else {
+        return Err(skip("no DuckDB: DROPTRACE_DUCKDB names no Python that has it"));
+    };
+    let pair = Pair::new()?;
+    pair.server.netns.run("iptables-legacy -A INPUT -p udp --dport 4242 -j DROP")?;
+    let folder = tempfile::tempdir()?;
+    let (_, name) = file(&folder, "recordings")?;
+    let recorder = start(&pair, &format!("record -w {name} --rotate-size 64KiB"))?;
+    let (from, to) = (pair.client.port(Family::V4, 40_000), pair.server.port(Family::V4, 4242));
+    let mut sent = 0;
+    for _ in 0..3 {
+        pair.client.inject(&vec![packet::udp(from, to, b"x"); 100])?;
+        sent += 100 + send(&pair, Load::RandomSources, 3000)?;
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+    }
+    stop(recorder)?;
+    let mut query = std::process::Command::new(python);
+    query.args(["-c", QUERY, &name]);
+    let answer: Record = Record(serde_json::from_str(&command::output(query, "")?)?);
+    let number = |path: &str| answer.number(path).context(format!("no {path} in {}", answer.0));
+    ensure!(number("/total/0")? == sent, "{} of {sent}", answer.get("/total"));
+    ensure!(
+        number("/total/2")? == 1 && number("/total/3")? > 1,
+        "{} clusters and files",
+        answer.get("/total")
+    );
+    ensure!(number("/rule/0/1")? == 300, "{}", answer.get("/rule"));
+    let text = answer.text("/rule/0/0").unwrap_or_default();
+    ensure!(text.contains("--dport 4242 -j DROP"), "{text}");
+    // The same groups as droptrace's own.
+    let hist = run(&format!("hist {name} -o json --by to-port"))?;
+    ensure!(hist.records.first().map_or(0, Record::count) == sent, "hist: {:?}", hist.records.first());
+    ensure!(
+        hist.records.first().and_then(|it| it.number("/segments")) == answer.number("/total/1"),
+        "segments"
+    );
+    let mut ports: Vec<(i64, u64)> = Vec::new();
+    for group in hist.records.iter().skip(1) {
+        let port = group.text("/key/to-port").map_or(Ok(-1), str::parse)?;
+        ports.push((port, group.count()));
+    }
+    ports.sort_unstable();
+    ensure!(serde_json::json!(ports) == *answer.get("/ports"), "{ports:?} and {}", answer.get("/ports"));
+    let seconds = answer.get("/seconds").as_array().map_or(0, Vec::len);
+    ensure!((3..60).contains(&seconds), "{seconds} seconds");
     Ok(())
 }
 

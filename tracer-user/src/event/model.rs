@@ -258,6 +258,7 @@ pub struct Packet {
 
 /// Connection tracking, as it stood at the drop.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Conntrack {
     /// `new`, `established`, `related`, `invalid`, `untracked`.
     pub state: String,
@@ -352,6 +353,7 @@ pub enum Class {
 
 /// Why a packet was dropped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Cause {
     /// A stable name.
     pub id: String,
@@ -372,10 +374,32 @@ impl Serialize for Timestamp {
 }
 
 impl<'de> Deserialize<'de> for Timestamp {
+    /// From what [`Display`](std::fmt::Display) writes, or any other RFC 3339; a number is microseconds since 1970.
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        let time: jiff::Timestamp = text.parse().map_err(serde::de::Error::custom)?;
-        Ok(Self(time.as_nanosecond()))
+        struct Visitor;
+
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Timestamp;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a time as in RFC 3339, or microseconds since 1970")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Timestamp, E> {
+                let time: jiff::Timestamp = text.parse().map_err(E::custom)?;
+                Ok(Timestamp(time.as_nanosecond()))
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, micros: i64) -> Result<Timestamp, E> {
+                Ok(Timestamp(i128::from(micros) * 1000))
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, micros: u64) -> Result<Timestamp, E> {
+                Ok(Timestamp(i128::from(micros) * 1000))
+            }
+        }
+
+        deserializer.deserialize_str(Visitor)
     }
 }
 

@@ -88,6 +88,50 @@ impl Key {
         clap::ValueEnum::to_possible_value(&self).map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
+    /// The fields of a drop that its label is made of, as paths; what every drop must have is not among them.
+    #[must_use]
+    pub fn reads(self) -> &'static [&'static str] {
+        match self {
+            Self::Place => &["drop.reason", "drop.location", "drop.netfilter", "drop.cilium", "drop.bpf"],
+            Self::Reason => &["drop.reason"],
+            Self::Location => &["drop.location"],
+            Self::Cause | Self::Class | Self::Node => &[],
+            Self::Rule => &[
+                "drop.netfilter.backend",
+                "drop.netfilter.family",
+                "drop.netfilter.table",
+                "drop.netfilter.chain",
+                "drop.netfilter.rule",
+                "drop.netfilter.handle",
+                "drop.netfilter.verdict",
+                "drop.netfilter.confidence",
+            ],
+            Self::Chain => &["drop.netfilter.table", "drop.netfilter.chain", "drop.netfilter.confidence"],
+            Self::Table => &["drop.netfilter.table", "drop.netfilter.confidence"],
+            Self::Hook => &["drop.netfilter.hook", "drop.netfilter.confidence", "drop.bpf"],
+            Self::Owner => &["drop.netfilter.owner", "drop.netfilter.confidence"],
+            Self::Policy => &["drop.cilium"],
+            Self::Program => {
+                &["drop.netfilter.program", "drop.netfilter.confidence", "drop.cilium", "drop.bpf"]
+            }
+            Self::Pod | Self::Namespace | Self::Workload | Self::Service => {
+                &["source.k8s", "destination.k8s"]
+            }
+            Self::FromPod | Self::FromNamespace | Self::FromWorkload | Self::FromService => &["source.k8s"],
+            Self::ToPod | Self::ToNamespace | Self::ToWorkload | Self::ToService => &["destination.k8s"],
+            Self::Source => &["source"],
+            Self::Destination => &["destination"],
+            Self::Pair => &["source", "destination"],
+            Self::Port => &["source.port", "destination.port", "conntrack.direction"],
+            Self::FromPort => &["source.port"],
+            Self::ToPort => &["destination.port"],
+            Self::Protocol => &["network.transport", "network.family"],
+            Self::Family => &["network.family"],
+            Self::Interface => &["network.interface", "network.interface_in", "network.interface_out"],
+            Self::Netns => &["network.netns"],
+        }
+    }
+
     /// The drop's label; `None` where it has none.
     #[must_use]
     pub fn label(self, drop: &Drop) -> Option<String> {

@@ -6,6 +6,7 @@ use super::view::{Look, View};
 use super::{Format, Settings, chart, csv, json, table};
 use crate::event::model::{Class, Record, Timestamp};
 use crate::output::{Now, Sink, Stop, Summary, summary::Totals, words};
+use crate::recording::Reads;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -143,6 +144,10 @@ impl<O: Write, E: Write> Sink for Histogram<O, E> {
         let picture = self.render(now, size, rows);
         let drawing = self.screen.draw(&picture);
         self.write(&drawing)
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Only(self.settings.by.iter().flat_map(|key| key.reads()).copied().collect())
     }
 
     fn is_waiting(&self) -> bool {

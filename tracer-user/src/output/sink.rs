@@ -3,6 +3,7 @@
 
 use super::Summary;
 use crate::event::model::{Record, Timestamp};
+use crate::recording::Reads;
 use std::io;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -15,6 +16,11 @@ pub trait Sink {
     /// Does what is due by now; called some times a second while the sink [is waiting](Sink::is_waiting), and once a
     /// second otherwise.
     fn tick(&mut self, now: Now) -> ControlFlow<Stop>;
+
+    /// What of recorded drops it looks at.
+    fn reads(&self) -> Reads {
+        Reads::All
+    }
 
     /// True if something is kept back that a [`Sink::tick`] is to bring out soon.
     fn is_waiting(&self) -> bool;

@@ -3,6 +3,7 @@
 //! together.
 
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
+use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
 /// What a column holds.
@@ -158,6 +159,43 @@ pub(super) static COLUMNS: LazyLock<Vec<Column>> = LazyLock::new(|| {
     let all = HEAD.into_iter().chain(ends).chain(REST);
     all.map(|(path, kind)| Column { path, kind }).collect()
 });
+
+/// Which fields of recorded drops a reader looks at; others may be as if nothing were known of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Reads {
+    /// All.
+    #[default]
+    All,
+    /// Those that a drop must have, and these: paths as in the JSON contract, of fields or of objects with all that is in them.
+    Only(BTreeSet<&'static str>),
+}
+
+/// What a record must have to be one, and what any reader of drops asks.
+const NEEDED: [&str; 11] = [
+    "type",
+    "time",
+    "time_last",
+    "node",
+    "count",
+    "segments",
+    "detail",
+    "where",
+    "stalled",
+    "drop.class",
+    "drop.cause.id",
+];
+
+impl Reads {
+    /// True if a column is read.
+    pub(super) fn has(&self, column: &Column) -> bool {
+        let Self::Only(paths) = self else { return true };
+        let is_in = |path: &&str| match column.path.strip_prefix(path) {
+            Some(rest) => rest.is_empty() || rest.starts_with('.'),
+            None => false,
+        };
+        NEEDED.iter().any(|path| is_in(path)) || paths.iter().any(is_in)
+    }
+}
 
 impl Column {
     /// Its name.

@@ -1,96 +1,264 @@
-//! Columns back to records. Columns that a recording lacks, because it is older or was not asked for them, are as null;
-//! those that are not known here, because it is newer, are left out.
+//! Columns back to records: a deserialiser that takes each field of the event from where [`super::columns`] says. Columns that
+//! a recording lacks, because it is older or was not asked for them, are as null; those that are not known here, because it is
+//! newer, are left out.
 
 use super::columns::{COLUMNS, Kind, Place, ROOT};
-use crate::event::model::Record;
+use crate::event::model::{Drop, Lost, Record};
+use arrow_array::TimestampMicrosecondArray;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
-use arrow_array::{Array, RecordBatch};
-use serde_json::{Map, Value};
-
-/// Objects of a drop that are there even if nothing is known of them.
-const ALWAYS: [&str; 6] = ["", "source", "destination", "network", "packet", "drop"];
+use arrow_array::{Array, ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray};
+use serde::Deserialize;
+use serde::de::value::{BorrowedStrDeserializer, StrDeserializer};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::Error;
 
 /// The records of a batch of rows; one that makes no sense is an error of its own.
 pub(super) struct Rows<'b> {
-    batch: &'b RecordBatch,
-    /// The batch's column for each of ours.
-    of: Vec<Option<usize>>,
+    /// The batch's column for each of ours that has a value in any of its rows.
+    columns: Vec<Option<Values<'b>>>,
     next: usize,
+    length: usize,
+}
+
+/// A column's values.
+#[derive(Clone, Copy)]
+enum Values<'b> {
+    Text(&'b StringArray),
+    Json(&'b StringArray),
+    Short(&'b Int32Array),
+    Long(&'b Int64Array),
+    Bool(&'b BooleanArray),
+    Time(&'b TimestampMicrosecondArray),
+}
+
+impl<'b> Values<'b> {
+    /// `None` where the column is of another kind than ours, and where all is null.
+    fn new(array: &'b ArrayRef, kind: Kind) -> Option<Self> {
+        if array.null_count() == array.len() {
+            return None;
+        }
+        match kind {
+            Kind::Text => array.as_string_opt().map(Self::Text),
+            Kind::Json => array.as_string_opt().map(Self::Json),
+            Kind::Short => array.as_primitive_opt::<Int32Type>().map(Self::Short),
+            Kind::Long => array.as_primitive_opt::<Int64Type>().map(Self::Long),
+            Kind::Bool => array.as_boolean_opt().map(Self::Bool),
+            Kind::Time => array.as_primitive_opt::<TimestampMicrosecondType>().map(Self::Time),
+        }
+    }
+
+    fn get(self, row: usize) -> Option<Scalar<'b>> {
+        match self {
+            Self::Text(it) => it.is_valid(row).then(|| Scalar::Text(it.value(row))),
+            Self::Json(it) => it.is_valid(row).then(|| Scalar::Json(it.value(row))),
+            Self::Short(it) => it.is_valid(row).then(|| Scalar::Number(it.value(row).into())),
+            Self::Long(it) => it.is_valid(row).then(|| Scalar::Number(it.value(row))),
+            Self::Bool(it) => it.is_valid(row).then(|| Scalar::Bool(it.value(row))),
+            // A timestamp takes a number for microseconds.
+            Self::Time(it) => it.is_valid(row).then(|| Scalar::Number(it.value(row))),
+        }
+    }
 }
 
 impl<'b> Rows<'b> {
     /// Finds the columns by their names.
     pub(super) fn new(batch: &'b RecordBatch) -> Self {
         let schema = batch.schema_ref();
-        let of = COLUMNS.iter().map(|column| schema.index_of(&column.name()).ok()).collect();
-        Self { batch, of, next: 0 }
-    }
-
-    fn record(&self, row: usize) -> Result<Record, serde_json::Error> {
-        if let Some(Value::Object(stalled)) = self.column("stalled", row) {
-            return serde_json::from_value(Value::Object(stalled));
-        }
-        serde_json::from_value(self.value(&ROOT, "", row))
-    }
-
-    fn column(&self, name: &str, row: usize) -> Option<Value> {
-        match ROOT.field(name)? {
-            Place::Column(number) => self.scalar(*number, row),
-            Place::Object(_) => None,
-        }
-    }
-
-    fn value(&self, place: &Place, path: &str, row: usize) -> Value {
-        let fields = match place {
-            Place::Column(number) => return self.scalar(*number, row).unwrap_or(Value::Null),
-            Place::Object(fields) => fields,
+        let values = |column: &super::columns::Column| {
+            let index = schema.index_of(&column.name()).ok()?;
+            Values::new(batch.columns().get(index)?, column.kind)
         };
-        let mut object = Map::new();
-        for (name, place) in fields {
-            let inner = match place {
-                Place::Column(_) => "",
-                Place::Object(_) if path.is_empty() => name,
-                // Below the first level no object is always there.
-                Place::Object(_) => ".",
-            };
-            let value = self.value(place, inner, row);
-            if !value.is_null() {
-                object.insert((*name).to_owned(), value);
-            }
-        }
-        if object.is_empty() && !ALWAYS.contains(&path) { Value::Null } else { Value::Object(object) }
+        Self { columns: COLUMNS.iter().map(values).collect(), next: 0, length: batch.num_rows() }
     }
 
-    /// A value; `None` for null, and where the column is of another kind than ours.
-    fn scalar(&self, number: usize, row: usize) -> Option<Value> {
-        let column = COLUMNS.get(number)?;
-        let array = self.batch.column((*self.of.get(number)?)?);
-        if array.is_null(row) {
-            return None;
+    fn record(&self, row: usize) -> Result<Record, Error> {
+        let root = Cell { rows: self, row, place: &ROOT };
+        match self.text("type", row) {
+            Some("drop") => Drop::deserialize(root).map(|drop| Record::Drop(Box::new(drop))),
+            Some("lost") => Lost::deserialize(root).map(Record::Lost),
+            Some("stalled") => serde_json::from_str(self.text("stalled", row).unwrap_or_default()),
+            other => Err(Error::custom(format!("a record of type {other:?}"))),
         }
-        match column.kind {
-            Kind::Text => array.as_string_opt::<i32>().map(|it| Value::from(it.value(row))),
-            Kind::Json => serde_json::from_str(array.as_string_opt::<i32>()?.value(row)).ok(),
-            Kind::Bool => array.as_boolean_opt().map(|it| Value::from(it.value(row))),
-            Kind::Short => array.as_primitive_opt::<Int32Type>().map(|it| Value::from(it.value(row))),
-            Kind::Long => array.as_primitive_opt::<Int64Type>().map(|it| Value::from(it.value(row))),
-            Kind::Time => {
-                let microseconds = array.as_primitive_opt::<TimestampMicrosecondType>()?.value(row);
-                let time = crate::event::model::Timestamp(i128::from(microseconds) * 1000);
-                Some(Value::from(time.to_string()))
-            }
+    }
+
+    fn text(&self, name: &str, row: usize) -> Option<&'b str> {
+        let Place::Column(number) = ROOT.field(name)? else { return None };
+        match self.scalar(*number, row)? {
+            Scalar::Text(text) | Scalar::Json(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    fn scalar(&self, number: usize, row: usize) -> Option<Scalar<'b>> {
+        self.columns.get(number).copied().flatten()?.get(row)
+    }
+
+    /// True if nothing is known of a place.
+    fn is_null(&self, place: &Place, row: usize) -> bool {
+        match place {
+            Place::Column(number) => self.scalar(*number, row).is_none(),
+            Place::Object(fields) => fields.iter().all(|(_, place)| self.is_null(place, row)),
         }
     }
 }
 
 impl Iterator for Rows<'_> {
-    type Item = Result<Record, serde_json::Error>;
+    type Item = Result<Record, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let row = self.next;
         self.next += 1;
-        (row < self.batch.num_rows()).then(|| self.record(row))
+        (row < self.length).then(|| self.record(row))
+    }
+}
+
+/// A place in a row.
+#[derive(Clone, Copy)]
+struct Cell<'r, 'b> {
+    rows: &'r Rows<'b>,
+    row: usize,
+    place: &'static Place,
+}
+
+/// A value that is not null.
+#[derive(Clone, Copy)]
+enum Scalar<'b> {
+    Text(&'b str),
+    /// JSON text.
+    Json(&'b str),
+    Number(i64),
+    Bool(bool),
+}
+
+impl<'b> Cell<'_, 'b> {
+    fn scalar(self) -> Option<Scalar<'b>> {
+        match self.place {
+            Place::Column(number) => self.rows.scalar(*number, self.row),
+            Place::Object(_) => None,
+        }
+    }
+}
+
+/// What is in JSON text is its own deserialiser's matter.
+macro_rules! by_kind {
+    ($($method:ident($($argument:ident: $type:ty),*);)*) => {$(
+        fn $method<V: Visitor<'b>>(self, $($argument: $type,)* visitor: V) -> Result<V::Value, Error> {
+            match self.scalar() {
+                Some(Scalar::Json(text)) => {
+                    serde_json::Deserializer::from_str(text).$method($($argument,)* visitor)
+                }
+                _ => self.deserialize_any(visitor),
+            }
+        }
+    )*};
+}
+
+impl<'b> Deserializer<'b> for Cell<'_, 'b> {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'b>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.scalar() {
+            Some(Scalar::Text(text)) => visitor.visit_borrowed_str(text),
+            Some(Scalar::Json(text)) => serde_json::Deserializer::from_str(text).deserialize_any(visitor),
+            Some(Scalar::Number(number)) => visitor.visit_i64(number),
+            Some(Scalar::Bool(is_so)) => visitor.visit_bool(is_so),
+            None => match self.place {
+                Place::Object(fields) => visitor.visit_map(Fields { of: self, left: fields, value: None }),
+                Place::Column(_) => visitor.visit_unit(),
+            },
+        }
+    }
+
+    fn deserialize_option<V: Visitor<'b>>(self, visitor: V) -> Result<V::Value, Error> {
+        if self.rows.is_null(self.place, self.row) { visitor.visit_none() } else { visitor.visit_some(self) }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'b>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'b>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        match self.scalar() {
+            Some(Scalar::Text(text)) => {
+                StrDeserializer::<Error>::new(text).deserialize_enum(name, variants, visitor)
+            }
+            Some(Scalar::Json(text)) => {
+                serde_json::Deserializer::from_str(text).deserialize_enum(name, variants, visitor)
+            }
+            _ => Err(Error::custom(format!("{name} is no text"))),
+        }
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'b>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_unit()
+    }
+
+    by_kind! {
+        deserialize_bool();
+        deserialize_i8();
+        deserialize_i16();
+        deserialize_i32();
+        deserialize_i64();
+        deserialize_i128();
+        deserialize_u8();
+        deserialize_u16();
+        deserialize_u32();
+        deserialize_u64();
+        deserialize_u128();
+        deserialize_f32();
+        deserialize_f64();
+        deserialize_char();
+        deserialize_str();
+        deserialize_string();
+        deserialize_bytes();
+        deserialize_byte_buf();
+        deserialize_unit();
+        deserialize_unit_struct(name: &'static str);
+        deserialize_seq();
+        deserialize_tuple(length: usize);
+        deserialize_tuple_struct(name: &'static str, length: usize);
+        deserialize_map();
+        deserialize_struct(name: &'static str, fields: &'static [&'static str]);
+        deserialize_identifier();
+    }
+}
+
+/// The fields of an object. A scalar that is null is left out; whether an object without anything in it is there, its type
+/// says.
+struct Fields<'r, 'b> {
+    of: Cell<'r, 'b>,
+    left: &'static [(&'static str, Place)],
+    value: Option<Cell<'r, 'b>>,
+}
+
+impl<'b> MapAccess<'b> for Fields<'_, 'b> {
+    type Error = Error;
+
+    fn next_key_seed<K: DeserializeSeed<'b>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
+        while let Some(((name, place), left)) = self.left.split_first() {
+            self.left = left;
+            let cell = Cell { place, ..self.of };
+            if matches!(place, Place::Object(_)) || cell.scalar().is_some() {
+                self.value = Some(cell);
+                return seed.deserialize(BorrowedStrDeserializer::new(name)).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'b>>(&mut self, seed: V) -> Result<V::Value, Error> {
+        let cell = self.value.take().ok_or_else(|| Error::custom("a value without a name"))?;
+        seed.deserialize(cell)
     }
 }
 
@@ -146,7 +314,7 @@ mod tests {
         let batch = rows.take().unwrap();
         let index = batch.schema().index_of("type").unwrap();
         let mut columns = batch.columns().to_vec();
-        columns[index] = std::sync::Arc::new(arrow_array::StringArray::from(vec!["weather", "drop"]));
+        columns[index] = std::sync::Arc::new(StringArray::from(vec!["weather", "drop"]));
         let batch = RecordBatch::try_new(batch.schema(), columns).unwrap();
         let read: Vec<bool> = Rows::new(&batch).map(|row| row.is_ok()).collect();
         assert_eq!(read, [false, true]);

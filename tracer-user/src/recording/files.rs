@@ -1,5 +1,6 @@
 //! The recordings that somebody names, files, folders and patterns, as one stream in the order of time.
 
+use super::columns::Reads;
 use super::place::{SEALED, SPOOL};
 use super::source::{Source, SourceError};
 use crate::event::model::{Record, Timestamp};
@@ -127,6 +128,7 @@ pub struct Merged {
     open: BinaryHeap<Reverse<Ahead>>,
     said: Vec<String>,
     opened: u64,
+    reads: Reads,
 }
 
 struct Ahead {
@@ -169,8 +171,9 @@ pub(super) fn time(record: &Record) -> Timestamp {
 impl Merged {
     /// Of these files. One that can't be read is said ([`Merged::said`]), and the others are read.
     #[must_use]
-    pub fn new(files: Vec<PathBuf>) -> Self {
-        let mut merged = Self { closed: Vec::new(), open: BinaryHeap::new(), said: Vec::new(), opened: 0 };
+    pub fn new(files: Vec<PathBuf>, reads: Reads) -> Self {
+        let (closed, open, said) = (Vec::new(), BinaryHeap::new(), Vec::new());
+        let mut merged = Self { closed, open, said, opened: 0, reads };
         let is_alone = files.len() == 1;
         for path in files {
             if is_alone || path.as_os_str() == "-" {
@@ -178,7 +181,7 @@ impl Merged {
                 continue;
             }
             // Many may not be open at once: each when it is its turn.
-            match Source::open(&path) {
+            match Source::open(&path, &merged.reads) {
                 Ok(source) => {
                     let first = source.totals().and_then(|totals| totals.first);
                     let began = source.header().started;
@@ -201,7 +204,8 @@ impl Merged {
             && self.open.peek().is_none_or(|Reverse(ahead)| *began <= ahead.time)
             && let Some((_, path)) = self.closed.pop()
         {
-            let source = if path.as_os_str() == "-" { Ok(Source::stdin()) } else { Source::open(&path) };
+            let source =
+                if path.as_os_str() == "-" { Ok(Source::stdin()) } else { Source::open(&path, &self.reads) };
             match source {
                 Ok(source) => {
                     self.opened += 1;

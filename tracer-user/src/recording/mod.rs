@@ -17,6 +17,7 @@ mod sink;
 mod source;
 mod spool;
 
+pub use columns::Reads;
 pub use files::{Merged, find};
 pub use header::{Header, Totals, VERSION};
 pub use place::{Folder, Place};

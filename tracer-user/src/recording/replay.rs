@@ -1,5 +1,6 @@
 //! Recordings through a [`Sink`], as if their drops happened now.
 
+use super::columns::Reads;
 use super::files::{Merged, find, time};
 use crate::event::model::{Record, Timestamp};
 use crate::filter::{Filter, matches};
@@ -63,7 +64,9 @@ pub fn run(
         bail!("there is no recording: they end in .parquet, or in .jsonl.zst while they are written");
     }
     let count = files.len();
-    let mut merged = Merged::new(files);
+    // A filter may ask for anything.
+    let reads = if part.filter.is_empty() { sink.reads() } else { Reads::All };
+    let mut merged = Merged::new(files, reads);
     let mut unread = 0;
     let mut clock = Clock::default();
     let mut flow = ControlFlow::Continue(());

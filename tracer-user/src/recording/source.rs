@@ -1,11 +1,13 @@
 //! Reads one recording, done or not: Parquet, a spool, or JSON lines as `-o json` prints them.
 
+use super::columns::{COLUMNS, Column, Reads};
 use super::decode;
 use super::header::{HEADER_KEY, Header, TOTALS_KEY, Totals};
 use super::place::{SEALED, SPOOL};
 use super::spool::{self, Damage, Piece};
 use crate::event::model::Record;
 use arrow_array::RecordBatch;
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -61,17 +63,17 @@ enum Inner {
 }
 
 impl Source {
-    /// Opens a file.
+    /// Opens a file. Of one that is done only what is asked for is read.
     ///
     /// # Errors
     /// If it can't be read or is no recording.
-    pub fn open(path: &Path) -> Result<Self, SourceError> {
+    pub fn open(path: &Path, reads: &Reads) -> Result<Self, SourceError> {
         let io = |error| SourceError::Io { path: path.to_owned(), error };
         let mut file = File::open(path).map_err(io)?;
         let mut magic = [0; 4];
         let length = read_head(&mut file, &mut magic).map_err(io)?;
         let source = match magic.get(..length) {
-            Some(b"PAR1") => Self::sealed(path)?,
+            Some(b"PAR1") => Self::sealed(path, reads)?,
             _ if path.to_string_lossy().ends_with(SPOOL) || magic == spool::MAGIC => {
                 let inner = Inner::Spool(Box::new(spool::Reader::open(path).map_err(io)?));
                 Self::new(path, inner).begin()
@@ -111,7 +113,7 @@ impl Source {
         self
     }
 
-    fn sealed(path: &Path) -> Result<Self, SourceError> {
+    fn sealed(path: &Path, reads: &Reads) -> Result<Self, SourceError> {
         let foreign = |why: String| SourceError::Foreign { path: path.to_owned(), why };
         let file = File::open(path).map_err(|error| SourceError::Io { path: path.to_owned(), error })?;
         let builder = quietly(|| ParquetRecordBatchReaderBuilder::try_new(file))
@@ -125,7 +127,11 @@ impl Source {
         let header = value(HEADER_KEY).and_then(|text| serde_json::from_str(&text).ok());
         let header = header.ok_or_else(|| foreign("its metadata have no droptrace".to_owned()))?;
         let totals = value(TOTALS_KEY).and_then(|text| serde_json::from_str(&text).ok());
-        let reader = quietly(|| builder.with_batch_size(ROWS).build())
+        let names: Vec<String> =
+            COLUMNS.iter().filter(|column| reads.has(column)).map(Column::name).collect();
+        let columns = builder.parquet_schema();
+        let mask = ProjectionMask::columns(columns, names.iter().map(String::as_str));
+        let reader = quietly(|| builder.with_projection(mask).with_batch_size(ROWS).build())
             .map_err(foreign)?
             .map_err(|error| foreign(error.to_string()))?;
         Ok(Self { header, totals, ..Self::new(path, Inner::Sealed(Box::new(reader))) })

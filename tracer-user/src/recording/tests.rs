@@ -5,6 +5,8 @@ use super::seal::seal;
 use super::spool::Spool;
 use super::*;
 use crate::event::model::{Drop, Lost, LostPlace, Record, Timestamp};
+use crate::hist::Key;
+use clap::ValueEnum as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
@@ -43,13 +45,49 @@ fn folder(root: &Path) -> Folder {
 
 /// Counts of all drops, in order, and what was not intact.
 fn read(path: &Path) -> (Vec<u64>, Vec<String>) {
-    let mut merged = Merged::new(find(&[path.to_owned()]).unwrap());
+    let mut merged = Merged::new(find(&[path.to_owned()]).unwrap(), Reads::All);
     let counts = merged.by_ref().filter_map(|record| match record {
         Record::Drop(drop) => Some(drop.count),
         _ => None,
     });
     let counts = counts.collect();
     (counts, merged.said())
+}
+
+#[test]
+fn a_histogram_reads_no_more_than_its_keys_and_no_less() {
+    let with = |change: fn(&mut Drop)| {
+        let mut drop = example::drop();
+        change(&mut drop);
+        drop
+    };
+    let drops = [
+        example::drop(),
+        with(|drop| drop.conntrack.iter_mut().for_each(|it| it.direction = Some("reply".into()))),
+        with(|drop| (drop.source.k8s, drop.network.interface) = (None, None)),
+        with(|drop| drop.drop.netfilter.iter_mut().for_each(|it| (it.rule, it.handle) = (None, Some(4)))),
+        with(|drop| drop.drop.netfilter.iter_mut().for_each(|it| (it.table, it.hook) = (None, None))),
+        with(|drop| drop.drop.netfilter = None),
+        with(|drop| (drop.drop.netfilter, drop.drop.cilium) = (None, None)),
+        with(|drop| (drop.drop.netfilter, drop.drop.cilium, drop.drop.bpf) = (None, None, None)),
+        Drop { time: example::drop().time, count: 1, ..Drop::default() },
+    ];
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("f.parquet");
+    let mut recorder = Recorder::begin(Place::File(path.clone()), header()).unwrap();
+    drops.iter().for_each(|drop| recorder.add(&Record::Drop(Box::new(drop.clone()))));
+    assert_eq!(recorder.finish(), Vec::<String>::new());
+    for key in Key::value_variants() {
+        let reads = Reads::Only(key.reads().iter().copied().collect());
+        let source = Source::open(&path, &reads).unwrap();
+        let labels: Vec<_> =
+            source.map(|it| if let Record::Drop(it) = it { key.label(&it) } else { None }).collect();
+        assert_eq!(labels, drops.iter().map(|it| key.label(it)).collect::<Vec<_>>(), "{key:?}");
+    }
+    // What is not asked for is not read.
+    let source = Source::open(&path, &Reads::Only(Key::Port.reads().iter().copied().collect())).unwrap();
+    let Some(Record::Drop(drop)) = source.into_iter().next() else { panic!("no drop") };
+    assert_eq!((drop.source.port, drop.source.address, drop.stack.len()), (Some(41822), None, 0));
 }
 
 #[test]
@@ -69,7 +107,7 @@ fn a_recording_is_one_parquet_file_with_all_that_was_given() {
     let progress = recorder.progress();
     assert_eq!((progress.written.records, progress.sealed, progress.left_out), (4, 1, 0));
     assert_eq!(progress.written.lost, [(LostPlace::Flow, 3)].into());
-    let source = Source::open(&path).unwrap();
+    let source = Source::open(&path, &Reads::All).unwrap();
     assert_eq!((source.header(), source.totals()), (&header(), Some(&progress.written)));
     assert_eq!(source.collect::<Vec<_>>(), records);
     let names: Vec<_> = fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
