@@ -145,6 +145,7 @@ fn record(file: &Path, events: u64) {
 /// Runs droptrace; returns seconds and the most kB that were resident.
 fn run(words: &[&str], file: &Path) -> (f64, i64) {
     let begun = Instant::now();
+    #[expect(clippy::zombie_processes, reason = "wait4 waits for it, for what it used")]
     let child = Command::new(env!("CARGO_BIN_EXE_droptrace"))
         .args(&words[..1])
         .arg(file)

@@ -9,6 +9,7 @@ mod build;
 mod dist;
 mod duckdb;
 mod ebpf;
+mod fuzz;
 mod linker;
 mod process;
 mod report;
@@ -63,6 +64,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Feed any bytes to what reads recordings (libFuzzer; takes a C++ compiler).
+    Fuzz {
+        /// What libFuzzer is given instead of a minute (`-help=1`).
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Build one static droptrace that runs where nothing else is installed.
     Dist,
     /// Run the virtual machine tool of the test crate.
@@ -98,6 +105,7 @@ fn act(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run { debug, args } => return Err(run::run(&workspace, Profile::new(debug), &args)),
         Command::Test(options) => return Ok(test::test(&workspace, &options)),
         Command::Bench { args } => return bench::bench(&workspace, &args),
+        Command::Fuzz { args } => return fuzz::fuzz(&workspace, &args),
         Command::Dist => dist::dist(&workspace)?,
         Command::Vm { args } => return Err(run::vm(&workspace, &args)),
     }

@@ -98,13 +98,15 @@ pub enum LostPlace {
     /// Drops that the kernel did not show to our program, because it was already running on that CPU
     /// (`recursion_misses` of struct bpf_prog_info). Not counted anywhere else.
     Recursion,
+    /// Drops that a recording had to leave out, because its disk was too slow. Only recordings have such lines.
+    Recording,
 }
 
 impl LostPlace {
     /// True if drops themselves are missing from the counts, not only their detail.
     #[must_use]
     pub fn loses_counts(self) -> bool {
-        self == Self::Recursion
+        matches!(self, Self::Recursion | Self::Recording)
     }
 }
 

@@ -104,7 +104,7 @@ fn indent(time: &str) -> String {
 
 /// A line about a loss, without its end.
 pub(super) fn lost(lost: &Lost, time: &str) -> String {
-    use crate::event::model::LostPlace::{Flow, Overflow, Recursion, Ring};
+    use crate::event::model::LostPlace::{Flow, Overflow, Recording, Recursion, Ring};
     let count = words::thousands(lost.count);
     let s = words::plural(lost.count);
     let what = match lost.place {
@@ -112,6 +112,7 @@ pub(super) fn lost(lost: &Lost, time: &str) -> String {
         Flow => format!("{count} drop{s} without a flow (flow): counted by reason, location and netns"),
         Overflow => format!("{count} drop{s} without a reason (overflow): only counted"),
         Recursion => format!("{count} drop{s} missed (recursion): not counted anywhere else"),
+        Recording => format!("{count} drop{s} not recorded (recording): the disk was too slow"),
     };
     if time.is_empty() { format!("-- {what} --") } else { format!("{time}  -- {what} --") }
 }

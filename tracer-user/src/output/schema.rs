@@ -237,7 +237,8 @@ mod tests {
         let mut little = full_drop();
         little.drop.cilium = Some(Box::default());
         is_valid(&json_of(little)).unwrap();
-        for place in [LostPlace::Ring, LostPlace::Flow, LostPlace::Overflow, LostPlace::Recursion] {
+        let places = [LostPlace::Ring, LostPlace::Flow, LostPlace::Overflow, LostPlace::Recursion];
+        for place in places.into_iter().chain([LostPlace::Recording]) {
             let lost = Record::Lost(Lost { time: Timestamp(0), count: 1, place });
             is_valid(&serde_json::to_value(lost).unwrap()).unwrap();
         }

@@ -197,6 +197,7 @@ fn place_name(place: LostPlace) -> &'static str {
         LostPlace::Flow => "flow",
         LostPlace::Overflow => "overflow",
         LostPlace::Recursion => "recursion",
+        LostPlace::Recording => "recording",
     }
 }
 

@@ -193,7 +193,7 @@ impl Reads {
             Some(rest) => rest.is_empty() || rest.starts_with('.'),
             None => false,
         };
-        NEEDED.iter().any(|path| is_in(path)) || paths.iter().any(is_in)
+        NEEDED.iter().any(is_in) || paths.iter().any(is_in)
     }
 }
 

@@ -1,10 +1,11 @@
 //! Writes a recording while drops go on: a thread of its own waits for the disk, and nobody for it.
 
+use super::files::time;
 use super::header::{Header, Totals};
 use super::place::{Folder, Names, Place, SPOOL, sealed_of};
 use super::seal::seal;
 use super::spool::{Reader, Spool};
-use crate::event::model::{Record, Timestamp};
+use crate::event::model::{Lost, LostPlace, Record, Timestamp};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -86,6 +87,12 @@ pub struct Recorder {
     lines: Vec<u8>,
     totals: Totals,
     progress: Progress,
+    /// Bytes of lines that may wait: [`PENDING`].
+    pub(super) room: usize,
+    /// Drops left out that the recording does not tell of yet.
+    untold: u64,
+    /// When the last record came.
+    last: Timestamp,
     failed: Option<String>,
     /// Set when the run ends in order.
     is_over: Arc<AtomicBool>,
@@ -124,6 +131,9 @@ impl Recorder {
             lines: Vec::new(),
             totals: Totals::default(),
             progress: Progress::default(),
+            room: PENDING,
+            untold: 0,
+            last: Timestamp::default(),
             failed: None,
             is_over,
         })
@@ -131,26 +141,39 @@ impl Recorder {
 
     /// Takes a record; it is on the disk some time after the next [`Recorder::flush`].
     pub fn add(&mut self, record: &Record) {
-        let count = if let Record::Drop(drop) = record { drop.count } else { 0 };
-        if self.failed.is_some() || self.lines.len() > PENDING {
+        self.last = time(record);
+        if self.failed.is_some() || self.lines.len() > self.room || !self.put(record) {
+            let count = if let Record::Drop(drop) = record { drop.count } else { 0 };
             self.progress.left_out += count;
-            return;
+            self.untold += count;
         }
+    }
+
+    /// Adds a line; false if the record can't be written as one.
+    fn put(&mut self, record: &Record) -> bool {
         let before = self.lines.len();
-        match serde_json::to_writer(&mut self.lines, record) {
-            Ok(()) => {
-                self.lines.push(b'\n');
-                self.totals.add(record);
-            }
-            Err(_) => {
-                self.lines.truncate(before);
-                self.progress.left_out += count;
+        if serde_json::to_writer(&mut self.lines, record).is_err() {
+            self.lines.truncate(before);
+            return false;
+        }
+        self.lines.push(b'\n');
+        self.totals.add(record);
+        true
+    }
+
+    /// Says in the recording itself what it lacks, once there is room.
+    fn tell(&mut self) {
+        if self.untold > 0 && self.lines.len() <= self.room {
+            let (time, count, place) = (self.last, self.untold, LostPlace::Recording);
+            if self.put(&Record::Lost(Lost { time, count, place })) {
+                self.untold = 0;
             }
         }
     }
 
     /// Hands over what came, about once a second. Lines for people come back.
     pub fn flush(&mut self) -> Vec<String> {
+        self.tell();
         if !self.lines.is_empty()
             && let Some(batches) = &self.batches
         {
@@ -201,6 +224,7 @@ impl Recorder {
     /// Writes what is left, and seals it. Lines for people come back.
     pub fn finish(&mut self) -> Vec<String> {
         self.is_over.store(true, Ordering::Release);
+        self.tell();
         if let Some(batches) = self.batches.take()
             && !self.lines.is_empty()
         {
