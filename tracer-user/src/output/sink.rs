@@ -3,6 +3,7 @@
 
 use super::Summary;
 use crate::event::model::{Record, Timestamp};
+use crate::recording::About;
 use std::io;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -15,6 +16,12 @@ pub trait Sink {
     /// Does what is due by now; called some times a second while the sink [is waiting](Sink::is_waiting), and once a
     /// second otherwise.
     fn tick(&mut self, now: Now) -> ControlFlow<Stop>;
+
+    /// Is told of a recording that records will come from; live there is none.
+    fn recording(&mut self, _about: &About) {}
+
+    /// Is told of what could not be read of a recording, in a line.
+    fn unread(&mut self, _what: &str) {}
 
     /// True if something is kept back that a [`Sink::tick`] is to bring out soon.
     fn is_waiting(&self) -> bool;

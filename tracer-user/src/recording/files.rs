@@ -1,5 +1,6 @@
 //! The recordings that somebody names, files, folders and patterns, as one stream in the order of time.
 
+use super::header::About;
 use super::place::{SEALED, SPOOL};
 use super::source::{Source, SourceError};
 use crate::event::model::{Record, Timestamp};
@@ -126,6 +127,7 @@ pub struct Merged {
     closed: Vec<(Timestamp, PathBuf)>,
     open: BinaryHeap<Reverse<Ahead>>,
     said: Vec<String>,
+    about: Vec<About>,
     opened: u64,
 }
 
@@ -170,7 +172,8 @@ impl Merged {
     /// Of these files. One that can't be read is said ([`Merged::said`]), and the others are read.
     #[must_use]
     pub fn new(files: Vec<PathBuf>) -> Self {
-        let mut merged = Self { closed: Vec::new(), open: BinaryHeap::new(), said: Vec::new(), opened: 0 };
+        let (said, about) = (Vec::new(), Vec::new());
+        let mut merged = Self { closed: Vec::new(), open: BinaryHeap::new(), said, about, opened: 0 };
         let is_alone = files.len() == 1;
         for path in files {
             if is_alone || path.as_os_str() == "-" {
@@ -196,6 +199,11 @@ impl Merged {
         std::mem::take(&mut self.said)
     }
 
+    /// The recordings that were opened until now; they are told once.
+    pub fn opened(&mut self) -> Vec<About> {
+        std::mem::take(&mut self.about)
+    }
+
     fn open_due(&mut self) {
         while let Some((began, _)) = self.closed.last()
             && self.open.peek().is_none_or(|Reverse(ahead)| *began <= ahead.time)
@@ -205,6 +213,7 @@ impl Merged {
             match source {
                 Ok(source) => {
                     self.opened += 1;
+                    self.about.push(source.about());
                     self.go_on(source, self.opened);
                 }
                 Err(error) => self.said.push(error.to_string()),

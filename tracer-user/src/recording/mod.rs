@@ -18,7 +18,7 @@ mod source;
 mod spool;
 
 pub use files::{Merged, find};
-pub use header::{Header, Totals, VERSION};
+pub use header::{About, Header, Totals, VERSION};
 pub use place::{Folder, Place};
 pub use recorder::{Progress, RecordError, Recorder};
 pub use run::run;

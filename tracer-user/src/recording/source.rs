@@ -1,7 +1,7 @@
 //! Reads one recording, done or not: Parquet, a spool, or JSON lines as `-o json` prints them.
 
 use super::decode;
-use super::header::{HEADER_KEY, Header, TOTALS_KEY, Totals};
+use super::header::{About, HEADER_KEY, Header, TOTALS_KEY, Totals};
 use super::place::{SEALED, SPOOL};
 use super::spool::{self, Damage, Piece};
 use crate::event::model::Record;
@@ -147,6 +147,12 @@ impl Source {
     #[must_use]
     pub fn totals(&self) -> Option<&Totals> {
         self.totals.as_ref()
+    }
+
+    /// All that.
+    #[must_use]
+    pub fn about(&self) -> About {
+        About { path: self.path.clone(), header: self.header.clone(), totals: self.totals.clone() }
     }
 
     /// What was not intact until now, a line each.
