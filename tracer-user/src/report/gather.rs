@@ -435,7 +435,8 @@ impl Gatherer {
             )
         });
         let (text, others_text) = (words::thousands(count), words::thousands(others));
-        Records { rows, count, text, chosen, drops, others, others_text }
+        let shown = words::thousands(rows.len() as u64);
+        Records { rows, count, text, shown, chosen, drops, others, others_text }
     }
 
     fn recorded(&self) -> super::page::Recorded {
@@ -514,6 +515,9 @@ fn legend(classes: &[(&'static str, crate::hist::aggregate::Group)]) -> Vec<Lege
 fn line(drop: &Drop, zone: &TimeZone) -> Line {
     let why = &drop.drop;
     let known: Vec<&str> = [&why.reason, &why.location].into_iter().flatten().map(String::as_str).collect();
+    let reason = Text::of(&known.join(" "));
+    let place = Text::of(&words::place(drop));
+    let reason = if place == reason { Text::default() } else { reason };
     let is_one_moment = drop.time_last.0.saturating_sub(drop.time.0) < 1_000_000;
     let format = |time: Timestamp| zoned(time, zone).strftime("%Y-%m-%d %H:%M:%S%.3f").to_string();
     let until = if is_one_moment { String::new() } else { format!(" until {}", drop.time_last) };
@@ -526,8 +530,8 @@ fn line(drop: &Drop, zone: &TimeZone) -> Line {
         ends: Text::of(&words::ends(drop)),
         protocol: Text::of(&words::protocol(drop)),
         class: words::class(drop),
-        place: Text::of(&words::place(drop)),
-        reason: Text::of(&known.join(" ")),
+        place,
+        reason,
         cause: Text::of(why.cause.as_ref().map(|cause| cause.id.as_str()).unwrap_or_default()),
         interfaces: Text::of(&words::interfaces(drop)),
         node: Text::of(&drop.node),

@@ -345,6 +345,8 @@ pub struct Records {
     pub count: u64,
     /// The same for people.
     pub text: String,
+    /// How many of them are shown, for people.
+    pub shown: String,
     /// Which they are, where they are not all.
     pub chosen: Option<String>,
     /// Drops that they stand for.
@@ -376,7 +378,7 @@ pub struct Record {
     pub class: &'static str,
     /// What dropped it.
     pub place: Text,
-    /// The kernel's reason and location.
+    /// The kernel's reason and location, where that does not say it already.
     pub reason: Text,
     /// The cause's name.
     pub cause: Text,

@@ -53,9 +53,8 @@ mod tests {
     fn nothing_of_the_page_is_elsewhere() {
         for part in [TEMPLATE, STYLE, SCRIPT] {
             for elsewhere in
-                ["http:", "https:", "//", "url(", "@import", "src=", "<link", "<iframe", "style="]
+                ["http:", "https:", "://", "url(", "@import", "src=", "<link", "<iframe", "style="]
             {
-                let part = part.replace("http://www.w3.org/2000/svg", "");
                 assert!(!part.contains(elsewhere), "{elsewhere}");
             }
         }

@@ -296,7 +296,9 @@ mod tests {
         for (width, to) in
             [(SECOND, 100 * SECOND), (4 * SECOND, 3 * DAY), (64 * SECOND, 40 * DAY), (1 << 40, i64::MAX)]
         {
-            let slots: Vec<_> = (0..500).map(|slot| (slot * (to / width / 500).max(1), 3)).collect();
+            let slots: Vec<_> = (0..500)
+                .map(|slot| (i64::try_from(i128::from(slot) * i128::from(to / width) / 500).unwrap(), 3))
+                .collect();
             let slots: BTreeMap<i64, u64> = slots.into_iter().collect();
             let all: u64 = slots.values().sum();
             let classes = [("policy", group(&slots.into_iter().collect::<Vec<_>>()))];
