@@ -11,11 +11,17 @@ pub(crate) struct Tool {
     pub(crate) name: &'static str,
     /// Packages that have it; the first that the machine's sources know is taken.
     pub(crate) packages: &'static [&'static str],
+    /// Whether a machine that cannot have it does without.
+    pub(crate) is_optional: bool,
 }
 
 impl Tool {
     const fn new(name: &'static str, packages: &'static [&'static str]) -> Self {
-        Self { name, packages }
+        Self { name, packages, is_optional: false }
+    }
+
+    const fn optional(name: &'static str, packages: &'static [&'static str]) -> Self {
+        Self { name, packages, is_optional: true }
     }
 
     fn is_there(&self) -> bool {
@@ -28,7 +34,7 @@ impl Tool {
 }
 
 /// For the tests in network namespaces of this kernel.
-pub(crate) const NAMESPACE_TOOLS: [Tool; 18] = [
+pub(crate) const NAMESPACE_TOOLS: [Tool; 19] = [
     Tool::new("ip", &["iproute2"]),
     Tool::new("iptables-legacy", &["iptables"]),
     Tool::new("iptables-nft", &["iptables"]),
@@ -48,6 +54,8 @@ pub(crate) const NAMESPACE_TOOLS: [Tool; 18] = [
     Tool::new("runc", &["runc"]),
     Tool::new("/usr/lib/cni/bridge", &["containernetworking-plugins"]),
     Tool::new("busybox", &["busybox-static", "busybox"]),
+    // Looks at what `report` makes. Ubuntu has no such package, only a stub of another name that asks for a snap.
+    Tool::optional("chromium", &["chromium"]),
 ];
 
 /// Services that come with packages of the tests, which start their own: installing a package must not leave one that

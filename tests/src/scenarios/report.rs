@@ -99,6 +99,8 @@ fn adds_up_to_what_was_sent() -> Result<()> {
     recorder.wait("attached", |output| output.stderr.contains(ATTACHED))?;
     let (from, to) = (pair.client.port(Family::V4, 40_000), pair.server.port(Family::V4, 4242));
     pair.client.inject(&vec![packet::udp(from, to, b"x"); 3])?;
+    // So that they are among the first records, which are shown.
+    std::thread::sleep(std::time::Duration::from_millis(1500));
     let sent = flood(&pair.client.netns, pair.server.port(Family::V4, PORT), Load::RandomSources, 5000)?;
     let sent = sent.accepted + 3;
     recorder.signal(libc::SIGINT);
