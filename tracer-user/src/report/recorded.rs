@@ -135,7 +135,7 @@ impl Recordings {
             command: kind.command.clone(),
             started: alike.started.map_or_else(|| "-".to_owned(), |time| clock(time, zone, true)),
             files: words::thousands(alike.files),
-            records: words::thousands(alike.records),
+            records: if alike.open < alike.files { words::thousands(alike.records) } else { "-".to_owned() },
             notes: notes(alike),
         };
         Recorded {
@@ -153,10 +153,7 @@ impl Recordings {
 fn notes(alike: &Alike) -> Vec<String> {
     let count = |count: u64, what: &str| (count > 0).then(|| format!("{} {what}", words::thousands(count)));
     [
-        count(
-            alike.open,
-            "not ended in order, or lines of JSON: how many records there should be is not known",
-        ),
+        count(alike.open, "not ended in order, or lines of JSON: whether they are whole is not known"),
         count(alike.recovered, "made whole after droptrace was killed: the last second may be missing"),
         count(alike.damaged, "bytes or lines damaged when that was done"),
     ]

@@ -138,7 +138,7 @@ mod tests {
         assert!(said(&folder.path().join("drops.parquet"), &[]).contains("a recording's name"));
         let lines = folder.path().join("lines.json");
         fs::write(&lines, "{}").unwrap();
-        assert!(said(&lines, &[lines.clone()]).contains("one of the recordings"));
+        assert!(said(&lines, std::slice::from_ref(&lines)).contains("one of the recordings"));
         assert!(said(Path::new("/"), &[]).contains("is a folder"));
         assert_eq!(Target::new(Path::new("/dev/null"), &[]).unwrap(), Target::Special("/dev/null".into()));
     }
