@@ -83,7 +83,8 @@ pub struct Gatherer {
     reasons: Facts<OfCause>,
     policies: Facts<OfPolicies>,
     places: Facts<OfPlace>,
-    sample: Sample<Line>,
+    /// Worded only once it is known which are shown.
+    sample: Sample<Drop>,
     recordings: Recordings,
     span: Option<(Timestamp, Timestamp)>,
 }
@@ -172,7 +173,7 @@ impl Gatherer {
         let all = compared.iter_mut().chain(singles).chain(&mut self.who).chain(&mut self.location);
         all.for_each(|aggregator| aggregator.add(drop));
         self.learn(drop);
-        self.sample.add(drop.count, line(drop, &self.settings.zone));
+        self.sample.add(drop.count, drop.clone());
     }
 
     /// What is known of the groups that the drop is in.
@@ -420,7 +421,8 @@ impl Gatherer {
     }
 
     fn records(&self, summary: &Summary) -> Records {
-        let rows: Vec<Line> = self.sample.kept().into_iter().cloned().collect();
+        let rows: Vec<Line> =
+            self.sample.kept().into_iter().map(|drop| line(drop, &self.settings.zone)).collect();
         let count = self.sample.seen();
         let drops = rows.iter().fold(0_u64, |sum, row| sum.saturating_add(row.drops));
         let others = summary.drops.saturating_sub(drops);
