@@ -130,6 +130,7 @@ pub(super) fn comparison(
         chosen: Text::of(chosen),
         windows: [side(0), side(1)],
         outside: first.outside().drops,
+        outside_text: words::thousands(first.outside().drops),
         tables: tables
             .iter()
             .filter(has_names)

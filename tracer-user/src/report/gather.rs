@@ -74,6 +74,8 @@ pub struct Gatherer {
     course: Aggregator,
     /// What changed, by place and by pod; comes with the first record, which windows may count from.
     compared: Option<[Aggregator; 2]>,
+    /// By place, over all time: windows may leave some of it out.
+    place: Aggregator,
     who: Vec<Aggregator>,
     location: Vec<Aggregator>,
     rule: Aggregator,
@@ -100,6 +102,7 @@ impl Gatherer {
             totals: Totals::default(),
             course: Aggregator::new(course, Axis::Buckets(SECOND)).with_cells(CELLS),
             compared: None,
+            place: Aggregator::new(vec![Key::Place], Axis::Buckets(i64::MAX)),
             who: WHO.iter().map(by).collect(),
             location: WHERE.iter().map(by).collect(),
             rule: by(&RULE),
@@ -169,7 +172,7 @@ impl Gatherer {
             let axis = choice.axis(Timestamp(now.wall.0.saturating_sub(elapsed)), SECOND);
             [Key::Place, Key::Pod].map(|key| Aggregator::new(vec![key], axis).with_cells(CELLS))
         });
-        let singles = [&mut self.rule, &mut self.policy, &mut self.program];
+        let singles = [&mut self.place, &mut self.rule, &mut self.policy, &mut self.program];
         let all = compared.iter_mut().chain(singles).chain(&mut self.who).chain(&mut self.location);
         all.for_each(|aggregator| aggregator.add(drop));
         self.learn(drop);
@@ -300,19 +303,13 @@ impl Gatherer {
             0 => format!("No drops{during}"),
             _ => format!("{} drop{}{during}{}", words::thousands(drops), words::plural(drops), self.nodes()),
         };
-        // Of the whole time, also where two windows have only a part.
-        let course = self.course.ranked(Some(1));
-        let most = self.most(drops).filter(|_| !course.rows.is_empty());
+        let most = self.most(drops);
         Answer { what: Text::of(&what), most }
     }
 
-    /// What dropped most. Without an aggregator by place over all time (two windows may leave some of it out) there is none.
+    /// What dropped most.
     fn most(&self, drops: u64) -> Option<Most> {
-        let [places, _] = self.compared.as_ref()?;
-        if places.outside().drops > 0 {
-            return None;
-        }
-        let ranked = places.ranked(Some(1));
+        let ranked = self.place.ranked(Some(1));
         let (labels, group) = ranked.rows.first()?;
         let place = labels.first()?.as_deref()?;
         let known = self.places.get(place);
@@ -348,6 +345,11 @@ impl Gatherer {
         let lost = summary.lost_total();
         let note = if lost > 0 { "see what was lost" } else { "nothing was lost" };
         figures.push(figure("lost", words::thousands(lost), note.to_owned(), lost > 0));
+        let recordings = self.recordings.count() as u64;
+        let name = if recordings == 1 { "recording" } else { "recordings" };
+        let damaged = self.recordings.damaged();
+        let note = if damaged > 0 { "not all could be read" } else { "" };
+        figures.push(figure(name, words::thousands(recordings), note.to_owned(), damaged > 0));
         figures
     }
 

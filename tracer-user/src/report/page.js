@@ -50,7 +50,7 @@ function heads(table) {
 function remember() {
   const words = new URLSearchParams();
   for (const [name, text] of Object.entries(view)) if (text !== '') words.set(name, text);
-  history.replaceState(null, '', words.size > 0 ? `#${words}` : '#records');
+  history.replaceState(null, '', `${words}` !== '' ? `#${words}` : '#records');
 }
 
 function follow() {

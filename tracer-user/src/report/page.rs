@@ -291,6 +291,8 @@ pub struct Comparison {
     pub windows: [Side; 2],
     /// Drops in neither.
     pub outside: u64,
+    /// The same for people.
+    pub outside_text: String,
     /// By what.
     pub tables: Vec<Changes>,
 }

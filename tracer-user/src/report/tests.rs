@@ -113,7 +113,7 @@ fn every_table_adds_up_to_the_total() {
             })
             .sum();
         let page = page_of(Settings { all, choice, rows: 50, ..settings() }, &records);
-        assert_eq!(page.drops, sent);
+        assert_eq!((page.drops, page.answer.most.is_some()), (sent, sent > 0));
         for section in &page.sections {
             for table in &section.tables {
                 assert_eq!((sum(table), table.total.drops), (sent, sent), "{} {}", section.id, table.name);
