@@ -27,6 +27,8 @@ pub enum Command {
     Record(Box<Record>),
     /// Print recordings ([`crate::recording::replay`]).
     Replay(Box<Replay>),
+    /// Make a page of recordings ([`crate::report`]).
+    Report(Box<Report>),
     /// Say what this kernel and node allow ([`crate::doctor`]).
     Doctor {
         /// Repeat the self-test many times.
@@ -86,6 +88,17 @@ pub struct Replay {
     pub judge: JudgeArgs,
 }
 
+/// A page of recordings.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Files, folders, patterns; `-` is stdin.
+    pub files: Vec<PathBuf>,
+    /// What of them.
+    pub part: Part,
+    /// The page.
+    pub page: PageArgs,
+}
+
 /// What to watch: the same for all that see drops live.
 #[derive(Clone, Debug)]
 pub struct Watch {
@@ -129,6 +142,10 @@ routine drops, which --all counts too, and losses are said beside it. pod, names
 packet was for, else the one that it came from; their from- and to- twins mean one end. With -c the run ends once N drops \
 are counted. Of drops that are only counted (more than some a second of one flow) it is known that they happened in an \
 interval of time: the bucket of its middle has them; their interface is not known, so it is (none).";
+
+const REPORT_HELP: &str = "\
+The page needs nothing but itself: no network, no other file. Every count on it adds up to the exact total; what was lost is \
+said. Without --at and --compare, time is divided where the rate of drops rose most.";
 
 /// Explain packet drops on this node, live.
 ///
@@ -204,6 +221,19 @@ enum Other {
         output: OutputArgs,
         #[command(flatten)]
         judge: JudgeArgs,
+    },
+    /// Make one HTML page of recordings, for the review of an incident
+    #[command(after_help = REPORT_HELP)]
+    Report {
+        /// Recordings: files, folders, patterns; - for JSON lines from stdin
+        #[arg(value_name = "FILE|DIR|-", required = true)]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        page: PageArgs,
+        #[command(flatten)]
+        part: PartArgs,
+        #[command(flatten)]
+        filters: Box<FilterArgs>,
     },
     /// Say what this kernel and node allow: how drops are attributed, and why
     Doctor {
@@ -428,6 +458,33 @@ pub struct RecordArgs {
     pub rotate_after: Duration,
 }
 
+/// A page.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Page")]
+pub struct PageArgs {
+    /// Where to: FILE.html, or - for stdout
+    #[arg(short, long, value_name = "FILE|-")]
+    pub write: PathBuf,
+    /// The page's title
+    #[arg(long, value_name = "TEXT")]
+    pub title: Option<String>,
+    /// Set what came before a time against what came from then on
+    #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with = "compare")]
+    pub at: Option<Timestamp>,
+    /// Compare two windows of time, such as `0s..30s 30s..60s`
+    #[arg(long, num_args = 2, value_names = ["A..B", "C..D"], value_parser = hist::Window::parse)]
+    pub compare: Vec<hist::Window>,
+    /// Show at most N records one by one: the first, the last, and those with most drops
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u32).range(..=100_000))]
+    pub rows: u32,
+    /// Count routine drops, too
+    #[arg(long)]
+    pub all: bool,
+    /// Times in UTC
+    #[arg(long)]
+    pub utc: bool,
+}
+
 /// What of recordings.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Part")]
@@ -606,6 +663,12 @@ pub fn parse(
             let part = Part { filter: filter(matches, arguments, resolve_netns)?, since, until, first, last };
             let files = files.into_iter().chain(read).collect();
             return Ok(Command::Replay(Box::new(Replay { files, part, output, judge })));
+        }
+        Some(Other::Report { files, page, part, filters: _ }) => {
+            let matches = matches.subcommand_matches("report").unwrap_or(&matches);
+            let PartArgs { since, until, first, last } = part;
+            let part = Part { filter: filter(matches, arguments, resolve_netns)?, since, until, first, last };
+            return Ok(Command::Report(Box::new(Report { files, part, page })));
         }
         Some(Other::Doctor { self_test, probes }) => return Ok(Command::Doctor { self_test, probes }),
         Some(Other::Schema) => return Ok(Command::Schema),
@@ -1082,6 +1145,35 @@ mod tests {
                 assert_eq!(replay.settings().count, Some(3));
             }
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_report_has_a_page_and_a_part() {
+        let report = |line: &[&str]| match parse_line(&[&["report"], line].concat()).unwrap() {
+            Command::Report(report) => *report,
+            other => panic!("{other:?}"),
+        };
+        let line =
+            "a b -w out.html --since 1970-01-01T00:00:01Z --not --port 22 --at 1970-01-01T00:00:09Z --utc";
+        let given = report(&line.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(given.files, [PathBuf::from("a"), PathBuf::from("b")]);
+        assert_eq!((given.page.write, given.page.rows), (PathBuf::from("out.html"), 1000));
+        assert_eq!(
+            (given.part.filter.to_string(), given.part.since),
+            ("--not --port 22".into(), Some(Timestamp(1_000_000_000)))
+        );
+        assert_eq!(given.page.at, Some(Timestamp(9_000_000_000)));
+        assert_eq!(report(&["a", "-w", "-", "--compare", "0s..1s", "1s.."]).page.compare.len(), 2);
+        for line in [
+            &["-w", "out.html"][..],
+            &["a"],
+            &["a", "-w", "o", "--compare", "0s..1s"],
+            &["a", "-w", "o", "--at", "2026-01-01", "--compare", "0s..1s", "1s.."],
+            &["a", "-w", "o", "--at", "soon"],
+            &["a", "-w", "o", "--rows", "1000000"],
+        ] {
+            refusal(&[&["report"], line].concat());
         }
     }
 

@@ -13,6 +13,7 @@ pub mod netfilter;
 pub mod output;
 pub mod probe;
 pub mod recording;
+pub mod report;
 pub mod start;
 pub mod stream;
 pub mod tc;

@@ -12,7 +12,7 @@ use tracer_user::{
     filter::netns,
     hist, live,
     output::{self, Printer},
-    recording,
+    recording, report,
 };
 
 fn main() -> ExitCode {
@@ -48,6 +48,7 @@ fn run(command: Command, arguments: &[OsString]) -> anyhow::Result<u8> {
             let judge = (replay.judge.assert_no_drops, replay.judge.strict);
             return recording::replay::run(&replay.files, &replay.part, judge, printer);
         }
+        Command::Report(settings) => return report::run(&settings),
         Command::Doctor { self_test, probes } => return doctor::run(self_test, probes, arguments),
         Command::Schema => io::stdout().write_all(output::SCHEMA.as_bytes())?,
         Command::Completions(shell) => io::stdout().write_all(&cli::completions(shell))?,

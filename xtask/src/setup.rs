@@ -74,6 +74,7 @@ impl Missing {
         for tool in &self.tools {
             match tool.packages.iter().find(|name| available.contains(**name)) {
                 Some(name) => plan.packages.extend([(*name).to_owned()]),
+                None if tool.is_optional => plan.without.push(tool.name),
                 None => plan.no_tools.push(tool.name),
             }
         }
@@ -108,9 +109,17 @@ struct Plan {
     no_toolchain: bool,
     no_linker: bool,
     no_tools: Vec<&'static str>,
+    /// Tools that cannot be had, and need not.
+    without: Vec<&'static str>,
 }
 
 impl Plan {
+    /// Whether there is nothing that anybody could do.
+    fn is_done(&self) -> bool {
+        let Self { packages, no_toolchain, no_linker, no_tools, without: _ } = self;
+        packages.is_empty() && !no_toolchain && !no_linker && no_tools.is_empty()
+    }
+
     /// The commands that a person types where we cannot act.
     fn instructions(&self) -> String {
         let mut commands = Vec::new();
@@ -203,7 +212,11 @@ fn inspect(workspace: &Workspace, need: Need) -> Result<(Missing, Option<(Toolch
 /// Installs what can be; a tool for the tests that no package has is not worth failing for.
 fn install(workspace: &Workspace, missing: &Missing) -> Result<()> {
     if !process::is_root() || !apt::is_here() {
-        bail!("{}", missing.plan_with_apt(workspace)?.instructions());
+        let plan = missing.plan_with_apt(workspace)?;
+        if plan.is_done() {
+            return Ok(());
+        }
+        bail!("{}", plan.instructions());
     }
     apt::update()?;
     let plan = missing.plan_with_apt(workspace)?;
@@ -285,6 +298,17 @@ mod tests {
         let ebpf = Some(NoEbpf { compilers: vec![23], no_linker: true });
         let plan = Missing { ebpf, tools: Vec::new() }.plan(&[], &Packages::new());
         assert_eq!(plan, Plan { no_linker: true, ..Plan::default() });
+    }
+
+    #[test]
+    fn a_machine_that_cannot_have_a_browser_does_without() {
+        let browser = tools::NAMESPACE_TOOLS.iter().copied().find(|tool| tool.name == "chromium");
+        let missing = |tool| Missing { tools: vec![tool], ..Missing::default() };
+        let without = missing(browser.unwrap()).plan(&[], &Packages::new());
+        assert!(without.is_done() && without.without == ["chromium"]);
+        let can_be_had = missing(browser.unwrap()).plan(&[], &names(&["chromium"]));
+        assert!(!can_be_had.is_done() && can_be_had.packages == names(&["chromium"]));
+        assert!(!missing(tools::NAMESPACE_TOOLS[0]).plan(&[], &Packages::new()).is_done());
     }
 
     #[test]

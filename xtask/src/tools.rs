@@ -11,11 +11,17 @@ pub(crate) struct Tool {
     pub(crate) name: &'static str,
     /// Packages that have it; the first that the machine's sources know is taken.
     pub(crate) packages: &'static [&'static str],
+    /// Whether a machine that cannot have it does without.
+    pub(crate) is_optional: bool,
 }
 
 impl Tool {
     const fn new(name: &'static str, packages: &'static [&'static str]) -> Self {
-        Self { name, packages }
+        Self { name, packages, is_optional: false }
+    }
+
+    const fn optional(name: &'static str, packages: &'static [&'static str]) -> Self {
+        Self { name, packages, is_optional: true }
     }
 
     fn is_there(&self) -> bool {
@@ -28,7 +34,7 @@ impl Tool {
 }
 
 /// For the tests in network namespaces of this kernel.
-pub(crate) const NAMESPACE_TOOLS: [Tool; 19] = [
+pub(crate) const NAMESPACE_TOOLS: [Tool; 20] = [
     Tool::new("ip", &["iproute2"]),
     Tool::new("iptables-legacy", &["iptables"]),
     Tool::new("iptables-nft", &["iptables"]),
@@ -49,7 +55,9 @@ pub(crate) const NAMESPACE_TOOLS: [Tool; 19] = [
     Tool::new("/usr/lib/cni/bridge", &["containernetworking-plugins"]),
     Tool::new("busybox", &["busybox-static", "busybox"]),
     // What reads recordings, too: see `duckdb`.
-    Tool::new("pip3", &["python3-pip"]),
+    Tool::optional("pip3", &["python3-pip"]),
+    // Looks at what `report` makes. Ubuntu has no such package, only a stub of another name that asks for a snap.
+    Tool::optional("chromium", &["chromium"]),
 ];
 
 /// Services that come with packages of the tests, which start their own: installing a package must not leave one that

@@ -24,6 +24,7 @@ mod outages;
 mod pods;
 mod queue;
 mod recordings;
+mod report;
 mod routing;
 mod rules;
 mod socket;
@@ -79,6 +80,7 @@ pub fn all() -> Vec<Trial> {
         pods::trials(),
         queue::trials(),
         recordings::trials(),
+        report::trials(),
         no_drop::trials(),
         routing::trials(),
         socket::trials(),

@@ -138,6 +138,12 @@ impl Aggregator {
         }
     }
 
+    /// With room for so many counts, groups times buckets.
+    #[must_use]
+    pub fn with_cells(self, max_cells: usize) -> Self {
+        Self { max_cells, ..self }
+    }
+
     /// Counts drops.
     pub fn add(&mut self, drop: &Drop) {
         let counts = Counts { drops: drop.count, segments: drop.segments };
@@ -184,6 +190,33 @@ impl Aggregator {
         self.axis
     }
 
+    /// The same groups with two windows for their buckets, before a moment and from then on: a bucket is in the one that it
+    /// begins in. `None` if there are no buckets.
+    #[must_use]
+    pub fn split(&self, at: i64) -> Option<Self> {
+        let Axis::Buckets(width) = self.axis else { return None };
+        let moved = |group: &Group| {
+            let mut moved = Group { counts: group.counts, slots: BTreeMap::new() };
+            for (slot, &counts) in &group.slots {
+                let window = i64::from(slot.saturating_mul(width) >= at);
+                moved.slots.entry(window).or_default().add(counts);
+            }
+            moved
+        };
+        let groups: HashMap<Labels, Group> =
+            self.groups.iter().map(|(labels, group)| (labels.clone(), moved(group))).collect();
+        let beyond = moved(&self.beyond);
+        Some(Self {
+            keys: self.keys.clone(),
+            axis: Axis::Windows([Span { from: i64::MIN, to: at }, Span { from: at, to: i64::MAX }]),
+            cells: groups.values().chain([&beyond]).map(|group| group.slots.len()).sum(),
+            groups,
+            beyond,
+            total: moved(&self.total),
+            ..*self
+        })
+    }
+
     /// All that was counted, but for what is [outside](Aggregator::outside).
     #[must_use]
     pub fn total(&self) -> &Group {
@@ -220,13 +253,13 @@ fn middle(drop: &Drop) -> i64 {
 }
 
 /// Microseconds since 1970.
-pub(super) fn micros(time: Timestamp) -> i64 {
+pub(crate) fn micros(time: Timestamp) -> i64 {
     let micros = time.0.div_euclid(1000);
     i64::try_from(micros).unwrap_or(if micros < 0 { i64::MIN } else { i64::MAX })
 }
 
 /// Back again.
-pub(super) fn timestamp(micros: i64) -> Timestamp {
+pub(crate) fn timestamp(micros: i64) -> Timestamp {
     Timestamp(i128::from(micros) * 1000)
 }
 
@@ -312,6 +345,21 @@ mod tests {
         assert_eq!((rest.groups, rest.beyond.drops, rest.group.counts.drops), (0, 4, 4));
         let rest = aggregator.ranked(Some(1)).rest;
         assert_eq!((rest.groups, rest.beyond.drops, rest.group.counts.drops), (1, 4, 8));
+    }
+
+    #[test]
+    fn a_split_keeps_every_count() {
+        let mut aggregator = Aggregator::new(vec![Key::Reason], Axis::Buckets(10 * SECOND));
+        for (reason, seconds, count) in [("A", 1.0, 5), ("A", 9.0, 4), ("A", 10.0, 3), ("B", 31.0, 2)] {
+            let Record::Drop(drop) = dropped(reason, seconds, count) else { continue };
+            aggregator.add(&drop);
+        }
+        let split = aggregator.split(micros(at(10.0))).unwrap();
+        let drops = |group: &Group| [0, 1].map(|slot| group.slots.get(&slot).map_or(0, |it| it.drops));
+        assert_eq!(drops(split.total()), [9, 5]);
+        let rows = split.ranked(None).rows;
+        assert_eq!(rows.iter().map(|(_, group)| drops(group)).collect::<Vec<_>>(), [[9, 3], [0, 2]]);
+        assert!(split.split(0).is_none());
     }
 
     #[test]

@@ -1,13 +1,13 @@
-//! Drops for the tests in this folder.
+//! Drops for the tests here and of what is built on this.
 
 use crate::event::model::{Drop, Endpoint, K8s, Reason, Record, Timestamp};
 
 /// `seconds` after 2026-11-20T22:14:00Z.
-pub(super) fn at(seconds: f64) -> Timestamp {
+pub(crate) fn at(seconds: f64) -> Timestamp {
     Timestamp(1_795_212_840_000_000_000 + (seconds * 1e9) as i128)
 }
 
-pub(super) fn end_of(address: &str, k8s: Option<K8s>) -> Endpoint {
+pub(crate) fn end_of(address: &str, k8s: Option<K8s>) -> Endpoint {
     Endpoint { address: address.parse().ok(), port: None, k8s }
 }
 
@@ -21,7 +21,7 @@ fn pod(name: &str, kind: &str) -> Option<K8s> {
 }
 
 /// A drop between two pods.
-pub(super) fn drop_of(from: &str, to: &str) -> Drop {
+pub(crate) fn drop_of(from: &str, to: &str) -> Drop {
     Drop {
         time: at(0.0),
         time_last: at(0.0),
@@ -35,7 +35,7 @@ pub(super) fn drop_of(from: &str, to: &str) -> Drop {
 }
 
 /// Drops for a reason, at a time.
-pub(super) fn dropped(reason: &str, seconds: f64, count: u64) -> Record {
+pub(crate) fn dropped(reason: &str, seconds: f64, count: u64) -> Record {
     let mut drop = drop_of("cart-1", "redis-0");
     (drop.time, drop.time_last) = (at(seconds), at(seconds));
     (drop.count, drop.segments) = (count, count);
@@ -44,7 +44,7 @@ pub(super) fn dropped(reason: &str, seconds: f64, count: u64) -> Record {
 }
 
 /// xorshift64 (Marsaglia).
-pub(super) fn random(state: &mut u64, bound: u64) -> u64 {
+pub(crate) fn random(state: &mut u64, bound: u64) -> u64 {
     *state ^= *state << 13;
     *state ^= *state >> 7;
     *state ^= *state << 17;

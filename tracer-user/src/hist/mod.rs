@@ -8,7 +8,7 @@ pub mod chart;
 pub mod compare;
 pub mod csv;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 pub mod json;
 pub mod key;
 mod screen;

@@ -81,7 +81,7 @@ pub(super) fn shown(labels: &Labels) -> Vec<&str> {
 }
 
 /// What the rest is called: `(other): 31 groups`, and what of it came when there were too many groups.
-pub(super) fn rest(rest: &Rest) -> Option<String> {
+pub(crate) fn rest(rest: &Rest) -> Option<String> {
     if rest.groups == 0 && rest.beyond.drops == 0 {
         return None;
     }
@@ -101,13 +101,13 @@ pub(super) fn rest(rest: &Rest) -> Option<String> {
 }
 
 /// A time of day, with its date if that is asked for.
-pub(super) fn clock(time: Timestamp, zone: &TimeZone, date: bool) -> String {
+pub(crate) fn clock(time: Timestamp, zone: &TimeZone, date: bool) -> String {
     let form = if date { "%Y-%m-%d %H:%M:%S" } else { "%H:%M:%S" };
     crate::output::zoned(time, zone).strftime(form).to_string()
 }
 
 /// A duration of whole units where it has them: `10 s`, `2 min`, `250 ms`.
-pub(super) fn length(micros: i64) -> String {
+pub(crate) fn length(micros: i64) -> String {
     for (unit, name) in [(3_600_000_000, "h"), (60_000_000, "min"), (1_000_000, "s"), (1000, "ms")] {
         if micros >= unit && micros % unit == 0 {
             return format!("{} {name}", micros / unit);

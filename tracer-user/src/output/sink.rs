@@ -3,7 +3,7 @@
 
 use super::Summary;
 use crate::event::model::{Record, Timestamp};
-use crate::recording::Reads;
+use crate::recording::{About, Reads};
 use std::io;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -21,6 +21,12 @@ pub trait Sink {
     fn reads(&self) -> Reads {
         Reads::All
     }
+
+    /// Is told of a recording that records will come from; live there is none.
+    fn recording(&mut self, _about: &About) {}
+
+    /// Is told of what could not be read of a recording, in a line.
+    fn unread(&mut self, _what: &str) {}
 
     /// True if something is kept back that a [`Sink::tick`] is to bring out soon.
     fn is_waiting(&self) -> bool;

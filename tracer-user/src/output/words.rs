@@ -81,7 +81,7 @@ pub(super) fn addresses(source: &Endpoint, destination: &Endpoint) -> String {
 }
 
 /// `source -> destination (svc name address)`; empty if neither end is known.
-pub(super) fn ends(drop: &Drop) -> String {
+pub(crate) fn ends(drop: &Drop) -> String {
     let unknown = |e: &Endpoint| e.address.is_none() && e.port.is_none() && e.k8s.is_none();
     if unknown(&drop.source) && unknown(&drop.destination) {
         return String::new();
@@ -168,7 +168,7 @@ fn dialled(drop: &Drop) -> Option<&Original> {
 }
 
 /// `TCP SYN`, `ICMP echo-request(8/0)`, `ARP`; empty if nothing is known.
-pub(super) fn protocol(drop: &Drop) -> String {
+pub(crate) fn protocol(drop: &Drop) -> String {
     let (network, packet) = (&drop.network, &drop.packet);
     let mut text = match (network.transport.as_deref(), network.family.as_deref()) {
         (Some("icmpv6"), _) => "ICMPv6".to_owned(),
@@ -389,7 +389,7 @@ pub(super) fn verdict(netfilter: &Netfilter) -> Option<&str> {
 }
 
 /// `veth1->eth0`, `veth1`, `->eth0`; where no interface is known, the network namespace.
-pub(super) fn interfaces(drop: &Drop) -> String {
+pub(crate) fn interfaces(drop: &Drop) -> String {
     let network = &drop.network;
     match (&network.interface_in, &network.interface_out, &network.interface) {
         (Some(from), Some(to), _) => format!("{}->{}", escape(from), escape(to)),

@@ -1,6 +1,7 @@
 //! The recordings that somebody names, files, folders and patterns, as one stream in the order of time.
 
 use super::columns::Reads;
+use super::header::About;
 use super::place::{SEALED, SPOOL};
 use super::source::{Source, SourceError};
 use crate::event::model::{Record, Timestamp};
@@ -127,6 +128,7 @@ pub struct Merged {
     closed: Vec<(Timestamp, PathBuf)>,
     open: BinaryHeap<Reverse<Ahead>>,
     said: Vec<String>,
+    about: Vec<About>,
     opened: u64,
     reads: Reads,
 }
@@ -172,8 +174,9 @@ impl Merged {
     /// Of these files. One that can't be read is said ([`Merged::said`]), and the others are read.
     #[must_use]
     pub fn new(files: Vec<PathBuf>, reads: Reads) -> Self {
-        let (closed, open, said) = (Vec::new(), BinaryHeap::new(), Vec::new());
-        let mut merged = Self { closed, open, said, opened: 0, reads };
+        let (closed, open) = (Vec::new(), BinaryHeap::new());
+        let (said, about) = (Vec::new(), Vec::new());
+        let mut merged = Self { closed, open, said, about, opened: 0, reads };
         let is_alone = files.len() == 1;
         for path in files {
             if is_alone || path.as_os_str() == "-" {
@@ -199,6 +202,11 @@ impl Merged {
         std::mem::take(&mut self.said)
     }
 
+    /// The recordings that were opened until now; they are told once.
+    pub fn opened(&mut self) -> Vec<About> {
+        std::mem::take(&mut self.about)
+    }
+
     fn open_due(&mut self) {
         while let Some((began, _)) = self.closed.last()
             && self.open.peek().is_none_or(|Reverse(ahead)| *began <= ahead.time)
@@ -209,6 +217,7 @@ impl Merged {
             match source {
                 Ok(source) => {
                     self.opened += 1;
+                    self.about.push(source.about());
                     self.go_on(source, self.opened);
                 }
                 Err(error) => self.said.push(error.to_string()),

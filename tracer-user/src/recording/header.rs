@@ -3,6 +3,7 @@
 use crate::event::model::{LostPlace, Record, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// The version of what is written. A reader takes older ones, and of newer ones what it knows.
 pub const VERSION: u32 = 1;
@@ -27,6 +28,17 @@ pub struct Header {
     pub started: Timestamp,
     /// droptrace's arguments, the filter among them.
     pub arguments: Vec<String>,
+}
+
+/// A recording that is read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct About {
+    /// Where it is; `-` for stdin.
+    pub path: PathBuf,
+    /// What it says of itself; lines of `-o json` say nothing.
+    pub header: Header,
+    /// What is in it, where it was ended in order.
+    pub totals: Option<Totals>,
 }
 
 /// A spool's first line.

@@ -19,7 +19,7 @@ mod spool;
 
 pub use columns::Reads;
 pub use files::{Merged, find};
-pub use header::{Header, Totals, VERSION};
+pub use header::{About, Header, Totals, VERSION};
 pub use place::{Folder, Place};
 pub use recorder::{Progress, RecordError, Recorder};
 pub use run::run;

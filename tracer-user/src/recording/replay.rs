@@ -76,7 +76,7 @@ pub fn run(
         && part.first.is_none_or(|first| taken < first)
         && let Some(record) = merged.next()
     {
-        unread += tell(&mut merged);
+        unread += tell(&mut merged, &mut sink);
         if !part.has(&record) {
             continue;
         }
@@ -96,7 +96,7 @@ pub fn run(
             flow = clock.pass(&record, &mut sink);
         }
     }
-    unread += tell(&mut merged);
+    unread += tell(&mut merged, &mut sink);
     let (summary, ended) = sink.finish(clock.now);
     for end in [flow, ended] {
         if let ControlFlow::Break(crate::output::Stop::Output(error)) = end {
@@ -115,10 +115,14 @@ pub fn run(
     }))
 }
 
-/// Says what could not be read; returns how much that is.
-fn tell(merged: &mut Merged) -> usize {
+/// Tells of the recordings that were opened, and says what could not be read; returns how much that is.
+fn tell(merged: &mut Merged, sink: &mut impl Sink) -> usize {
+    for about in merged.opened() {
+        sink.recording(&about);
+    }
     let said = merged.said();
     for line in &said {
+        sink.unread(line);
         say(&format!("note: {}", escape(line)));
     }
     said.len()

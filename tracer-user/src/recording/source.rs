@@ -2,7 +2,7 @@
 
 use super::columns::{COLUMNS, Column, Reads};
 use super::decode;
-use super::header::{HEADER_KEY, Header, TOTALS_KEY, Totals};
+use super::header::{About, HEADER_KEY, Header, TOTALS_KEY, Totals};
 use super::place::{SEALED, SPOOL};
 use super::spool::{self, Damage, Piece};
 use crate::event::model::Record;
@@ -153,6 +153,12 @@ impl Source {
     #[must_use]
     pub fn totals(&self) -> Option<&Totals> {
         self.totals.as_ref()
+    }
+
+    /// All that.
+    #[must_use]
+    pub fn about(&self) -> About {
+        About { path: self.path.clone(), header: self.header.clone(), totals: self.totals.clone() }
     }
 
     /// What was not intact until now, a line each.
