@@ -191,7 +191,8 @@ fn list<'a>(
     if text.is_empty() { Ok(()) } else { writeln!(f, "{label}:{text}") }
 }
 
-fn place_name(place: LostPlace) -> &'static str {
+/// As in the JSON.
+pub(crate) fn place_name(place: LostPlace) -> &'static str {
     match place {
         LostPlace::Ring => "ring",
         LostPlace::Flow => "flow",

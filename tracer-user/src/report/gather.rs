@@ -462,7 +462,7 @@ impl Gatherer {
 
     fn unseen(&self, summary: &Summary) -> Unseen {
         let lost = summary.lost.iter().map(|(place, count)| Figure {
-            name: name_of(*place),
+            name: summary::place_name(*place),
             value: words::thousands(*count),
             note: meaning(*place).to_owned(),
             bad: place.loses_counts(),
@@ -483,15 +483,6 @@ impl Gatherer {
     }
 }
 
-fn name_of(place: LostPlace) -> &'static str {
-    match place {
-        LostPlace::Ring => "ring",
-        LostPlace::Flow => "flow",
-        LostPlace::Overflow => "overflow",
-        LostPlace::Recursion => "recursion",
-    }
-}
-
 fn meaning(place: LostPlace) -> &'static str {
     match place {
         LostPlace::Ring => {
@@ -502,6 +493,7 @@ fn meaning(place: LostPlace) -> &'static str {
         }
         LostPlace::Overflow => "drops that found no room at all: counted, but nothing else is known of them",
         LostPlace::Recursion => "drops that the kernel did not show to droptrace: in no count here",
+        LostPlace::Recording => "drops that were not recorded, for the disk was too slow: in no count here",
     }
 }
 
