@@ -8,6 +8,7 @@ use crate::identity::sources;
 use crate::output::{Format, Settings, TimeFormat, escape};
 use crate::recording::replay::Part;
 use clap::builder::styling::{AnsiColor, Styles};
+use clap::error::ErrorKind;
 use clap::{ArgAction, ArgMatches, Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand};
 use jiff::tz::TimeZone;
 use std::ffi::OsString;
@@ -58,6 +59,8 @@ pub struct Live {
 pub struct Hist {
     /// The recordings to make it of; live if there are none.
     pub files: Vec<PathBuf>,
+    /// What of them.
+    pub part: Part,
     /// What to count.
     pub watch: Watch,
     /// How, and how to print it.
@@ -184,6 +187,8 @@ enum Other {
         files: Vec<PathBuf>,
         #[command(flatten)]
         histogram: HistogramArgs,
+        #[command(flatten)]
+        part: PartArgs,
         #[command(flatten)]
         filters: Box<FilterArgs>,
         #[command(flatten)]
@@ -503,6 +508,13 @@ pub struct PartArgs {
     pub last: Option<u64>,
 }
 
+impl PartArgs {
+    fn of(self, filter: Filter) -> Part {
+        let Self { since, until, first, last } = self;
+        Part { filter, since, until, first, last }
+    }
+}
+
 /// When to stop, and what the exit code says, where nothing is awaited.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Run")]
@@ -645,10 +657,15 @@ pub fn parse(
     let matches = Cli::command().try_get_matches_from(arguments)?;
     let cli = Cli::from_arg_matches(&matches)?;
     match cli.other {
-        Some(Other::Hist { files, histogram, names, run, filters: _ }) => {
+        Some(Other::Hist { files, histogram, part, names, run, filters: _ }) => {
             let matches = matches.subcommand_matches("hist").unwrap_or(&matches);
             let watch = Watch { filter: filter(matches, arguments, resolve_netns)?, names, run };
-            return Ok(Command::Hist(Box::new(Hist { files, watch, histogram })));
+            let part = part.of(watch.filter.clone());
+            if files.is_empty() && !part.is_all() {
+                let problem = "--since, --until, --first and --last are about recordings: name a FILE or DIR";
+                return Err(Cli::command().error(ErrorKind::MissingRequiredArgument, problem).into());
+            }
+            return Ok(Command::Hist(Box::new(Hist { files, part, watch, histogram })));
         }
         Some(Other::Record { recording, names, output, run, filters: _ }) => {
             let matches = matches.subcommand_matches("record").unwrap_or(&matches);
@@ -659,15 +676,13 @@ pub fn parse(
         }
         Some(Other::Replay { files, read, part, output, judge, filters: _ }) => {
             let matches = matches.subcommand_matches("replay").unwrap_or(&matches);
-            let PartArgs { since, until, first, last } = part;
-            let part = Part { filter: filter(matches, arguments, resolve_netns)?, since, until, first, last };
+            let part = part.of(filter(matches, arguments, resolve_netns)?);
             let files = files.into_iter().chain(read).collect();
             return Ok(Command::Replay(Box::new(Replay { files, part, output, judge })));
         }
         Some(Other::Report { files, page, part, filters: _ }) => {
             let matches = matches.subcommand_matches("report").unwrap_or(&matches);
-            let PartArgs { since, until, first, last } = part;
-            let part = Part { filter: filter(matches, arguments, resolve_netns)?, since, until, first, last };
+            let part = part.of(filter(matches, arguments, resolve_netns)?);
             return Ok(Command::Report(Box::new(Report { files, part, page })));
         }
         Some(Other::Doctor { self_test, probes }) => return Ok(Command::Doctor { self_test, probes }),
@@ -1190,6 +1205,7 @@ mod tests {
             "--by reason,to-pod,reason --bucket 10s --top 3 -o csv --not --port 22 --for 30s -c 5 --all a b";
         let hist = hist(&line.split_whitespace().collect::<Vec<_>>());
         assert_eq!(hist.watch.filter.to_string(), "--not --port 22");
+        assert!(hist.part.is_all() && hist.part.filter == hist.watch.filter);
         assert_eq!((hist.watch.run.duration, hist.watch.run.count), (Some(Duration::from_secs(30)), Some(5)));
         assert_eq!(hist.files, [PathBuf::from("a"), PathBuf::from("b")]);
         let settings = hist.settings();
@@ -1203,6 +1219,10 @@ mod tests {
         let hist = hist(&["--compare", "0s..30s", "30s..60s", "file"]);
         assert!(hist.settings().compare.is_some() && hist.settings().by == [hist::Key::Place]);
         assert_eq!(hist.files, [PathBuf::from("file")]);
+        let last = self::hist(&["file", "--last", "3", "--port", "22"]);
+        assert_eq!((last.part.last, last.part.filter.to_string()), (Some(3), "--port 22".into()));
+        let text = refusal(&["hist", "--last", "3"]);
+        assert!(text.contains("are about recordings"), "{text}");
         for line in [
             &["--compare", "0s..30s"][..],
             &["--compare", "30s", "60s"],

@@ -95,6 +95,8 @@ fn what_was_dropped_comes_back() -> Result<()> {
     ensure!((sum(&some)) == 3, "--to-port 4242 shows {}", sum(&some));
     let last = run(&format!("replay {name} --json --last 1"))?;
     ensure!(last.records.len() == 1, "--last 1 shows {} lines", last.records.len());
+    let counted = run(&format!("hist {name} -o json --last 1"))?;
+    ensure!(counted.records[0].count() == sum(&last), "{} of {}", counted.records[0].brief(), sum(&last));
     let judged = Droptrace::spawn(droptrace(&["replay", &name, "--assert-no-drops"])?)?.end()?;
     judged.expect_code(4)
 }

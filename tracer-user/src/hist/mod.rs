@@ -77,8 +77,7 @@ pub fn run(hist: &cli::Hist, arguments: &[OsString]) -> anyhow::Result<u8> {
         live::run(&hist.watch, arguments, histogram)
     } else {
         let run = &hist.watch.run;
-        let part = replay::Part { filter: hist.watch.filter.clone(), ..replay::Part::default() };
-        replay::run(&hist.files, &part, (run.assert_no_drops, run.strict), histogram)
+        replay::run(&hist.files, &hist.part, (run.assert_no_drops, run.strict), histogram)
     }
 }
 

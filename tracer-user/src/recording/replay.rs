@@ -33,6 +33,13 @@ pub struct Part {
 }
 
 impl Part {
+    /// True if it is all records that the filter lets through.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        let Self { filter: _, since, until, first, last } = self;
+        since.is_none() && until.is_none() && first.is_none() && last.is_none()
+    }
+
     fn has(&self, record: &Record) -> bool {
         let at = time(record);
         let is_then = self.since.is_none_or(|since| at >= since) && self.until.is_none_or(|until| at < until);
