@@ -29,7 +29,7 @@ pub fn find(words: &[PathBuf]) -> Result<Vec<PathBuf>, SourceError> {
         // A name is a name, also one with a star.
         let starts = if word.exists() { vec![word.clone()] } else { expand(word).map_err(io)? };
         if starts.is_empty() {
-            return Err(io(io::Error::from(io::ErrorKind::NotFound)));
+            return Err(io(io::Error::new(io::ErrorKind::NotFound, "there is no such file or folder")));
         }
         for start in starts {
             if start.is_dir() {

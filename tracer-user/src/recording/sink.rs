@@ -1,7 +1,7 @@
 //! The [`Sink`] that records, and prints as well where that is asked for.
 
 use super::recorder::Recorder;
-use crate::event::model::Record;
+use crate::event::model::{Class, Record};
 use crate::output::{Now, Printer, Sink, Stop, Summary, summary::Totals};
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -96,6 +96,8 @@ impl<O: Write, P: Write, E: Write> Sink for Recording<O, P, E> {
             return printer.record(record, now);
         }
         match record {
+            // They are recorded; whoever reads the recording says whether to see them.
+            Record::Drop(drop) if drop.drop.class == Class::Routine => self.totals.hidden(drop),
             Record::Drop(drop) => self.totals.counted(drop),
             Record::Lost(lost) => self.totals.lost(lost),
             Record::Stalled(_) => {}

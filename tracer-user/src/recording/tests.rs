@@ -4,8 +4,9 @@ use super::place::{SEALED, SPOOL};
 use super::seal::seal;
 use super::spool::Spool;
 use super::*;
-use crate::event::model::{Drop, Lost, LostPlace, Record, Timestamp};
+use crate::event::model::{Class, Drop, Lost, LostPlace, Record, Timestamp};
 use crate::hist::Key;
+use crate::output::Sink as _;
 use clap::ValueEnum as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Write as _};
@@ -462,4 +463,22 @@ fn recordings_of_version_1_are_read() {
         assert!(matches!(&records[2], Record::Lost(lost) if lost.count == 3), "{name}");
         assert!(matches!(&records[3], Record::Stalled(stalled) if stalled.peers.len() == 1), "{name}");
     }
+}
+
+#[test]
+fn routine_drops_are_recorded_and_not_said_to_be_drops() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("f.parquet");
+    let recorder = Recorder::begin(Place::File(path.clone()), header()).unwrap();
+    let mut sink = Recording::<Vec<u8>, Vec<u8>, _>::new(recorder, None, Vec::new(), false, Some(8));
+    let now = crate::output::Now::default();
+    let mut routine = Drop { count: 9, ..example::drop() };
+    routine.drop.class = Class::Routine;
+    assert!(sink.record(&Record::Drop(Box::new(routine)), now).is_continue());
+    assert!(sink.record(&numbered(7), now).is_continue());
+    // -c means drops that are no routine.
+    assert!(sink.record(&numbered(1), now).is_break());
+    let (summary, _) = sink.finish(now);
+    assert_eq!((summary.drops, summary.hidden_total()), (8, 9));
+    assert_eq!(read(&path).0, [9, 7, 1]);
 }
