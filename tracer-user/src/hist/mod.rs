@@ -78,7 +78,8 @@ pub fn run(hist: &cli::Hist, arguments: &[OsString]) -> anyhow::Result<u8> {
     } else {
         let run = &hist.watch.run;
         let part = replay::Part { filter: hist.watch.filter.clone(), ..replay::Part::default() };
-        replay::run(&hist.files, &part, (run.assert_no_drops, run.strict), histogram)
+        let causes = hist.watch.causes.load()?;
+        replay::run(&hist.files, &part, &causes, (run.assert_no_drops, run.strict), histogram)
     }
 }
 

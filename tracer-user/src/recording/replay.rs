@@ -1,6 +1,7 @@
 //! Recordings through a [`Sink`], as if their drops happened now.
 
 use super::files::{Merged, find, time};
+use crate::cause::Causes;
 use crate::event::model::{Record, Timestamp};
 use crate::filter::{Filter, matches};
 use crate::output::{End, Now, Outcome, Sink, escape, exit_code};
@@ -52,6 +53,7 @@ impl Part {
 pub fn run(
     files: &[PathBuf],
     part: &Part,
+    causes: &Causes,
     (assert_no_drops, strict): (bool, bool),
     mut sink: impl Sink,
 ) -> anyhow::Result<u8> {
@@ -71,9 +73,12 @@ pub fn run(
     let mut taken = 0;
     while flow.is_continue()
         && part.first.is_none_or(|first| taken < first)
-        && let Some(record) = merged.next()
+        && let Some(mut record) = merged.next()
     {
         unread += tell(&mut merged);
+        if let Record::Drop(drop) = &mut record {
+            causes.explain_recorded(drop);
+        }
         if !part.has(&record) {
             continue;
         }
