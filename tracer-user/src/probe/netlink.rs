@@ -111,7 +111,8 @@ pub(crate) fn one(request: u16, body: &[u8]) -> io::Result<Vec<u8>> {
     let mut found = None;
     // The answers' types are the requests' less two.
     let answer = request - 2;
-    dump(libc::NETLINK_ROUTE, &flagged(request, REQUEST, body), answer, PATIENCE, &mut |body| {
+    // It breaks off with the first message: there is one.
+    let _ = dump(libc::NETLINK_ROUTE, &flagged(request, REQUEST, body), answer, PATIENCE, &mut |body| {
         found = Some(body.to_vec());
         ControlFlow::Break(())
     })?;
