@@ -224,7 +224,9 @@ impl Base {
         for (number, entry) in base.entries.iter().enumerate() {
             match entry.when.keys() {
                 Some(keys) => {
-                    keys.into_iter().for_each(|key| base.index.entry(key).or_default().push(number))
+                    for key in keys {
+                        base.index.entry(key).or_default().push(number);
+                    }
                 }
                 None => base.of_any.push(number),
             }

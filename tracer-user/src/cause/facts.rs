@@ -340,8 +340,8 @@ impl<'a> Facts<'a> {
             Fact::Ttl => packet.ttl.map(number),
             Fact::TcpFlags => text_of(&packet.tcp_flags),
             Fact::IcmpType => packet.icmp_type.map(number),
-            Fact::Source => source.address.map(owned),
-            Fact::Destination => destination.address.map(owned),
+            Fact::Source => source.address.as_ref().map(shown),
+            Fact::Destination => destination.address.as_ref().map(shown),
             Fact::SourcePort => source.port.map(number),
             Fact::DestinationPort => destination.port.map(number),
             Fact::DestinationKind => destination.address.map(|address| {
@@ -402,11 +402,11 @@ impl<'a> Facts<'a> {
             Fact::Place => {
                 netfilter?.chain.as_ref()?;
                 let place = words::place(self.drop);
-                Some(owned(place.split(" (").next().unwrap_or(&place)))
+                Some(owned(place.split(" (").next().unwrap_or(&place).to_owned()))
             }
             Fact::Tier => comments(netfilter?)?.iter().find_map(|comment| {
                 let rest = comment.strip_prefix("End of tier ")?;
-                Some(owned(rest.split_once(". ")?.0))
+                Some(owned(rest.split_once(". ")?.0.to_owned()))
             }),
             Fact::BpfHook => bpf.map(|it| borrowed(&it.hook)),
             Fact::BpfInterface => text_of(&bpf?.interface),
@@ -424,8 +424,8 @@ impl<'a> Facts<'a> {
                 })
             }),
             Fact::CiliumEndpoint => cilium?.endpoint.map(number),
-            Fact::CiliumSource => cilium?.source_identity.as_ref().map(owned),
-            Fact::CiliumDestination => cilium?.destination_identity.as_ref().map(owned),
+            Fact::CiliumSource => cilium?.source_identity.as_ref().map(shown),
+            Fact::CiliumDestination => cilium?.destination_identity.as_ref().map(shown),
             Fact::CiliumPolicies => {
                 let names = cilium?.policies.as_ref()?.iter().map(|policy| match &policy.namespace {
                     Some(namespace) => Cow::Owned(format!("{namespace}/{}", policy.name)),
@@ -476,8 +476,12 @@ fn borrowed(text: &str) -> Value<'_> {
     Value::Text(Cow::Borrowed(text))
 }
 
-fn owned<'a>(text: impl ToString) -> Value<'a> {
-    Value::Text(Cow::Owned(text.to_string()))
+fn owned<'a>(text: String) -> Value<'a> {
+    Value::Text(Cow::Owned(text))
+}
+
+fn shown<'a>(value: &impl fmt::Display) -> Value<'a> {
+    owned(value.to_string())
 }
 
 fn number<'a>(number: impl Into<u64>) -> Value<'a> {

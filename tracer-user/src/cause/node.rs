@@ -179,11 +179,11 @@ impl Here<'_> {
             Fact::RcvbufErrors => self.counter("snmp", "Udp", "RcvbufErrors"),
             Fact::SoftnetDropped => {
                 let dropped = softnet_dropped(&self.file("net/softnet_stat")?)?;
-                Some(evidence("softnet_stat.dropped", dropped, "/proc/net/softnet_stat"))
+                Some(evidence("softnet_stat.dropped", dropped.to_string(), "/proc/net/softnet_stat"))
             }
             Fact::Route => {
                 let to = self.question.destination?;
-                self.route().map(|route| evidence(&format!("route to {to}"), &route.kind, "rtnetlink"))
+                self.route().map(|route| evidence(&format!("route to {to}"), route.kind, "rtnetlink"))
             }
             Fact::RouteInterface => {
                 let to = self.question.destination?;
@@ -192,7 +192,7 @@ impl Here<'_> {
             }
             Fact::Mtu => {
                 let name = leaves_by.clone().or_else(|| self.route()?.interface.clone())?;
-                Some(evidence(&format!("{name} mtu"), route::mtu(&name)?, "ioctl"))
+                Some(evidence(&format!("{name} mtu"), route::mtu(&name)?.to_string(), "ioctl"))
             }
             _ => None,
         }
@@ -248,8 +248,8 @@ impl Here<'_> {
     }
 }
 
-fn evidence(name: &str, value: impl ToString, source: &str) -> Evidence {
-    Evidence { name: name.to_owned(), value: value.to_string(), source: source.to_owned(), change: None }
+fn evidence(name: &str, value: impl Into<String>, source: &str) -> Evidence {
+    Evidence { name: name.to_owned(), value: value.into(), source: source.to_owned(), change: None }
 }
 
 /// An interface's name that can only be the name of a folder, whatever somebody called the interface.
@@ -342,7 +342,7 @@ mod tests {
     fn a_counter_tells_how_much_it_has_grown() {
         let mut memory = Memory::default();
         let mut change = |netns, fact, value: u64| {
-            let mut reading = Reading { fact, evidence: evidence("n", value, "s") };
+            let mut reading = Reading { fact, evidence: evidence("n", value.to_string(), "s") };
             memory.add_change(netns, &mut reading);
             reading.evidence.change
         };

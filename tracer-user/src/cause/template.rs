@@ -86,7 +86,7 @@ impl Template {
                     let value = facts.get(*fact).map(|value| value.to_string());
                     match (value, end(*fact, language)) {
                         (Some(value), _) if !is_in_command || value.chars().all(is_plain) => {
-                            bounded(&value, text)
+                            bounded(&value, text);
                         }
                         (None, Some(end)) if !is_in_command => text.push_str(end),
                         (None, None) => return None,
