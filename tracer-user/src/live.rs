@@ -80,6 +80,10 @@ fn begin(watch: &Watch, arguments: &[OsString]) -> anyhow::Result<Result<(Stream
             return Ok(Err(MEANINGLESS));
         }
     };
+    if let Some(error) = causes.unknown(&watch.filter) {
+        say(&format!("error: {error}"));
+        return Ok(Err(MEANINGLESS));
+    }
     let settings = Settings { verbose: watch.run.verbose, probes: watch.run.probes == ProbesWhen::Always };
     // They begin first: much of what they tell has come when the kernel half runs.
     let feed = match sources::start(watch.names.sources()) {

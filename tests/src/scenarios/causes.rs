@@ -191,5 +191,9 @@ fn without_meaning() -> Result<()> {
         let said = format!("{file}:2: cause \"x\": when: there is no fact `reasn`: did you mean `reason`?");
         ensure!(ended.output.stderr.contains(&said), "{}", ended.output.stderr);
     }
+    let ended = Droptrace::spawn(droptrace(&["--cause", "conntrak-full"])?)?.end()?;
+    ended.expect_code(2)?;
+    let said = "--cause conntrak-full: there is no such cause; did you mean conntrack-full";
+    ensure!(ended.output.stderr.contains(said), "{}", ended.output.stderr);
     Ok(())
 }

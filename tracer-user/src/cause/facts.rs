@@ -2,7 +2,6 @@
 
 use super::node::Question;
 use crate::event::model::{Class, Drop, Endpoint, Evidence, K8s};
-use crate::netfilter::model::Netfilter;
 use crate::netfilter::owner::UNKNOWN;
 use crate::netfilter::text;
 use crate::output::words;
@@ -298,13 +297,15 @@ pub struct Facts<'a> {
     /// The facts that the node is asked for, all at once, when the first of them is.
     wanted: &'a [Fact],
     readings: OnceCell<Vec<Reading>>,
+    /// The comments of the rule, which many entries ask for; none if its text is not known.
+    comments: OnceCell<Vec<Cow<'a, str>>>,
 }
 
 impl<'a> Facts<'a> {
     /// Of this drop.
     #[must_use]
     pub fn new(drop: &'a Drop, node: Option<&'a dyn NodeState>, wanted: &'a [Fact]) -> Self {
-        Self { drop, node, wanted, readings: OnceCell::new() }
+        Self { drop, node, wanted, readings: OnceCell::new(), comments: OnceCell::new() }
     }
 
     /// A fact that the node told, as evidence.
@@ -385,7 +386,9 @@ impl<'a> Facts<'a> {
             Fact::Table => text_of(&netfilter?.table),
             Fact::Chain => text_of(&netfilter?.chain),
             Fact::Rule => text_of(&netfilter?.text),
-            Fact::Comment => Some(Value::Texts(comments(netfilter?)?)),
+            Fact::Comment => {
+                Some(self.comments()).filter(|it| !it.is_empty()).map(|it| Value::Texts(it.to_vec()))
+            }
             Fact::RuleOwner => netfilter?.owner.as_deref().filter(|owner| *owner != UNKNOWN).map(borrowed),
             Fact::NfFunction => text_of(&netfilter?.function),
             Fact::RejectWith => text_of(&netfilter?.reject_with),
@@ -404,7 +407,7 @@ impl<'a> Facts<'a> {
                 let place = words::place(self.drop);
                 Some(owned(place.split(" (").next().unwrap_or(&place).to_owned()))
             }
-            Fact::Tier => comments(netfilter?)?.iter().find_map(|comment| {
+            Fact::Tier => self.comments().iter().find_map(|comment| {
                 let rest = comment.strip_prefix("End of tier ")?;
                 Some(owned(rest.split_once(". ")?.0.to_owned()))
             }),
@@ -441,6 +444,13 @@ impl<'a> Facts<'a> {
         }
     }
 
+    fn comments(&self) -> &[Cow<'a, str>] {
+        self.comments.get_or_init(|| {
+            let rule = self.drop.drop.netfilter.as_deref().and_then(|netfilter| netfilter.text.as_deref());
+            rule.map(|rule| text::comments(rule).collect()).unwrap_or_default()
+        })
+    }
+
     fn pod(&self) -> Option<&'a K8s> {
         pod(&self.drop.destination).or_else(|| pod(&self.drop.source))
     }
@@ -452,9 +462,9 @@ impl<'a> Facts<'a> {
             Some((Cow::Borrowed(k8s.namespace.as_deref()?), Cow::Borrowed(k8s.service.as_deref()?)))
         });
         named.or_else(|| {
-            let netfilter =
-                self.drop.drop.netfilter.as_deref().filter(|it| it.owner.as_deref() == Some("kube-proxy"))?;
-            comments(netfilter)?.iter().find_map(|comment| {
+            let owner = self.drop.drop.netfilter.as_deref().and_then(|netfilter| netfilter.owner.as_deref());
+            let comments = if owner == Some("kube-proxy") { self.comments() } else { &[] };
+            comments.iter().find_map(|comment| {
                 let (namespace, rest) = comment.split(' ').next()?.split_once('/')?;
                 let name = rest.split(':').next()?;
                 let is_label = |it: &str| {
@@ -529,15 +539,11 @@ fn spaced(k8s: &K8s) -> Option<String> {
     Some(k8s.namespace.as_deref().map_or_else(|| pod.to_owned(), |namespace| format!("{namespace}/{pod}")))
 }
 
-/// The comments of the rule; none if its text is not known.
-fn comments(netfilter: &Netfilter) -> Option<Vec<Cow<'_, str>>> {
-    Some(text::comments(netfilter.text.as_deref()?).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::event::model::Reason;
+    use crate::netfilter::model::Netfilter;
 
     fn facts_of(drop: &Drop, fact: Fact) -> Option<String> {
         Facts::new(drop, None, &[]).get(fact).map(|value| value.to_string())

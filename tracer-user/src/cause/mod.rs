@@ -15,6 +15,7 @@ pub use facts::Fact;
 pub use language::Language;
 
 use crate::event::model::{Cause, Drop};
+use crate::filter::{Filter, Value, near};
 use facts::NodeState;
 use std::fmt;
 use std::sync::Arc;
@@ -49,6 +50,21 @@ impl Causes {
     #[must_use]
     pub fn with_node(self, node: impl NodeState + 'static) -> Self {
         Self { node: Some(Box::new(node)), ..self }
+    }
+
+    /// Why a filter's words about causes mean none that there is, for people; `None` if each means one at least.
+    #[must_use]
+    pub fn unknown(&self, filter: &Filter) -> Option<String> {
+        let ids = || self.base.entries().iter().map(Entry::id);
+        filter.words.iter().find_map(|word| {
+            let Value::Cause(glob) = &word.value else { return None };
+            if ids().any(|id| glob.matches(id)) {
+                return None;
+            }
+            let near = near(&word.text, ids()).join(", ");
+            let hint = if near.is_empty() { String::new() } else { format!("; did you mean {near}?") };
+            Some(format!("--cause {}: there is no such cause{hint}", word.text))
+        })
     }
 
     /// Gives a drop its cause, or none. What is known of the drop must have been told by now.
