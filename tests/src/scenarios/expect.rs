@@ -29,6 +29,8 @@ pub(super) struct Expect {
     blame: Option<(Blame, bool)>,
     /// The cause's id.
     cause: Option<&'static str>,
+    /// What the node must have said beside it.
+    evidence: Vec<Value>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +52,7 @@ impl Expect {
             functions: &[],
             blame: None,
             cause: None,
+            evidence: Vec::new(),
         }
     }
 
@@ -80,6 +83,12 @@ impl Expect {
     /// The cause. Where the kernel has none of the reasons that are expected, none is.
     pub(super) fn cause(mut self, id: &'static str) -> Self {
         self.cause = Some(id);
+        self
+    }
+
+    /// What the node must have said beside the cause: an element with these fields.
+    pub(super) fn evidence(mut self, member: Value) -> Self {
+        self.evidence.push(member);
         self
     }
 
@@ -199,7 +208,7 @@ impl Expect {
         let tells_reason =
             self.reasons.is_empty() || self.reasons.iter().any(|name| kernel::has_reason(name));
         if let Some(id) = self.cause.filter(|_| tells_reason) {
-            check_cause(record, id)?;
+            check_cause(record, id, &self.evidence)?;
         }
         for (pointer, allowed) in &self.fields {
             let value = record.get(pointer);
@@ -216,12 +225,19 @@ impl Expect {
 }
 
 /// The cause, with words that are no templates any more.
-fn check_cause(record: &Record, id: &str) -> Result<()> {
+fn check_cause(record: &Record, id: &str, evidence: &[Value]) -> Result<()> {
     let cause = record.get("/drop/cause");
     ensure!(cause["id"] == id, "the cause is {cause}, not {id}");
     for text in ["why", "fix"] {
         let text = cause[text].as_str().unwrap_or_default();
         ensure!(!text.is_empty() && !text.contains(['{', '}', '[']), "{id} says {text:?}");
+    }
+    for wanted in evidence {
+        let list = cause["evidence"].as_array();
+        ensure!(
+            list.is_some_and(|list| list.iter().any(|it| has_fields(it, wanted))),
+            "{cause} is without {wanted}"
+        );
     }
     Ok(())
 }

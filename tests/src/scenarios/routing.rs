@@ -108,7 +108,7 @@ fn packet_too_big(family: Family) -> Result<()> {
         .at(&["ip_forward", "ip6_forward"])
         .field("/packet/length", length)
         .cause("mtu")
-        .lists("/drop/cause/evidence", json!({"name": "r1 mtu", "value": "1300"}))
+        .evidence(json!({"name": "r1 mtu", "value": "1300"}))
         // IPv6 turns to the outgoing device before it looks at the MTU.
         .interface(family.pick("r0", "r1"));
     verify(stream, &[expect], &[&routed.server.netns])
@@ -171,7 +171,7 @@ fn reverse_path(_: Family) -> Result<()> {
         .flow("udp", from, to)
         .reason(&["IP_RPFILTER"])
         .cause("rp-filter")
-        .lists("/drop/cause/evidence", json!({"name": "net.ipv4.conf.r0.rp_filter", "value": "1"}))
+        .evidence(json!({"name": "net.ipv4.conf.r0.rp_filter", "value": "1"}))
         .at(&["ip_rcv_finish_core", "ip_rcv_finish"])
         .interface("r0");
     verify(stream, &[expect], &[&routed.server.netns])

@@ -145,7 +145,7 @@ fn accept_queue_full(family: Family) -> Result<()> {
         .at(TCP_RECEIVE)
         .cause("accept-queue-full")
         .field("/drop/class", "resource")
-        .lists("/drop/cause/evidence", serde_json::json!({"name": "net.core.somaxconn", "source": "sysctl"}));
+        .evidence(serde_json::json!({"name": "net.core.somaxconn", "source": "sysctl"}));
     verify(stream, &[expect], &[])
 }
 
