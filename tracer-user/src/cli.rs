@@ -1,6 +1,7 @@
 //! The command line. Parsing is a pure function of the arguments (and of how a `--netns` word resolves); what it
 //! refuses, it points at.
 
+use crate::cause::{BadCauses, Base, Causes, Language};
 use crate::event::model::Timestamp;
 use crate::filter::{Family, Filter, Flag, RawWord, Side, WordError, netns::NetnsError};
 use crate::hist;
@@ -85,6 +86,8 @@ pub struct Replay {
     pub files: Vec<PathBuf>,
     /// What of them.
     pub part: Part,
+    /// What drops are explained with that have no cause.
+    pub causes: CauseArgs,
     /// How to print it.
     pub output: OutputArgs,
     /// What the exit code says.
@@ -98,6 +101,8 @@ pub struct Report {
     pub files: Vec<PathBuf>,
     /// What of them.
     pub part: Part,
+    /// What drops are explained with.
+    pub causes: CauseArgs,
     /// The page.
     pub page: PageArgs,
 }
@@ -109,6 +114,8 @@ pub struct Watch {
     pub filter: Filter,
     /// Where names come from.
     pub names: NamesArgs,
+    /// What drops are explained with.
+    pub causes: CauseArgs,
     /// When to stop, and what the exit code says.
     pub run: RunArgs,
 }
@@ -172,6 +179,8 @@ struct Cli {
     #[command(flatten)]
     names: NamesArgs,
     #[command(flatten)]
+    causes: CauseArgs,
+    #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
     run: RunArgs,
@@ -194,6 +203,8 @@ enum Other {
         #[command(flatten)]
         names: NamesArgs,
         #[command(flatten)]
+        causes: CauseArgs,
+        #[command(flatten)]
         run: RunArgs,
     },
     /// Write drops to a Parquet file, or to a folder of them, until Ctrl-C, --for or -c
@@ -205,6 +216,8 @@ enum Other {
         filters: Box<FilterArgs>,
         #[command(flatten)]
         names: NamesArgs,
+        #[command(flatten)]
+        causes: CauseArgs,
         #[command(flatten)]
         output: OutputArgs,
         #[command(flatten)]
@@ -223,6 +236,8 @@ enum Other {
         #[command(flatten)]
         filters: Box<FilterArgs>,
         #[command(flatten)]
+        causes: CauseArgs,
+        #[command(flatten)]
         output: OutputArgs,
         #[command(flatten)]
         judge: JudgeArgs,
@@ -239,6 +254,8 @@ enum Other {
         part: PartArgs,
         #[command(flatten)]
         filters: Box<FilterArgs>,
+        #[command(flatten)]
+        causes: CauseArgs,
     },
     /// Say what this kernel and node allow: how drops are attributed, and why
     Doctor {
@@ -348,6 +365,9 @@ struct FilterArgs {
     /// Drop reasons by name or pattern; '!NAME' leaves one out
     #[arg(long, value_name = "NAME|GLOB")]
     reason: Vec<String>,
+    /// Causes by name or pattern, for example conntrack-full or 'svc-*'
+    #[arg(long, value_name = "NAME|GLOB")]
+    cause: Vec<String>,
     /// Negate the filter that follows
     #[arg(long, action = ArgAction::Append, num_args = 0, default_missing_value = "true")]
     not: Vec<bool>,
@@ -378,6 +398,53 @@ impl NamesArgs {
         let Self { inventory, offline, kubeconfig, context } = self.clone();
         let api = sources::api::Options { kubeconfig, context, ..Default::default() };
         sources::Options { api: (!offline).then_some(api), files: inventory }
+    }
+}
+
+/// What drops are explained with.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Causes")]
+pub struct CauseArgs {
+    /// Causes of your own (TOML), which come before those that are compiled in
+    #[arg(long, value_name = "FILE")]
+    pub causes: Vec<PathBuf>,
+    /// Language of causes: auto is the locale's for people, and English for programs and recordings
+    #[arg(long, value_name = "LANGUAGE", default_value = "auto")]
+    pub lang: Lang,
+    /// True if a person is to read them as they come.
+    #[arg(skip)]
+    is_for_people: bool,
+}
+
+/// A language of causes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Lang {
+    /// The locale's, where people read
+    #[default]
+    Auto,
+    /// English
+    En,
+    /// Chinese
+    Zh,
+}
+
+impl CauseArgs {
+    fn printed_as(self, output: &OutputArgs) -> Self {
+        Self { is_for_people: !output.json && output.output != Format::Json, ..self }
+    }
+
+    /// The knowledge base: asks the environment for the locale, and reads the files.
+    ///
+    /// # Errors
+    /// If a file can't be read, or makes no sense.
+    pub fn load(&self) -> Result<Causes, BadCauses> {
+        let language = match self.lang {
+            Lang::En => Language::English,
+            Lang::Zh => Language::Chinese,
+            Lang::Auto if self.is_for_people => Language::of(|name| std::env::var(name).ok()),
+            Lang::Auto => Language::English,
+        };
+        Ok(Causes::new(Base::with_files(&self.causes)?, language))
     }
 }
 
@@ -528,6 +595,9 @@ pub struct JudgeArgs {
     /// Exit with 5 if events were lost
     #[arg(long)]
     pub strict: bool,
+    /// Tell causes in full
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
 }
 
 /// When to stop, and what the exit code says.
@@ -550,7 +620,7 @@ pub struct RunArgs {
     /// every packet that comes to a netfilter hook
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub probes: ProbesWhen,
-    /// More of droptrace's own messages
+    /// More of droptrace's own messages, and causes in full
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
 }
@@ -571,7 +641,7 @@ impl Live {
     /// How to print on this process's stdout ([`OutputArgs::settings`]).
     #[must_use]
     pub fn settings(&self) -> Settings {
-        self.output.settings(self.watch.run.count)
+        Settings { verbose: self.watch.run.verbose > 0, ..self.output.settings(self.watch.run.count) }
     }
 }
 
@@ -579,7 +649,8 @@ impl Record {
     /// How to print, likewise, if that is asked for.
     #[must_use]
     pub fn printing(&self) -> Option<Settings> {
-        self.output.as_ref().map(|output| output.settings(self.watch.run.count))
+        let verbose = self.watch.run.verbose > 0;
+        self.output.as_ref().map(|output| Settings { verbose, ..output.settings(self.watch.run.count) })
     }
 }
 
@@ -587,7 +658,7 @@ impl Replay {
     /// How to print, likewise.
     #[must_use]
     pub fn settings(&self) -> Settings {
-        self.output.settings(self.judge.count)
+        Settings { verbose: self.judge.verbose > 0, ..self.output.settings(self.judge.count) }
     }
 }
 
@@ -618,6 +689,7 @@ impl OutputArgs {
             zone,
             rate_limit,
             count,
+            verbose: false,
         }
     }
 }
@@ -657,9 +729,9 @@ pub fn parse(
     let matches = Cli::command().try_get_matches_from(arguments)?;
     let cli = Cli::from_arg_matches(&matches)?;
     match cli.other {
-        Some(Other::Hist { files, histogram, part, names, run, filters: _ }) => {
+        Some(Other::Hist { files, histogram, part, names, causes, run, filters: _ }) => {
             let matches = matches.subcommand_matches("hist").unwrap_or(&matches);
-            let watch = Watch { filter: filter(matches, arguments, resolve_netns)?, names, run };
+            let watch = Watch { filter: filter(matches, arguments, resolve_netns)?, names, causes, run };
             let part = part.of(watch.filter.clone());
             if files.is_empty() && !part.is_all() {
                 let problem = "--since, --until, --first and --last are about recordings: name a FILE or DIR";
@@ -667,23 +739,24 @@ pub fn parse(
             }
             return Ok(Command::Hist(Box::new(Hist { files, part, watch, histogram })));
         }
-        Some(Other::Record { recording, names, output, run, filters: _ }) => {
+        Some(Other::Record { recording, names, causes, output, run, filters: _ }) => {
             let matches = matches.subcommand_matches("record").unwrap_or(&matches);
-            let watch = Watch { filter: filter(matches, arguments, resolve_netns)?, names, run };
+            let watch = Watch { filter: filter(matches, arguments, resolve_netns)?, names, causes, run };
             let is_asked = |id| matches.value_source(id) == Some(clap::parser::ValueSource::CommandLine);
             let output = (is_asked("output") || is_asked("json")).then_some(output);
             return Ok(Command::Record(Box::new(Record { watch, recording, output })));
         }
-        Some(Other::Replay { files, read, part, output, judge, filters: _ }) => {
+        Some(Other::Replay { files, read, part, causes, output, judge, filters: _ }) => {
             let matches = matches.subcommand_matches("replay").unwrap_or(&matches);
             let part = part.of(filter(matches, arguments, resolve_netns)?);
             let files = files.into_iter().chain(read).collect();
-            return Ok(Command::Replay(Box::new(Replay { files, part, output, judge })));
+            let causes = causes.printed_as(&output);
+            return Ok(Command::Replay(Box::new(Replay { files, part, causes, output, judge })));
         }
-        Some(Other::Report { files, page, part, filters: _ }) => {
+        Some(Other::Report { files, page, part, causes, filters: _ }) => {
             let matches = matches.subcommand_matches("report").unwrap_or(&matches);
             let part = part.of(filter(matches, arguments, resolve_netns)?);
-            return Ok(Command::Report(Box::new(Report { files, part, page })));
+            return Ok(Command::Report(Box::new(Report { files, part, causes, page })));
         }
         Some(Other::Doctor { self_test, probes }) => return Ok(Command::Doctor { self_test, probes }),
         Some(Other::Schema) => return Ok(Command::Schema),
@@ -691,7 +764,9 @@ pub fn parse(
         Some(Other::Man) => return Ok(Command::Man),
         None => {}
     }
-    let watch = Watch { filter: filter(&matches, arguments, resolve_netns)?, names: cli.names, run: cli.run };
+    let causes = cli.causes.printed_as(&cli.output);
+    let watch =
+        Watch { filter: filter(&matches, arguments, resolve_netns)?, names: cli.names, causes, run: cli.run };
     Ok(Command::Live(Box::new(Live { watch, output: cli.output })))
 }
 
@@ -750,6 +825,7 @@ fn argument_id(flag: Flag) -> &'static str {
         Flag::Interface => "interface",
         Flag::Netns => "netns",
         Flag::Reason => "reason",
+        Flag::Cause => "cause",
         Flag::Pod(Side::Either) => "pod",
         Flag::Pod(Side::From) => "from_pod",
         Flag::Pod(Side::To) => "to_pod",
@@ -1019,6 +1095,7 @@ mod tests {
                 Flag::Protocol => "udp",
                 Flag::Interface => "eth0",
                 Flag::Reason => "X",
+                Flag::Cause => "svc-*",
                 Flag::Pod(_) | Flag::Namespace(_) | Flag::Workload(_) | Flag::Service(_) => "cart",
                 Flag::Selector(_) => "app=cart",
                 Flag::Family(_) => "",

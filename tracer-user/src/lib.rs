@@ -1,6 +1,7 @@
 //! droptrace's user half. Data flows one way: kernel (`probe`) → `event` → attribution → identity → cause →
 //! `output`. The parts that decide are pure functions over plain data; only the edges touch the OS.
 
+pub mod cause;
 pub mod cilium;
 pub mod cli;
 pub mod doctor;

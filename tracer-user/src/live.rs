@@ -1,6 +1,7 @@
 //! The live stream, and where it goes: to a printer, for the default command, or to any other sink.
 
 use crate::{
+    cause::node::Node,
     cli::{ProbesWhen, Watch},
     event::model::{Record, Stalled},
     identity::{
@@ -9,7 +10,7 @@ use crate::{
         object::Update,
         sources::{self, Feed},
     },
-    output::{End, Now, Outcome, Sink, Stop, Summary, exit_code},
+    output::{End, MEANINGLESS, Now, Outcome, Sink, Stop, Summary, exit_code},
     probe::{clock::StepWatch, connections::Table, tracer::Settings},
     start::{say, start},
     stream::Stream,
@@ -72,6 +73,17 @@ type Updates = mpsc::Receiver<Update>;
 
 /// Starts; the exit code where that has no point here.
 fn begin(watch: &Watch, arguments: &[OsString]) -> anyhow::Result<Result<(Stream, Option<Updates>), u8>> {
+    let causes = match watch.causes.load() {
+        Ok(causes) => causes.with_node(Node::default()),
+        Err(error) => {
+            say(&format!("error: {error}"));
+            return Ok(Err(MEANINGLESS));
+        }
+    };
+    if let Some(error) = causes.unknown(&watch.filter) {
+        say(&format!("error: {error}"));
+        return Ok(Err(MEANINGLESS));
+    }
     let settings = Settings { verbose: watch.run.verbose, probes: watch.run.probes == ProbesWhen::Always };
     // They begin first: much of what they tell has come when the kernel half runs.
     let feed = match sources::start(watch.names.sources()) {
@@ -97,6 +109,7 @@ fn begin(watch: &Watch, arguments: &[OsString]) -> anyhow::Result<Result<(Stream
         None => (None, names(None)),
     };
     stream.use_names(names);
+    stream.use_causes(causes, watch.filter.of_causes());
     Ok(Ok((stream, updates)))
 }
 

@@ -7,6 +7,7 @@ use std::{
     process::ExitCode,
 };
 use tracer_user::{
+    cause::BadCauses,
     cli::{self, Command},
     doctor,
     filter::netns,
@@ -30,7 +31,8 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "droptrace: error: {error:#}");
-            ExitCode::FAILURE
+            let is_meaningless = error.is::<BadCauses>();
+            if is_meaningless { ExitCode::from(output::MEANINGLESS) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -46,7 +48,13 @@ fn run(command: Command, arguments: &[OsString]) -> anyhow::Result<u8> {
         Command::Replay(replay) => {
             let printer = Printer::new(replay.settings(), io::stdout(), io::stderr());
             let judge = (replay.judge.assert_no_drops, replay.judge.strict);
-            return recording::replay::run(&replay.files, &replay.part, judge, printer);
+            return recording::replay::run(
+                &replay.files,
+                &replay.part,
+                &replay.causes.load()?,
+                judge,
+                printer,
+            );
         }
         Command::Report(settings) => return report::run(&settings),
         Command::Doctor { self_test, probes } => return doctor::run(self_test, probes, arguments),

@@ -1,5 +1,6 @@
 //! From the running kernel half to records: events and counts merged, named and dated, with what was lost.
 
+use crate::cause::Causes;
 use crate::cilium::{self, known::Asked, model::Cilium};
 use crate::event::{
     decode,
@@ -10,7 +11,7 @@ use crate::event::{
     retransmit,
     unanswered::unanswered,
 };
-use crate::filter::Filter;
+use crate::filter::{Filter, matches};
 use crate::identity::{
     names::{Names, News},
     object::Update,
@@ -72,6 +73,10 @@ pub struct Stream {
     cilium: cilium::node::Node,
     /// Who is at an address.
     names: Names,
+    /// Why drops happen.
+    causes: Causes,
+    /// Which causes are wanted.
+    wanted: Filter,
     /// Drops that wait for a name.
     held: VecDeque<Held>,
     /// Slots of which that showed that the filter does not mean them: they passed by what is no pod's any more.
@@ -138,6 +143,8 @@ impl Stream {
             hooks: Hooks::default(),
             cilium: cilium::node::Node::new(control_block),
             names: Names::default(),
+            causes: Causes::default(),
+            wanted: Filter::default(),
             held: VecDeque::new(),
             unmeant: HashSet::new(),
             repeated: HashMap::new(),
@@ -152,6 +159,12 @@ impl Stream {
     /// Names drops from now on, and lets the filter follow what its words mean.
     pub fn use_names(&mut self, names: Names) {
         self.names = names;
+    }
+
+    /// Explains drops with these from now on, and leaves out those whose cause the filter's words don't mean.
+    pub fn use_causes(&mut self, causes: Causes, wanted: Filter) {
+        self.causes = causes;
+        self.wanted = wanted;
     }
 
     /// The names.
@@ -484,7 +497,19 @@ impl Stream {
                 told.cilium.clone_from(&event.drop.cilium);
             }
         }
-        each(Record::Drop(Box::new(event)));
+        // Told by name now.
+        self.causes.explain(&mut event);
+        if let Some(told) = self.told.get_mut(&slot) {
+            told.cause.clone_from(&event.drop.cause);
+        }
+        self.pass(event, each);
+    }
+
+    /// Hands a drop on, unless its cause is not wanted.
+    fn pass(&self, event: Drop, each: &mut dyn FnMut(Record)) {
+        if self.wanted.is_empty() || matches(&self.wanted, &event) {
+            each(Record::Drop(Box::new(event)));
+        }
     }
 
     /// Takes what is in the ring. True if there may be more.
@@ -524,7 +549,7 @@ impl Stream {
                 let from = self.clock.to_realtime(self.last_tick.min(raw.time));
                 let reading = Reading { slot: raw.slot, key: raw.key, count, segments };
                 let counted = self.counted(&reading, from, at);
-                each(Record::Drop(Box::new(counted)));
+                self.pass(counted, each);
             }
             let clock = &self.clock;
             let mut event = explain(&raw, &self.kernel, &|time| clock.to_realtime(time), &self.node);
@@ -544,6 +569,7 @@ impl Stream {
             }
             event.drop.take_program(bpf, event.destination.address);
             self.names.name(&mut event);
+            self.causes.explain(&mut event);
             let Reason { class, cause, netfilter, bpf, cilium, .. } = &event.drop;
             let netfilter = netfilter.as_ref().map(|answer| Box::new(answer.of_others()));
             let bpf = bpf.as_ref().map(|answer| Box::new(answer.of_others()));
@@ -552,7 +578,7 @@ impl Stream {
             if self.held.len() < HELD && self.awaits(&event, Duration::ZERO) {
                 self.held.push_back(Held { slot: raw.slot, since: Instant::now(), event, asked });
             } else {
-                each(Record::Drop(Box::new(event)));
+                self.pass(event, each);
             }
         }
         true
@@ -641,11 +667,15 @@ impl Stream {
     fn counted(&mut self, reading: &Reading, from: Timestamp, to: Timestamp) -> Drop {
         let Reading { slot, key, count, segments } = reading;
         let mut event = explain_counts(key, *count, *segments, &self.kernel, from, to, &self.node);
-        // What Cilium said is of one flow, so it is not said where several are counted together.
+        // What Cilium said, and a cause's words, are of one flow, so they are not said where several are counted together.
+        let mut is_explained = false;
         let is_of_all = |told: &&Told| told.cilium.is_none() || key.flags & flow_flag::COARSE == 0;
         if let Some(told) = self.told.get(slot).filter(is_of_all) {
             event.drop.class = told.class;
-            event.drop.cause.clone_from(&told.cause);
+            is_explained = key.flags & flow_flag::COARSE == 0 && told.cause.is_some();
+            if is_explained || told.class == Class::Routine {
+                event.drop.cause.clone_from(&told.cause);
+            }
             event.drop.netfilter.clone_from(&told.netfilter);
             event.drop.bpf.clone_from(&told.bpf);
             event.drop.cilium.clone_from(&told.cilium);
@@ -661,6 +691,9 @@ impl Stream {
             event.drop.take_netfilter(self.netfilter(&Evidence::of_key(key), key.location, None));
         }
         self.names.name(&mut event);
+        if !is_explained {
+            self.causes.explain(&mut event);
+        }
         event
     }
 
@@ -794,7 +827,8 @@ impl Stream {
                 && !self.unmeant.contains(&reading.slot)
             {
                 let reading = Reading { count: share.count, segments: share.segments, ..reading };
-                each(Record::Drop(Box::new(self.counted(&reading, from, to))));
+                let counted = self.counted(&reading, from, to);
+                self.pass(counted, each);
             }
         }
     }

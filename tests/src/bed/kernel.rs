@@ -1,6 +1,7 @@
 //! What the running kernel is and has.
 
-use std::sync::OnceLock;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// The Debian suite whose kernel this is, inside a virtual machine of the test matrix.
 #[must_use]
@@ -46,6 +47,18 @@ pub fn has_reasons() -> bool {
 }
 
 fn has_name(name: &str) -> bool {
+    // Each name is asked for often, and there are many megabytes to look through.
+    static KNOWN: Mutex<BTreeMap<String, bool>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(has) = known.get(name) {
+        return *has;
+    }
+    let has = is_in_btf(name);
+    known.insert(name.to_owned(), has);
+    has
+}
+
+fn is_in_btf(name: &str) -> bool {
     static BTF: OnceLock<Vec<u8>> = OnceLock::new();
     let btf = BTF.get_or_init(|| std::fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default());
     let wanted: Vec<u8> = [&[0], name.as_bytes(), &[0]].concat();

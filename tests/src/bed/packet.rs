@@ -27,6 +27,8 @@ pub mod protocol {
 pub mod tcp_flag {
     /// SYN.
     pub const SYN: u8 = 2;
+    /// RST.
+    pub const RST: u8 = 4;
     /// PSH.
     pub const PSH: u8 = 8;
     /// ACK.

@@ -130,6 +130,17 @@ impl Sniffer {
     }
 }
 
+/// Lets a listener's accept queue hold `connections`.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn shorten_accept_queue(listener: &impl AsRawFd, connections: i32) -> Result<()> {
+    // SAFETY: a descriptor that is open as long as the listener lives; no memory is involved.
+    let result = unsafe { libc::listen(listener.as_raw_fd(), connections) };
+    anyhow::ensure!(result == 0, "listen: {}", io::Error::last_os_error());
+    Ok(())
+}
+
 /// Makes a socket's receive buffer as small as the kernel allows, at least `bytes`.
 ///
 /// # Errors

@@ -79,8 +79,8 @@ enum Path {
 enum Culprit {
     Drop(Id),
     Reject(Id),
-    /// Of this table; the chain is the hook's.
-    Policy(&'static str),
+    /// Of this table; the chain is the hook's. And what that is the cause of.
+    Policy(&'static str, &'static str),
 }
 
 fn shot(path: Path, port: u16, hook: Hook, blame: Culprit) -> Shot {
@@ -183,13 +183,13 @@ fn return_then_policy(backend: Backend) -> (Vec<Chain>, Vec<Shot>) {
         user("filter", "BACK", vec![Rule::port(10, 4301, Target::Return), Rule::all(11, Target::Drop)]),
         user("filter", "END", vec![Rule::port(20, 4399, Target::Drop), Rule::all(21, Target::Count)]),
     ];
-    let policy = |port| shot(Path::In, port, Hook::Input, Culprit::Policy("filter"));
+    let policy = |port| shot(Path::In, port, Hook::Input, Culprit::Policy("filter", "chain-policy-drop"));
     (chains, vec![policy(4301), policy(4302), policy(4303), policy(4304)])
 }
 
 fn empty_policy(backend: Backend) -> (Vec<Chain>, Vec<Shot>) {
     let chains = vec![base(backend, "filter", Hook::Forward, true, Vec::new())];
-    (chains, vec![shot(Path::Through, 4301, Hook::Forward, Culprit::Policy("filter"))])
+    (chains, vec![shot(Path::Through, 4301, Hook::Forward, Culprit::Policy("filter", "forward-policy-drop"))])
 }
 
 fn reject(backend: Backend) -> (Vec<Chain>, Vec<Shot>) {
@@ -309,7 +309,11 @@ fn check_by(
     let mut expected = Vec::new();
     for shot in &shots {
         let blame = blame(shot, &listed, backend, family, nft_family)?;
-        expected.push(fire(shot, &routed, family)?.blame(blame, is_exact));
+        let expect = fire(shot, &routed, family)?.blame(blame, is_exact);
+        expected.push(match shot.blame {
+            Culprit::Policy(_, cause) if is_exact => expect.cause(cause),
+            _ => expect,
+        });
     }
     verify(stream, &expected, &[])
 }
@@ -332,7 +336,9 @@ fn blame(
             rule(id, "reject")?.reject_with(ruleset::reject_with(family))
         }
         Culprit::Reject(id) => rule(id, "reject")?,
-        Culprit::Policy(table) => Blame::policy(backend, nft_family, table, &base_name(backend, shot.hook)),
+        Culprit::Policy(table, _) => {
+            Blame::policy(backend, nft_family, table, &base_name(backend, shot.hook))
+        }
     }
     .at(shot.hook))
 }
@@ -434,6 +440,7 @@ fn bpf_program(family: Family) -> Result<()> {
         .field("/drop/netfilter/function", "nf_hook_run_bpf")
         .field("/drop/netfilter/program/id", guard.id)
         .field("/drop/netfilter/program/name", "guard")
+        .cause("netfilter-bpf")
         .field("/drop/netfilter/verdict", "drop")
         .field("/drop/netfilter/confidence", "exact");
     verify(stream, &[expect], &[])?;

@@ -52,6 +52,7 @@ pub(super) fn trials() -> Vec<Trial> {
     ]));
     trials.extend(here_only(both("cilium::agent", agent)));
     trials.push(one("cilium::unseen", Family::V4, unseen));
+    trials.push(one("cilium::codes", Family::V4, codes));
     trials.push(one("cilium::no_maps", Family::V4, no_maps));
     trials.push(one("cilium::nothing_left", Family::V4, nothing_left));
     trials.extend(both("cilium::netkit", netkit));
@@ -128,6 +129,7 @@ fn unmanaged_node(family: Family, by_link: bool) -> Result<()> {
             .field("/drop/cilium/source_identity", identity(WORLD))
             .field("/drop/cilium/destination_identity", identity(POD))
             .field("/drop/cilium/source_prefix", family.pick("0.0.0.0/0", "::/0"))
+            .cause("cilium-unmanaged-peer")
             .field("/drop/cilium/allowed_now", false)
             .field("/drop/cilium/file", "bpf_lxc.c")
             .field("/drop/cilium/line", 2121)
@@ -501,6 +503,7 @@ fn deny_entry(version: Version, family: Family) -> Result<()> {
             .field("/drop/cilium/entry/identity", identity(PEER))
             .field("/drop/cilium/entry/port", PORT)
             .field("/drop/cilium/entry/deny", true)
+            .cause("cilium-denylist")
             .field("/drop/cilium/allowed_now", false);
         verify(stream, &[expect], &[&bed.pair.client.netns])
     })
@@ -528,6 +531,7 @@ fn authentication(family: Family) -> Result<()> {
         bed.send()?;
         let expect = said(&bed, UNAUTHENTICATED, "Authentication required", "auth")
             .field("/drop/cilium/extended_error", 1)
+            .cause("cilium-auth-required")
             .field("/drop/cilium/entry/auth", 1)
             .field("/drop/cilium/entry/deny", false)
             .field("/drop/cilium/notes/1", Value::Null);
@@ -548,8 +552,9 @@ fn allowed_since(family: Family) -> Result<()> {
         let stream = watch_alone()?;
         maps.add(allow(PEER, PORT))?;
         bed.send()?;
-        let expect =
-            said(&bed, DENIED, "Policy denied", "default-deny").field("/drop/cilium/allowed_now", true);
+        let expect = said(&bed, DENIED, "Policy denied", "default-deny")
+            .cause("cilium-policy-denied")
+            .field("/drop/cilium/allowed_now", true);
         verify(stream, &[expect], &[&bed.pair.client.netns])
     })
 }
@@ -567,6 +572,36 @@ fn old_encoding(family: Family) -> Result<()> {
             .field("/drop/cilium/allowed_now", false)
             .field("/drop/cilium/file", Value::Null);
         verify(stream, &[expect], &[&bed.pair.client.netns])
+    })
+}
+
+/// Codes that are no policies', and what they are told as.
+fn codes(family: Family) -> Result<()> {
+    const CODES: [(u8, &str); 9] = [
+        (140, "cilium-datapath-update"),
+        (151, "cilium-stale-ip"),
+        (155, "cilium-ct-full"),
+        (158, "cilium-no-backend"),
+        (167, "cilium-nat-full"),
+        (168, "cilium-snat-protocol"),
+        (177, "cilium-source-ranges"),
+        (202, "cilium-datapath-update"),
+        (203, "cilium-datapath-update"),
+    ];
+    with_bpffs(|| {
+        let beds = CODES.map(|(code, cause)| -> Result<_> {
+            let bed = Bed::new(family, Hook::Ingress)?;
+            attach(&bed, words(WORLD, POD, code, ENDPOINT.into()))?;
+            Ok((bed, code, cause))
+        });
+        let beds = beds.into_iter().collect::<Result<Vec<_>>>()?;
+        let stream = watch_alone()?;
+        let mut expected = Vec::new();
+        for (bed, code, cause) in &beds {
+            bed.send()?;
+            expected.push(bed.drops().field("/drop/cilium/code", *code).cause(cause));
+        }
+        verify(stream, &expected, &[])
     })
 }
 

@@ -58,6 +58,7 @@ fn tc_ingress(family: Family) -> Result<()> {
         .flow("udp", from, to)
         .reason(&["TC_INGRESS"])
         .at(&["__netif_receive_skb_core", "sch_handle_ingress", "tcf_classify", "__tcf_kfree_skb_list"])
+        .cause("tc-program")
         .interface("s0");
     verify(stream, &[classic(expect, filter)], &[&pair.client.netns])
 }
@@ -72,6 +73,7 @@ fn tc_egress(family: Family) -> Result<()> {
         .flow("udp", from, to)
         .reason(&["TC_EGRESS"])
         .at(&["__dev_queue_xmit", "sch_handle_egress", "__tcf_kfree_skb_list"])
+        .cause("tc-program")
         .interface("c0");
     verify(stream, &[classic(expect, filter)], &[&pair.server.netns])
 }
@@ -87,7 +89,7 @@ const QUEUE: &[&str] = &[
 const QUEUE_REASON: &[&str] = &["QDISC_DROP", "QDISC_OVERLIMIT", "OVERLIMIT", "GENERIC", "QDISC_GENERIC"];
 
 /// Sends `sent` packets into the client's qdisc and expects as many drops as the qdisc itself says.
-fn qdisc_drops(pair: &Pair, family: Family, sent: u64) -> Result<()> {
+fn qdisc_drops(pair: &Pair, family: Family, sent: u64, cause: &'static str) -> Result<()> {
     let (from, to) = (pair.client.port(family, 40_000), pair.server.port(family, 4242));
     let stream = watch()?;
     pair.client.netns.enter(|| send::udp(from, to, &[0; 400], sent as usize))?;
@@ -98,6 +100,7 @@ fn qdisc_drops(pair: &Pair, family: Family, sent: u64) -> Result<()> {
         .flow("udp", from, to)
         .reason(QUEUE_REASON)
         .at(QUEUE)
+        .cause(cause)
         .interface_if_known("c0");
     verify(stream, &[expect], &[])
 }
@@ -112,7 +115,7 @@ fn queue_full(family: Family) -> Result<()> {
     let pair = Pair::new()?;
     let bucket = "tc qdisc add dev c0 root tbf rate 8kbit burst 1000 limit 1000";
     pair.client.netns.run(bucket).map_err(|error| skip(format!("no sch_tbf: {error:#}")))?;
-    qdisc_drops(&pair, family, 20)
+    qdisc_drops(&pair, family, 20, "queue-full")
 }
 
 fn netem(pair: &Pair, options: &str) -> Result<()> {
@@ -123,12 +126,12 @@ fn netem(pair: &Pair, options: &str) -> Result<()> {
 fn netem_loss(family: Family) -> Result<()> {
     let pair = Pair::new()?;
     netem(&pair, "loss 100%")?;
-    qdisc_drops(&pair, family, 5)
+    qdisc_drops(&pair, family, 5, "queue-full")
 }
 
 /// Packets wait in netem's tree, which overwrites `skb->dev`, until it is full.
 fn netem_limit(family: Family) -> Result<()> {
     let pair = Pair::new()?;
     netem(&pair, "delay 30s limit 3")?;
-    qdisc_drops(&pair, family, 8)
+    qdisc_drops(&pair, family, 8, "queue-full")
 }

@@ -27,6 +27,10 @@ pub(super) struct Expect {
     functions: &'static [&'static str],
     /// What is to blame, and whether the answer must be exact.
     blame: Option<(Blame, bool)>,
+    /// The cause's id.
+    cause: Option<&'static str>,
+    /// What the node must have said beside it.
+    evidence: Vec<Value>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +51,8 @@ impl Expect {
             reasons: &[],
             functions: &[],
             blame: None,
+            cause: None,
+            evidence: Vec::new(),
         }
     }
 
@@ -71,6 +77,18 @@ impl Expect {
     /// The rule or policy that is to blame; `exact` demands that droptrace is sure of it.
     pub(super) fn blame(mut self, blame: Blame, exact: bool) -> Self {
         self.blame = Some((blame, exact));
+        self
+    }
+
+    /// The cause. Where the kernel has none of the reasons that are expected, none is.
+    pub(super) fn cause(mut self, id: &'static str) -> Self {
+        self.cause = Some(id);
+        self
+    }
+
+    /// What the node must have said beside the cause: an element with these fields.
+    pub(super) fn evidence(mut self, member: Value) -> Self {
+        self.evidence.push(member);
         self
     }
 
@@ -187,6 +205,11 @@ impl Expect {
         if let Some((blame, exact)) = &self.blame {
             blame.verdict_on(record.get("/drop/netfilter"), *exact).map_err(anyhow::Error::msg)?;
         }
+        let tells_reason =
+            self.reasons.is_empty() || self.reasons.iter().any(|name| kernel::has_reason(name));
+        if let Some(id) = self.cause.filter(|_| tells_reason) {
+            check_cause(record, id, &self.evidence)?;
+        }
         for (pointer, allowed) in &self.fields {
             let value = record.get(pointer);
             ensure!(allowed.contains(value), "{pointer} is {value}, not {}", json!(allowed));
@@ -199,6 +222,24 @@ impl Expect {
         ensure!(record.get("/detail") == &json!(true), "no detail");
         Ok(())
     }
+}
+
+/// The cause, with words that are no templates any more.
+fn check_cause(record: &Record, id: &str, evidence: &[Value]) -> Result<()> {
+    let cause = record.get("/drop/cause");
+    ensure!(cause["id"] == id, "the cause is {cause}, not {id}");
+    for text in ["why", "fix"] {
+        let text = cause[text].as_str().unwrap_or_default();
+        ensure!(!text.is_empty() && !text.contains(['{', '}', '[']), "{id} says {text:?}");
+    }
+    for wanted in evidence {
+        let list = cause["evidence"].as_array();
+        ensure!(
+            list.is_some_and(|list| list.iter().any(|it| has_fields(it, wanted))),
+            "{cause} is without {wanted}"
+        );
+    }
+    Ok(())
 }
 
 /// True if the object has all fields of another one, with their values.

@@ -236,7 +236,7 @@ fn bridge_invalid_source() -> Result<()> {
     client.netns.enter(|| send::frames(client.end.device, &[frame]))?;
     let expect = Expect::drops(1, &middle).flow("udp", from, to).at(&["br_handle_frame"]);
     let expect = if kernel::has_reason(OWN_REASON) {
-        expect.field("/drop/netfilter", Value::Null)
+        expect.field("/drop/netfilter", Value::Null).cause("mac-invalid-source")
     } else {
         expect.field_among_or_null("/drop/netfilter/confidence", &["ambiguous"])
     };

@@ -3,6 +3,7 @@
 mod answer;
 mod attribution;
 mod bed;
+mod causes;
 mod cilium;
 mod cli;
 mod clock;
@@ -62,6 +63,7 @@ fn skip(reason: impl Into<String>) -> anyhow::Error {
 pub fn all() -> Vec<Trial> {
     [
         bed::trials(),
+        causes::trials(),
         cilium::trials(),
         cli::trials(),
         cri::trials(),

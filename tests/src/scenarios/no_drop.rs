@@ -76,6 +76,16 @@ fn silent(
                 && !record.is_background()
                 && (name == "without --all" || !record.is_routine())
         };
+        for record in output.drops_in(&inodes).filter(|record| record.is_routine()) {
+            let cause = record.get("/drop/cause");
+            let is_told =
+                cause["severity"] == "info" && cause["why"].as_str().is_some_and(|why| !why.is_empty());
+            ensure!(
+                is_told && cause["fix"] == "",
+                "healthy traffic has a cause: {cause} of {}",
+                record.brief()
+            );
+        }
         let drops = output.drops_in(&inodes).filter(|record| wrong(record)).count();
         ensure!(drops == 0, "{drops} lines {name} about healthy traffic:\n{}", seen(&output, &inodes));
         ensure!(output.stderr.contains("hidden") || name == "with --all", "no count of hidden drops");

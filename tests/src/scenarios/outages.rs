@@ -29,7 +29,7 @@ pub(super) fn trials() -> Vec<Trial> {
     use Family::{V4, V6};
     const IPTABLES: &[Backend] = &[Legacy, IptablesNft];
     const ALL: &[Backend] = &[Legacy, IptablesNft, Nft];
-    let rows: [(&str, Scenario, &[Backend], &[Family]); 11] = [
+    let rows: [(&str, Scenario, &[Backend], &[Family]); 19] = [
         ("mark_drop", mark_drop, IPTABLES, &[V4, V6]),
         ("host_prohibited", host_prohibited, IPTABLES, &[V4, V6]),
         ("forward_policy", forward_policy, IPTABLES, &[V4, V6]),
@@ -39,6 +39,14 @@ pub(super) fn trials() -> Vec<Trial> {
         ("unallocated_cluster_ip", unallocated_cluster_ip, &[Nft], &[V4, V6]),
         ("calico_default_deny", calico_default_deny, IPTABLES, &[V4, V6]),
         ("calico_nft_default_deny", calico_nft_default_deny, &[Nft], &[V4]),
+        ("source_ranges", source_ranges, ALL, &[V4]),
+        ("bad_port_of_cluster_ip", bad_port_of_cluster_ip, &[Nft], &[V4]),
+        ("localnet", localnet, &[Legacy], &[V4]),
+        ("invalid_state", invalid_state, &[IptablesNft], &[V4]),
+        ("calico_no_profile", calico_no_profile, &[Legacy], &[V4]),
+        ("calico_rpf", calico_rpf, &[IptablesNft], &[V4]),
+        ("kube_router_reject", kube_router_reject, &[Legacy], &[V4]),
+        ("docker_isolation", docker_isolation, &[IptablesNft], &[V4]),
         ("snat_exhausted", snat_exhausted, ALL, &[V4, V6]),
         ("masquerade_moved", masquerade_moved, ALL, &[V4, V6]),
     ];
@@ -116,11 +124,22 @@ impl Node {
         facts: impl FnOnce(Expect) -> Expect,
     ) -> Result<()> {
         let from = self.client();
-        let stream = watch_rules_of(self.backend)?;
         let packet = match transport {
             "tcp" => packet::tcp(from, to, 1, 0, tcp_flag::SYN, b""),
             _ => packet::udp(from, to, b"hello"),
         };
+        self.injects((transport, from, to), packet, blame, facts)
+    }
+
+    /// Likewise, of any packet.
+    fn injects(
+        &self,
+        (transport, from, to): (&'static str, SocketAddr, SocketAddr),
+        packet: Vec<u8>,
+        blame: Blame,
+        facts: impl FnOnce(Expect) -> Expect,
+    ) -> Result<()> {
+        let stream = watch_rules_of(self.backend)?;
         self.routed.client.inject(&[packet])?;
         let exact = expects_exact_here(self.backend);
         let expect =
@@ -185,6 +204,7 @@ fn mark_drop(backend: Backend, family: Family) -> Result<()> {
         expect
             .field_among(OWNER, &["kube-proxy", "kubelet"])
             .field("/packet/mark", 0x8000)
+            .cause("kube-mark-drop")
             .lists("/drop/netfilter/mark_set_by", marking)
             .lists("/drop/netfilter/mark_set_by", leading)
     })
@@ -214,7 +234,7 @@ fn host_prohibited(backend: Backend, family: Family) -> Result<()> {
         };
         let rule = node.rule(chain, "-j REJECT")?;
         let blame = node.blame(&rule, "reject", hook).reject_with(answer);
-        node.sends("udp", to, blame, |expect| expect.field_among(OWNER, FOREIGN))?;
+        node.sends("udp", to, blame, |expect| expect.field_among(OWNER, FOREIGN).cause("host-firewall"))?;
     }
     Ok(())
 }
@@ -232,7 +252,7 @@ fn forward_policy(backend: Backend, family: Family) -> Result<()> {
     let node = Node::new(backend, family, rules)?;
     let to = node.routed.server.port(family, 8080);
     let blame = Blame::policy(backend, family.pick("ip", "ip6"), "filter", "FORWARD").at(Hook::Forward);
-    node.sends("udp", to, blame, |expect| expect.field(OWNER, "docker"))
+    node.sends("udp", to, blame, |expect| expect.field(OWNER, "docker").cause("forward-policy-drop"))
 }
 
 /// A rule that nobody of Kubernetes wrote, among those of kube-proxy.
@@ -257,7 +277,7 @@ fn foreign_rule(backend: Backend, family: Family) -> Result<()> {
         }
     };
     let blame = node.blame(&rule, "drop", Hook::Forward);
-    node.sends("udp", to, blame, |expect| expect.field_among(OWNER, FOREIGN))
+    node.sends("udp", to, blame, |expect| expect.field_among(OWNER, FOREIGN).cause("foreign-rule"))
 }
 
 /// A service without endpoints: kube-proxy rejects.
@@ -271,7 +291,7 @@ fn no_endpoints(backend: Backend, family: Family) -> Result<()> {
             node.blame(&rule, "reject", Hook::Forward).reject_with("icmp-port-unreachable")
         }
     };
-    node.sends("tcp", to, blame, |expect| expect.field(OWNER, "kube-proxy"))
+    node.sends("tcp", to, blame, |expect| expect.field(OWNER, "kube-proxy").cause("svc-no-endpoints"))
 }
 
 /// A service that only takes local endpoints and has none here: kube-proxy drops; in nftables mode by a verdict map.
@@ -283,7 +303,7 @@ fn no_local_endpoints(backend: Backend, family: Family) -> Result<()> {
         _ => node.rule("KUBE-SERVICES", "pay/api-internal-local:http has no local endpoints")?,
     };
     let blame = node.blame(&rule, "drop", Hook::Forward);
-    node.sends("tcp", to, blame, |expect| expect.field(OWNER, "kube-proxy"))
+    node.sends("tcp", to, blame, |expect| expect.field(OWNER, "kube-proxy").cause("svc-no-local-endpoints"))
 }
 
 /// An address of the services' range that no service has.
@@ -292,7 +312,7 @@ fn unallocated_cluster_ip(backend: Backend, family: Family) -> Result<()> {
     let to: SocketAddr = family.pick("10.96.200.200:80", "[fd00:10:96::77]:80").parse()?;
     let rule = node.rule("cluster-ips-check", "unallocated ClusterIPs")?;
     let blame = node.blame(&rule, "drop", Hook::Forward);
-    node.sends("tcp", to, blame, |expect| expect.field(OWNER, "kube-proxy"))
+    node.sends("tcp", to, blame, |expect| expect.field(OWNER, "kube-proxy").cause("cluster-ip-unallocated"))
 }
 
 /// Calico's way to a pod: dispatch by interface, a policy that allows something else, and the drop at the tier's end.
@@ -322,7 +342,7 @@ fn calico_default_deny(backend: Backend, family: Family) -> Result<()> {
     let to = node.routed.server.port(family, 8080);
     let rule = node.rule("cali-tw-cali9f3a1", "no policies passed")?;
     let blame = node.blame(&rule, "drop", Hook::Forward);
-    node.sends("udp", to, blame, |expect| expect.field(OWNER, "calico"))
+    node.sends("udp", to, blame, |expect| expect.field(OWNER, "calico").cause("calico-default-deny"))
 }
 
 /// The same in Calico's own nft table.
@@ -340,7 +360,107 @@ fn calico_nft_default_deny(backend: Backend, family: Family) -> Result<()> {
     let to = node.routed.server.port(family, 8080);
     let rule = node.rule("filter-cali-tw-cali9f3a1", "no policies passed")?;
     let blame = node.blame(&rule, "drop", Hook::Forward);
-    node.sends("udp", to, blame, |expect| expect.field(OWNER, "calico"))
+    node.sends("udp", to, blame, |expect| expect.field(OWNER, "calico").cause("calico-default-deny"))
+}
+
+/// A client that the Service does not take packets from.
+fn source_ranges(backend: Backend, family: Family) -> Result<()> {
+    let node = Node::with_kube_proxy(backend, family)?;
+    node.routed
+        .router
+        .run(&format!("ip route add 203.0.113.0/24 via {}", node.routed.server.address(family)))?;
+    let to: SocketAddr = "203.0.113.10:80".parse()?;
+    let (rule, hook) = match backend {
+        Backend::Nft => (node.rule("firewall-P2XIRC6Q-edge/gw-lb/tcp/http", "drop")?, Hook::Prerouting),
+        _ => (node.rule("KUBE-PROXY-FIREWALL", "edge/gw-lb:http traffic")?, Hook::Forward),
+    };
+    let blame = node.blame(&rule, "drop", hook);
+    node.sends("tcp", to, blame, |expect| expect.field(OWNER, "kube-proxy").cause("lb-source-ranges"))
+}
+
+/// A port that the Service does not have.
+fn bad_port_of_cluster_ip(backend: Backend, family: Family) -> Result<()> {
+    let node = Node::with_kube_proxy(backend, family)?;
+    let to: SocketAddr = "10.96.183.4:81".parse()?;
+    let rule = node.rule("cluster-ips-check", "invalid ports of ClusterIPs")?;
+    let blame = node.blame(&rule, "reject", Hook::Forward);
+    node.sends("tcp", to, blame, |expect| expect.field(OWNER, "kube-proxy").cause("cluster-ip-bad-port"))
+}
+
+/// A packet for the loopback address, from outside.
+fn localnet(backend: Backend, family: Family) -> Result<()> {
+    let node = Node::with_kube_proxy(backend, family)?;
+    node.routed.router.sysctl("net.ipv4.conf.r0.route_localnet", "1")?;
+    let to: SocketAddr = "127.0.0.1:10250".parse()?;
+    let rule = node.rule("KUBE-FIREWALL", "block incoming localnet connections")?;
+    let blame = node.blame(&rule, "drop", Hook::Input);
+    node.sends("tcp", to, blame, |expect| expect.cause("localnet-martian"))
+}
+
+/// A reset of a connection that nobody has.
+fn invalid_state(backend: Backend, family: Family) -> Result<()> {
+    let node = Node::with_kube_proxy(backend, family)?;
+    let (from, to) = (node.client(), node.routed.server.port(family, 8080));
+    let rule = node.rule("KUBE-FORWARD", "--ctstate INVALID")?;
+    let blame = node.blame(&rule, "drop", Hook::Forward);
+    let reset = packet::tcp(from, to, 1, 0, tcp_flag::RST, b"");
+    node.injects(("tcp", from, to), reset, blame, |expect| expect.cause("kube-forward-invalid"))
+}
+
+/// Calico's chain of a pod that no profile is known of.
+fn calico_no_profile(backend: Backend, family: Family) -> Result<()> {
+    let rules = "*filter\n:FORWARD ACCEPT [0:0]\n:cali-FORWARD - [0:0]\n:cali-tw-cali9f3a1 - [0:0]\n\
+        -A FORWARD -m comment --comment \"cali:aForwardHash0001\" -j cali-FORWARD\n\
+        -A cali-FORWARD -o r1 -m comment --comment \"cali:aForwardHash0002\" -j cali-tw-cali9f3a1\n\
+        -A cali-tw-cali9f3a1 -m comment --comment \"cali:aWorkloadHash001\" -m comment --comment \"Drop if no \
+        profiles matched\" -j DROP\nCOMMIT\n";
+    let node = Node::new(backend, family, rules)?;
+    let rule = node.rule("cali-tw-cali9f3a1", "no profiles matched")?;
+    let blame = node.blame(&rule, "drop", Hook::Forward);
+    let to = node.routed.server.port(family, 8080);
+    node.sends("udp", to, blame, |expect| expect.cause("calico-no-profile"))
+}
+
+/// A pod that sends from an address which is not its own.
+fn calico_rpf(backend: Backend, family: Family) -> Result<()> {
+    let rules = "*raw\n:PREROUTING ACCEPT [0:0]\n:cali-PREROUTING - [0:0]\n\
+        -A PREROUTING -m comment --comment \"cali:aRawHash00000001\" -j cali-PREROUTING\n\
+        -A cali-PREROUTING -m comment --comment \"cali:aRawHash00000002\" -m rpfilter --validmark --invert -j DROP\n\
+        COMMIT\n";
+    let node =
+        Node::new(backend, family, rules).map_err(|error| skip(format!("no rpfilter match: {error:#}")))?;
+    let (from, to): (SocketAddr, _) = ("10.77.2.50:40000".parse()?, node.routed.server.port(family, 8080));
+    let rule = node.rule("cali-PREROUTING", "rpfilter")?;
+    let blame = node.blame(&rule, "drop", Hook::Prerouting);
+    node.injects(("udp", from, to), packet::udp(from, to, b"spoofed"), blame, |expect| {
+        expect.cause("calico-rpf")
+    })
+}
+
+/// kube-router's chain of a pod with a policy.
+fn kube_router_reject(backend: Backend, family: Family) -> Result<()> {
+    let rules = "*filter\n:FORWARD ACCEPT [0:0]\n:KUBE-ROUTER-FORWARD - [0:0]\n:KUBE-POD-FW-4NVC7ADKCRT2BK6Q - [0:0]\n\
+        -A FORWARD -j KUBE-ROUTER-FORWARD\n-A KUBE-ROUTER-FORWARD -o r1 -j KUBE-POD-FW-4NVC7ADKCRT2BK6Q\n\
+        -A KUBE-POD-FW-4NVC7ADKCRT2BK6Q -m mark ! --mark 0x10000/0x10000 -j REJECT --reject-with \
+        icmp-port-unreachable\nCOMMIT\n";
+    let node = Node::new(backend, family, rules)?;
+    let rule = node.rule("KUBE-POD-FW-4NVC7ADKCRT2BK6Q", "-j REJECT")?;
+    let blame = node.blame(&rule, "reject", Hook::Forward).reject_with("icmp-port-unreachable");
+    let to = node.routed.server.port(family, 8080);
+    node.sends("udp", to, blame, |expect| expect.field(OWNER, "kube-router").cause("kube-router-reject"))
+}
+
+/// Docker keeps its bridges apart.
+fn docker_isolation(backend: Backend, family: Family) -> Result<()> {
+    let rules = "*filter\n:FORWARD ACCEPT [0:0]\n:DOCKER-ISOLATION-STAGE-1 - [0:0]\n:DOCKER-ISOLATION-STAGE-2 - [0:0]\n\
+        -A FORWARD -j DOCKER-ISOLATION-STAGE-1\n\
+        -A DOCKER-ISOLATION-STAGE-1 -i r0 ! -o r0 -j DOCKER-ISOLATION-STAGE-2\n\
+        -A DOCKER-ISOLATION-STAGE-2 -o r1 -j DROP\nCOMMIT\n";
+    let node = Node::new(backend, family, rules)?;
+    let rule = node.rule("DOCKER-ISOLATION-STAGE-2", "-j DROP")?;
+    let blame = node.blame(&rule, "drop", Hook::Forward);
+    let to = node.routed.server.port(family, 8080);
+    node.sends("udp", to, blame, |expect| expect.field(OWNER, "docker").cause("docker-isolation"))
 }
 
 /// Two flows to one destination, and one port to masquerade them with.
@@ -365,7 +485,7 @@ fn snat_exhausted(backend: Backend, family: Family) -> Result<()> {
         .reason(&["NETFILTER_DROP"])
         .at(&["nf_hook_slow"]);
     let functions = ["nf_confirm", "ipv4_confirm", "ipv6_confirm"];
-    let said = ("nat-port-clash", "error", "inferred");
+    let said = ("nat-port-clash", "error", "inferred", "snat-port-clash");
     verify(stream, &[hook_function(expect, Hook::Postrouting, family, &functions, said)], &[])
 }
 
@@ -399,7 +519,13 @@ fn masquerade_moved(backend: Backend, family: Family) -> Result<()> {
     let functions = family.pick("nf_nat_ipv4_out", "nf_nat_ipv6_out");
     verify(
         stream,
-        &[hook_function(expect, Hook::Postrouting, family, &[functions], ("nat-failed", "error", "exact"))],
+        &[hook_function(
+            expect,
+            Hook::Postrouting,
+            family,
+            &[functions],
+            ("nat-failed", "error", "exact", "nat-moved"),
+        )],
         &[],
     )
 }
@@ -420,13 +546,14 @@ fn hook_function(
     hook: Hook,
     family: Family,
     functions: &[&str],
-    (verdict, class, confidence): (&str, &str, &str),
+    (verdict, class, confidence, cause): (&str, &str, &str, &'static str),
 ) -> Expect {
     // Without module BTF these functions have no names that can be trusted.
     if !expects_exact_here(Backend::Legacy) {
         return expect;
     }
     expect
+        .cause(cause)
         .field("/drop/class", class)
         .field("/drop/netfilter/hook", hook.upper())
         .field("/drop/netfilter/family", family.name())
@@ -483,7 +610,7 @@ fn conntrack_full(family: Family) -> Result<()> {
         .reason(&["NETFILTER_DROP"])
         .at(&["nf_hook_slow"]);
     let functions = ["nf_conntrack_in", "ipv4_conntrack_in", "ipv6_conntrack_in"];
-    let said = ("conntrack-table-full", "resource", "inferred");
+    let said = ("conntrack-table-full", "resource", "inferred", "conntrack-full");
     verify(stream, &[hook_function(expect, Hook::Prerouting, family, &functions, said)], &[])
 }
 

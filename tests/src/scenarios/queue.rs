@@ -58,7 +58,7 @@ fn queued(routed: &Routed, family: Family) -> (Expect, Vec<u8>) {
 fn one_rule(backend: Backend, family: Family) -> Result<()> {
     let routed = Routed::new()?;
     load(backend, family, &routed.router, &[4242])?;
-    verify_one(backend, family, &routed, watch()?)
+    verify_one(backend, family, &routed, watch()?, "nfqueue")
 }
 
 /// A rule that came when droptrace was watching, a moment before its first packet.
@@ -68,10 +68,16 @@ fn late_rule(backend: Backend, family: Family) -> Result<()> {
     load(backend, family, &routed.server.netns, &[4242])?;
     let stream = watch_alone()?;
     load(backend, family, &routed.router, &[4242])?;
-    verify_one(backend, family, &routed, stream)
+    verify_one(backend, family, &routed, stream, "nfqueue")
 }
 
-fn verify_one(backend: Backend, family: Family, routed: &Routed, stream: impl Into<Stream>) -> Result<()> {
+fn verify_one(
+    backend: Backend,
+    family: Family,
+    routed: &Routed,
+    stream: impl Into<Stream>,
+    cause: &'static str,
+) -> Result<()> {
     let listed = backend.list_with_handles(&routed.router, family)?;
     let rule = listed.iter().find(|rule| rule.text.contains("4242")).cloned();
     let rule = rule.ok_or_else(|| anyhow::anyhow!("no rule for the port in {listed:?}"))?;
@@ -80,6 +86,7 @@ fn verify_one(backend: Backend, family: Family, routed: &Routed, stream: impl In
     let number = backend.is_iptables().then_some(rule.number);
     let expect = if expects_exact_here(backend) {
         expect
+            .cause(cause)
             .field("/drop/netfilter/confidence", "inferred")
             .field("/drop/netfilter/backend", backend.engine())
             .field("/drop/netfilter/hook", "FORWARD")

@@ -7,6 +7,7 @@ use crate::bed::send;
 use crate::bed::topology::{Family, Routed};
 use anyhow::Result;
 use libtest_mimic::Trial;
+use serde_json::json;
 use std::net::SocketAddr;
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -24,6 +25,8 @@ pub(super) fn trials() -> Vec<Trial> {
     .collect();
     // IPv6 has no rp_filter and no ARP.
     trials.push(one("routing::reverse_path", Family::V4, reverse_path));
+    trials.push(one("routing::own_source", Family::V4, own_source));
+    trials.push(one("routing::martian", Family::V4, martian));
     trials.push(one("routing::arp_dropped", Family::V4, arp_dropped));
     trials
 }
@@ -47,7 +50,7 @@ fn elsewhere(family: Family) -> Result<SocketAddr> {
 
 fn no_route(family: Family) -> Result<()> {
     let routed = Routed::new()?;
-    router_drops(&routed, elsewhere(family)?, |e| e.reason(&["IP_INNOROUTES"]).at(NO_ROUTE))
+    router_drops(&routed, elsewhere(family)?, |e| e.reason(&["IP_INNOROUTES"]).at(NO_ROUTE).cause("no-route"))
 }
 
 fn blackhole(family: Family) -> Result<()> {
@@ -57,6 +60,9 @@ fn blackhole(family: Family) -> Result<()> {
     // The kernel gives no reason of its own for IPv4, so only the place is sure.
     router_drops(&routed, to, |e| {
         e.at(&["ip_error", "dst_discard_out", "dst_discard", "ip6_pkt_drop", "ip6_pkt_discard"])
+            .cause("route-blackhole")
+            .field("/drop/cause/confidence", "inferred")
+            .field("/drop/cause/evidence/0/value", "blackhole")
     })
 }
 
@@ -71,6 +77,7 @@ fn ttl_expired(family: Family) -> Result<()> {
         .reason(&["IP_INHDR"])
         .at(&["ip_forward", "ip6_forward"])
         .field("/packet/ttl", 1)
+        .cause("ttl-expired")
         .interface("r0");
     verify(stream, &[expect], &[&routed.server.netns])
 }
@@ -79,8 +86,12 @@ fn forwarding_off(family: Family) -> Result<()> {
     let routed = Routed::new()?;
     routed.router.sysctl(family.pick("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"), "0")?;
     router_drops(&routed, routed.server.port(family, 4242), |e| match family {
-        Family::V4 => e.reason(&["IP_INADDRERRORS"]).at(&["ip_error"]),
-        Family::V6 => e.at(&["ip6_forward"]),
+        Family::V4 => e.reason(&["IP_INADDRERRORS"]).at(&["ip_error"]).cause("ip-forward-off"),
+        Family::V6 => e
+            .at(&["ip6_forward"])
+            .cause("ipv6-forward-off")
+            .field("/drop/cause/evidence/0/name", "net.ipv6.conf.all.forwarding")
+            .field("/drop/cause/evidence/0/value", "0"),
     })
 }
 
@@ -96,6 +107,8 @@ fn packet_too_big(family: Family) -> Result<()> {
         .reason(&["PKT_TOO_BIG"])
         .at(&["ip_forward", "ip6_forward"])
         .field("/packet/length", length)
+        .cause("mtu")
+        .evidence(json!({"name": "r1 mtu", "value": "1300"}))
         // IPv6 turns to the outgoing device before it looks at the MTU.
         .interface(family.pick("r0", "r1"));
     verify(stream, &[expect], &[&routed.server.netns])
@@ -115,6 +128,7 @@ fn neighbour_failed(family: Family) -> Result<()> {
         // Linux 6.18 gives the reason for ARP only.
         .reason(family.pick(&["NEIGH_FAILED"], &["NEIGH_FAILED", "NOT_SPECIFIED"]))
         .at(&["arp_error_report", "ndisc_error_report", "neigh_invalidate"])
+        .cause("neighbour-failed")
         .interface("r1");
     verify(stream, &[expect], &[])
 }
@@ -132,6 +146,7 @@ fn reassembly_timeout(family: Family) -> Result<()> {
     let expect = Expect::drops(1, &server.netns)
         .flow("udp", from, to)
         .reason(&["FRAG_REASM_TIMEOUT"])
+        .cause("fragments-incomplete")
         .at(&[
             "ip_expire",
             "ip6frag_expire_frag_queue",
@@ -155,7 +170,39 @@ fn reverse_path(_: Family) -> Result<()> {
     let expect = Expect::drops(3, &routed.router)
         .flow("udp", from, to)
         .reason(&["IP_RPFILTER"])
+        .cause("rp-filter")
+        .evidence(json!({"name": "net.ipv4.conf.r0.rp_filter", "value": "1"}))
         .at(&["ip_rcv_finish_core", "ip_rcv_finish"])
+        .interface("r0");
+    verify(stream, &[expect], &[&routed.server.netns])
+}
+
+/// A packet that says to come from the router itself.
+fn own_source(_: Family) -> Result<()> {
+    let routed = Routed::new()?;
+    let (from, to) = (routed.far.port(Family::V4, 40_000), routed.server.port(Family::V4, 4242));
+    let stream = watch()?;
+    routed.client.inject(&[packet::udp(from, to, b"spoofed")])?;
+    let expect = Expect::drops(1, &routed.router)
+        .flow("udp", from, to)
+        .reason(&["IP_LOCAL_SOURCE"])
+        .at(&["ip_rcv_finish_core", "ip_rcv_finish"])
+        .cause("source-is-local")
+        .interface("r0");
+    verify(stream, &[expect], &[&routed.server.netns])
+}
+
+/// A packet that says to come from the loopback address.
+fn martian(_: Family) -> Result<()> {
+    let routed = Routed::new()?;
+    let (from, to): (SocketAddr, _) = ("127.0.0.9:40000".parse()?, routed.server.port(Family::V4, 4242));
+    let stream = watch()?;
+    routed.client.inject(&[packet::udp(from, to, b"spoofed")])?;
+    let expect = Expect::drops(1, &routed.router)
+        .flow("udp", from, to)
+        .reason(&["IP_LOCALNET", "IP_INVALID_SOURCE"])
+        .at(&["ip_rcv_finish_core", "ip_rcv_finish"])
+        .cause("martian")
         .interface("r0");
     verify(stream, &[expect], &[&routed.server.netns])
 }

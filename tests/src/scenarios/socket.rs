@@ -16,6 +16,11 @@ pub(super) fn trials() -> Vec<Trial> {
     [
         both_here("socket::udp_none", udp_none),
         both_here("socket::tcp_none", tcp_none),
+        both_here("socket::stray_answer", stray_answer),
+        both_here("socket::stray_segment", stray_segment),
+        both_here("socket::bad_checksum", bad_checksum),
+        both_here("socket::bad_overlay_checksum", bad_overlay_checksum),
+        both_here("socket::accept_queue_full", accept_queue_full),
         both_here("socket::udp_receive_buffer_full", udp_receive_buffer_full),
         both_here("socket::tcp_out_of_order_prune", tcp_out_of_order_prune),
     ]
@@ -38,6 +43,7 @@ fn udp_none(family: Family) -> Result<()> {
         .reason(&["NO_SOCKET"])
         .at(UDP_RECEIVE)
         .field("/drop/class", "error")
+        .cause("no-listener")
         .interface("s0");
     verify(stream, &[expect], &[&pair.client.netns])
 }
@@ -53,7 +59,93 @@ fn tcp_none(family: Family) -> Result<()> {
         .reason(&["NO_SOCKET"])
         .at(TCP_RECEIVE)
         .field("/packet/tcp_flags", "SYN")
+        .cause("no-listener")
         .interface("s0");
+    verify(stream, &[expect], &[])
+}
+
+/// What is no beginning of a connection: nobody waits for it.
+fn stray(family: Family, flags: u8, cause: &'static str) -> Result<()> {
+    let pair = Pair::new()?;
+    let (from, to) = (pair.client.port(family, 6379), pair.server.port(family, 40_000));
+    let stream = watch()?;
+    pair.client.inject(&[packet::tcp(from, to, 1000, 2000, flags, b"")])?;
+    let expect = Expect::drops(1, &pair.server.netns)
+        .flow("tcp", from, to)
+        .reason(&["NO_SOCKET"])
+        .at(TCP_RECEIVE)
+        .cause(cause)
+        .interface("s0");
+    verify(stream, &[expect], &[])
+}
+
+/// An answer of somebody who was not dialled.
+fn stray_answer(family: Family) -> Result<()> {
+    stray(family, tcp_flag::SYN | tcp_flag::ACK, "untranslated-answer")
+}
+
+/// Data of a connection that is over.
+fn stray_segment(family: Family) -> Result<()> {
+    stray(family, tcp_flag::PSH | tcp_flag::ACK, "connection-gone")
+}
+
+/// A datagram to a port, damaged on the way.
+fn damaged(family: Family, port: u16, cause: &'static str) -> Result<()> {
+    let pair = Pair::new()?;
+    let (from, to) = (pair.client.port(family, 40_000), pair.server.port(family, port));
+    let mut datagram = packet::udp(from, to, b"something to damage");
+    if let Some(last) = datagram.last_mut() {
+        *last ^= 0xff;
+    }
+    let stream = watch()?;
+    pair.client.inject(&[datagram])?;
+    let expect = Expect::drops(1, &pair.server.netns)
+        .flow("udp", from, to)
+        .reason(&["UDP_CSUM"])
+        .at(UDP_RECEIVE)
+        .cause(cause);
+    verify(stream, &[expect], &[])
+}
+
+fn bad_checksum(family: Family) -> Result<()> {
+    damaged(family, 4242, "damaged-packet")
+}
+
+fn bad_overlay_checksum(family: Family) -> Result<()> {
+    damaged(family, 8472, "vxlan-checksum")
+}
+
+/// Nobody accepts connections: of those that the queue has room for (and one more) each is taken, the next is not.
+fn accept_queue_full(family: Family) -> Result<()> {
+    const ROOM: u16 = 2;
+    if !kernel::has_reason("TCP_LISTEN_OVERFLOW") {
+        return Err(skip("this kernel does not say that an accept queue is full"));
+    }
+    let pair = Pair::new()?;
+    let to = pair.server.port(family, 80);
+    let listener = pair.server.netns.enter(|| TcpListener::bind(to).context("listen"))?;
+    send::shorten_accept_queue(&listener, ROOM.into())?;
+    let stream = watch()?;
+    let mut open = Vec::new();
+    for port in 0..ROOM {
+        let (peer, numbers) = half_open(&pair, 5000 + port, family)?;
+        acknowledge(&pair, peer, to, numbers)?;
+    }
+    // The queue takes one more than it should; both of these begin while it has that place.
+    for port in [6000, 6001] {
+        open.push(half_open(&pair, port, family)?);
+    }
+    for (peer, numbers) in &open {
+        acknowledge(&pair, *peer, to, *numbers)?;
+    }
+    let (last, _) = open.pop().context("two connections")?;
+    let expect = Expect::at_least(1, &pair.server.netns)
+        .flow("tcp", last, to)
+        .reason(&["TCP_LISTEN_OVERFLOW"])
+        .at(TCP_RECEIVE)
+        .cause("accept-queue-full")
+        .field("/drop/class", "resource")
+        .evidence(serde_json::json!({"name": "net.core.somaxconn", "source": "sysctl"}));
     verify(stream, &[expect], &[])
 }
 
@@ -81,6 +173,7 @@ fn udp_receive_buffer_full(family: Family) -> Result<()> {
     let expect = Expect::drops(dropped, &pair.server.netns)
         .flow("udp", from, to)
         .reason(&["SOCKET_RCVBUFF"])
+        .cause("receive-buffer-full")
         .at(&[
             "udp_queue_rcv_one_skb",
             "__udp_queue_rcv_skb",
@@ -123,6 +216,7 @@ fn tcp_out_of_order_prune(family: Family) -> Result<()> {
     let expect = Expect::at_least(pruned, &pair.server.netns)
         .flow("tcp", peer, to)
         .reason(&["TCP_OFO_QUEUE_PRUNE", "PROTO_MEM", "TCP_OFODROP"])
+        .cause("tcp-receiver-stalled")
         .at(&[
             "tcp_prune_ofo_queue",
             "tcp_prune_queue",
@@ -136,30 +230,44 @@ fn tcp_out_of_order_prune(family: Family) -> Result<()> {
     verify(stream, &[expect], &[])
 }
 
-/// Opens a connection from an address that the client's own TCP does not know, so that no other TCP interferes.
-/// Returns that end, the accepted socket, and the next sequence and acknowledgement numbers.
+/// The numbers to go on with: sequence and acknowledgement.
+type Numbers = (u32, u32);
+
+/// Opens a connection. Returns the client's end, the accepted socket, and the next numbers.
 fn handshake(
     pair: &Pair,
     listener: &TcpListener,
     family: Family,
-) -> Result<(SocketAddr, TcpStream, (u32, u32))> {
+) -> Result<(SocketAddr, TcpStream, Numbers)> {
+    let (peer, numbers) = half_open(pair, 5000, family)?;
+    acknowledge(pair, peer, pair.server.port(family, 80), numbers)?;
+    let (connection, _) = listener.accept()?;
+    Ok((peer, connection, numbers))
+}
+
+/// Begins a connection from an address that the client's own TCP does not know, so that no other TCP interferes: it is
+/// answered, and that is not acknowledged.
+fn half_open(pair: &Pair, port: u16, family: Family) -> Result<(SocketAddr, Numbers)> {
     let Host { netns, end, .. } = &pair.client;
-    let peer: SocketAddr = family.pick("10.77.0.77:5000", "[fd77:0::77]:5000").parse()?;
+    let peer = SocketAddr::new(family.pick("10.77.0.77", "fd77:0::77").parse()?, port);
     let (to, mac) = (pair.server.port(family, 80), packet::mac_text(end.mac()));
     pair.server.netns.run(&format!("ip neigh replace {} lladdr {mac} dev s0 nud permanent", peer.ip()))?;
     let sniffer = netns.enter(|| Sniffer::open(end.device))?;
     let first = 1000;
     pair.client.inject(&[packet::tcp(peer, to, first, 0, tcp_flag::SYN, b"")])?;
-    let answer = sniffer.wait("SYN-ACK", |frame| sequence_of_answer(frame, end.mac(), family))?;
-    let numbers = (first + 1, answer.wrapping_add(1));
-    pair.client.inject(&[packet::tcp(peer, to, numbers.0, numbers.1, tcp_flag::ACK, b"")])?;
-    let (connection, _) = listener.accept()?;
-    Ok((peer, connection, numbers))
+    let answer = sniffer.wait("SYN-ACK", |frame| sequence_of_answer(frame, end.mac(), port, family))?;
+    Ok((peer, (first + 1, answer.wrapping_add(1))))
 }
 
-/// The sequence number of a SYN-ACK without IP options.
-fn sequence_of_answer(frame: &[u8], to: Mac, family: Family) -> Option<u32> {
+fn acknowledge(pair: &Pair, peer: SocketAddr, to: SocketAddr, numbers: Numbers) -> Result<()> {
+    pair.client.inject(&[packet::tcp(peer, to, numbers.0, numbers.1, tcp_flag::ACK, b"")])
+}
+
+/// The sequence number of a SYN-ACK to a port, without IP options.
+fn sequence_of_answer(frame: &[u8], to: Mac, port: u16, family: Family) -> Option<u32> {
     let tcp = frame.get(14 + family.pick(20, 40)..)?;
-    let for_us = frame.starts_with(&to) && tcp.get(13)? & 0x12 == tcp_flag::SYN | tcp_flag::ACK;
+    let for_us = frame.starts_with(&to)
+        && tcp.get(2..4)? == port.to_be_bytes()
+        && tcp.get(13)? & 0x12 == tcp_flag::SYN | tcp_flag::ACK;
     for_us.then_some(u32::from_be_bytes(tcp.get(4..8)?.try_into().ok()?))
 }

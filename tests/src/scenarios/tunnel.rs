@@ -1,9 +1,11 @@
 //! Tunnel packets that are dropped: the packet inside is told too. They are made by hand, so no tunnel module is
 //! needed.
 
+use super::answer::expects_exact_here;
 use super::both_here;
 use super::expect::{Expect, verify, watch};
 use super::rules;
+use crate::bed::backend::Backend;
 use crate::bed::packet::{self, Ip, protocol};
 use crate::bed::topology::{Family, Pair};
 use anyhow::Result;
@@ -41,15 +43,21 @@ fn carrying(expect: Expect, kinds: &[&str], (source, destination): (SocketAddr, 
 }
 
 fn vxlan(family: Family) -> Result<()> {
-    over_udp(family, "vxlan", 4789, packet::vxlan)
+    over_udp(family, "vxlan", 4789, packet::vxlan, "overlay-blocked")
 }
 
 fn geneve(family: Family) -> Result<()> {
-    over_udp(family, "geneve", 6081, packet::geneve)
+    over_udp(family, "geneve", 6081, packet::geneve, "overlay-blocked")
 }
 
 /// A firewall on the node drops the overlay's port.
-fn over_udp(family: Family, kind: &str, port: u16, wrap: fn(u32, &[u8]) -> Vec<u8>) -> Result<()> {
+fn over_udp(
+    family: Family,
+    kind: &str,
+    port: u16,
+    wrap: fn(u32, &[u8]) -> Vec<u8>,
+    cause: &'static str,
+) -> Result<()> {
     const VNI: u32 = 4242;
     let pair = Pair::new()?;
     let pods = pods(family)?;
@@ -63,7 +71,12 @@ fn over_udp(family: Family, kind: &str, port: u16, wrap: fn(u32, &[u8]) -> Vec<u
         .reason(&["NETFILTER_DROP"])
         .field("/inner/vni", VNI)
         .interface("s0");
-    verify(stream, &[carrying(expect, &[kind], pods)], &[])
+    verify(stream, &[caused(carrying(expect, &[kind], pods), cause)], &[])
+}
+
+/// The cause, where the rule is known.
+fn caused(expect: Expect, cause: &'static str) -> Expect {
+    if expects_exact_here(Backend::Nft) { expect.cause(cause) } else { expect }
 }
 
 fn in_ip(outer: Family, inner: Family) -> Result<()> {
@@ -86,5 +99,5 @@ fn in_ip(outer: Family, inner: Family) -> Result<()> {
         .identify("/destination/address", to.to_string())
         .reason(&["NETFILTER_DROP"])
         .interface("s0");
-    verify(stream, &[carrying(expect, &kinds, pods)], &[])
+    verify(stream, &[caused(carrying(expect, &kinds, pods), "overlay-blocked")], &[])
 }

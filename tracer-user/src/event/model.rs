@@ -367,6 +367,32 @@ pub struct Cause {
     pub fix: String,
     /// `exact`, `inferred` or `ambiguous`.
     pub confidence: String,
+    /// Who can change it: a component, or a team.
+    #[serde(default)]
+    pub owner: Option<String>,
+    /// What undoes the fix, one sentence.
+    #[serde(default)]
+    pub resets: Option<String>,
+    /// What the node was asked, after the drop, and said.
+    #[serde(default)]
+    pub evidence: Vec<Evidence>,
+    /// Other causes that it may have as well, less specific ones.
+    #[serde(default)]
+    pub others: Vec<String>,
+}
+
+/// A setting, route or counter of the node beside a drop.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// By the name that its own tool has for it: `net.ipv4.conf.eth0.forwarding`.
+    pub name: String,
+    /// What it was, a moment after the drop.
+    pub value: String,
+    /// Where that is from: `sysctl`, `rtnetlink`, a file under /proc.
+    pub source: String,
+    /// Of a counter, by how much it has grown since it was last told.
+    #[serde(default)]
+    pub change: Option<u64>,
 }
 
 impl Serialize for Timestamp {

@@ -55,7 +55,8 @@ pub fn compile(filter: &Filter, reason_names: &[(u32, String)]) -> Result<Compil
     let mut interfaces = Bits::default();
     let mut netns = Bits::default();
     let mut reasons = Bits::default();
-    for word in &filter.words {
+    // Causes are not known in the kernel.
+    for word in filter.words.iter().filter(|word| word.flag != Flag::Cause) {
         let bit = word_bit(word);
         let dimension = word_dimension(word.flag);
         spec.active |= dimension;
@@ -78,7 +79,8 @@ pub fn compile(filter: &Filter, reason_names: &[(u32, String)]) -> Result<Compil
             | Value::Namespace(_)
             | Value::Selector(_)
             | Value::Workload(_)
-            | Value::Service(_) => {}
+            | Value::Service(_)
+            | Value::Cause(_) => {}
         }
     }
     Ok(Compiled {
@@ -119,6 +121,7 @@ fn word_dimension(flag: Flag) -> u32 {
         Flag::Interface => dimension::INTERFACE,
         Flag::Netns => dimension::NETNS,
         Flag::Reason => dimension::REASON,
+        Flag::Cause => 0,
         Flag::Pod(_) | Flag::Namespace(_) | Flag::Selector(_) | Flag::Workload(_) | Flag::Service(_) => {
             dimension::END
         }
@@ -142,7 +145,7 @@ pub(crate) fn word_bit(word: &Word) -> u32 {
         }
         Flag::Service(side) => side_bit(side) << filter_bit::SERVICE,
         Flag::Ip(side) | Flag::Port(side) => side_bit(side),
-        Flag::Protocol | Flag::Interface | Flag::Netns | Flag::Reason => filter_bit::EITHER,
+        Flag::Protocol | Flag::Interface | Flag::Netns | Flag::Reason | Flag::Cause => filter_bit::EITHER,
         Flag::Family(_) => filter_bit::FROM,
     };
     // NOT_EITHER, NOT_FROM and NOT_TO are the wanted bits moved up by three.
@@ -399,8 +402,9 @@ mod tests {
         }
 
         fn word(&mut self) -> RawTestWord {
-            // Words about pods take an inventory: see `identity::select`.
-            let flags: Vec<Flag> = Flag::ALL.into_iter().filter(|flag| flag.end().is_none()).collect();
+            // Words about pods take an inventory: see `identity::select`. The kernel half knows no causes.
+            let is_compiled = |flag: &Flag| flag.end().is_none() && *flag != Flag::Cause;
+            let flags: Vec<Flag> = Flag::ALL.into_iter().filter(is_compiled).collect();
             let flag = flags[usize::try_from(self.below(u64::try_from(flags.len()).unwrap())).unwrap()];
             let text = match flag {
                 Flag::Ip(_) => self.network(),

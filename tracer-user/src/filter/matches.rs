@@ -84,6 +84,7 @@ fn on_packet(word: &Word, drop: &Drop) -> bool {
             .any(|interface| interface.as_ref() == Some(name)),
         Value::Netns(inode) => network.netns == Some(*inode),
         Value::Reason(glob) => drop.drop.reason.as_ref().is_some_and(|name| glob.matches(name)),
+        Value::Cause(glob) => drop.drop.cause.as_ref().is_some_and(|cause| glob.matches(&cause.id)),
         Value::Address(_) | Value::Port(_) => false,
         Value::Pod(_) | Value::Namespace(_) | Value::Selector(_) | Value::Workload(_) | Value::Service(_) => {
             word.flag.end().is_some_and(|side| on_ends(&word.value, side, drop))

@@ -46,6 +46,8 @@ pub enum Flag {
     Netns,
     /// `--reason`.
     Reason,
+    /// `--cause`.
+    Cause,
     /// `--pod`, `--from-pod`, `--to-pod`.
     Pod(Side),
     /// `-n`, `--from-namespace`, `--to-namespace`.
@@ -80,7 +82,7 @@ pub enum Family {
 
 impl Flag {
     /// Every flag there is.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Ip(Side::Either),
         Self::Ip(Side::From),
         Self::Ip(Side::To),
@@ -93,6 +95,7 @@ impl Flag {
         Self::Interface,
         Self::Netns,
         Self::Reason,
+        Self::Cause,
         Self::Pod(Side::Either),
         Self::Pod(Side::From),
         Self::Pod(Side::To),
@@ -139,6 +142,7 @@ impl Flag {
             Self::Interface => "--interface",
             Self::Netns => "--netns",
             Self::Reason => "--reason",
+            Self::Cause => "--cause",
             Self::Pod(Side::Either) => "--pod",
             Self::Pod(Side::From) => "--from-pod",
             Self::Pod(Side::To) => "--to-pod",
@@ -209,6 +213,12 @@ impl Filter {
         self.words.iter().any(|word| word.flag.end().is_some())
     }
 
+    /// Its words about causes alone. The kernel half knows none, so whoever gives drops their causes has to look.
+    #[must_use]
+    pub fn of_causes(&self) -> Self {
+        Self { words: self.words.iter().filter(|word| word.flag == Flag::Cause).cloned().collect() }
+    }
+
     /// True if it has words about labels.
     #[must_use]
     pub fn has_selector(&self) -> bool {
@@ -242,6 +252,7 @@ fn parse_word(
         Flag::Netns => resolve_netns(text)
             .map(Value::Netns)
             .map_err(|error| value::Problem { problem: error.to_string(), hint: error.hint() }),
+        Flag::Cause => value::cause(text).map(Value::Cause),
         Flag::Reason => value::reason(text).map(|(excluded, glob)| {
             negated ^= excluded;
             Value::Reason(glob)

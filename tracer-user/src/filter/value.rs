@@ -20,6 +20,8 @@ pub enum Value {
     Netns(u32),
     /// A drop reason.
     Reason(Glob),
+    /// A cause.
+    Cause(Glob),
     /// Pods by name.
     Pod(Named),
     /// Pods and services by namespace.
@@ -296,6 +298,17 @@ pub(super) fn interface(text: &str) -> Result<String, Problem> {
 }
 
 /// A reason's pattern, and whether `!` excludes what it matches.
+pub(super) fn cause(text: &str) -> Result<Glob, Problem> {
+    let allowed = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'*' | b'?');
+    if text.is_empty() || !text.bytes().all(allowed) {
+        return Err(Problem::new(
+            "not the name of a cause",
+            "a name such as conntrack-full, or a pattern such as 'svc-*'",
+        ));
+    }
+    Ok(Glob::new(text))
+}
+
 pub(super) fn reason(text: &str) -> Result<(bool, Glob), Problem> {
     let (excluded, pattern) = match text.strip_prefix('!') {
         Some(rest) => (true, rest),

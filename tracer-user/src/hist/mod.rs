@@ -77,7 +77,8 @@ pub fn run(hist: &cli::Hist, arguments: &[OsString]) -> anyhow::Result<u8> {
         live::run(&hist.watch, arguments, histogram)
     } else {
         let run = &hist.watch.run;
-        replay::run(&hist.files, &hist.part, (run.assert_no_drops, run.strict), histogram)
+        let causes = hist.watch.causes.load()?;
+        replay::run(&hist.files, &hist.part, &causes, (run.assert_no_drops, run.strict), histogram)
     }
 }
 

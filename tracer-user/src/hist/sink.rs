@@ -1,5 +1,6 @@
 //! The sink that is a histogram: records in, one picture out at the end, and on a terminal one a second until then.
 
+use super::Key;
 use super::aggregate::{Aggregator, Axis};
 use super::screen::{Screen, Size};
 use super::view::{Look, View};
@@ -147,6 +148,10 @@ impl<O: Write, E: Write> Sink for Histogram<O, E> {
     }
 
     fn reads(&self) -> Reads {
+        // A recording without causes has them found, in all that is known of a drop.
+        if self.settings.by.contains(&Key::Cause) {
+            return Reads::All;
+        }
         Reads::Only(self.settings.by.iter().flat_map(|key| key.reads()).copied().collect())
     }
 

@@ -2,8 +2,13 @@
 
 use std::fs::{self, File, Metadata};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 /// Opens the network namespace with this inode number: droptrace's own, one with a name under `/run/netns`, one that is
 /// mounted somewhere else, or that of a process. `None` if nothing of these leads to it. The file is closed on exec; it
@@ -13,6 +18,42 @@ use std::path::{Path, PathBuf};
 /// If it was found, but can't be opened.
 pub(crate) fn open(inode: u32) -> io::Result<Option<File>> {
     open_in(inode, Path::new("/run/netns"), Path::new("/proc"))
+}
+
+/// Does something in a network namespace: on a thread of its own, which ends with it, and is waited for no longer than
+/// `patience`. `is_busy` is set as long as it runs, so that who asks again and again starts no second one meanwhile.
+///
+/// # Errors
+/// If it can't be entered, if the work fails, or if it takes too long.
+pub(crate) fn visit<T: Send + 'static>(
+    inode: u32,
+    name: &str,
+    is_busy: &Arc<AtomicBool>,
+    patience: Duration,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let (tell, answer) = mpsc::channel();
+    let busy = Arc::clone(is_busy);
+    let visit = move || {
+        let answer = enter(inode).and_then(|()| work());
+        busy.store(false, Ordering::Relaxed);
+        // Nobody may wait any more.
+        let _ = tell.send(answer);
+    };
+    is_busy.store(true, Ordering::Relaxed);
+    if let Err(error) = thread::Builder::new().name(name.to_owned()).spawn(visit) {
+        is_busy.store(false, Ordering::Relaxed);
+        return Err(error);
+    }
+    answer.recv_timeout(patience).map_err(io::Error::other)?
+}
+
+/// Moves this thread into a network namespace, which is held open for that moment only.
+fn enter(inode: u32) -> io::Result<()> {
+    let namespace = open(inode)?.ok_or(io::ErrorKind::NotFound)?;
+    // SAFETY: an open descriptor of a network namespace; only this thread moves.
+    let result = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn open_in(inode: u32, names: &Path, proc: &Path) -> io::Result<Option<File>> {

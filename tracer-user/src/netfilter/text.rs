@@ -298,7 +298,7 @@ pub(super) fn words(rule: &str) -> impl Iterator<Item = &str> {
 pub(super) const MAX_WORDS: usize = 4096;
 
 /// A rule's comments, without quotes and escapes.
-pub(super) fn comments(rule: &str) -> impl Iterator<Item = Cow<'_, str>> {
+pub(crate) fn comments(rule: &str) -> impl Iterator<Item = Cow<'_, str>> {
     let syntax = Syntax::of(rule);
     let option = match syntax {
         Syntax::Iptables => "--comment",

@@ -1,5 +1,8 @@
 //! The exit code.
 
+/// The exit code of a command line, or of a file that it names, without meaning.
+pub const MEANINGLESS: u8 = 2;
+
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -39,7 +42,7 @@ pub fn exit_code(outcome: &Outcome) -> u8 {
     match outcome.end {
         End::Killed => 130,
         End::Failed | End::Unmatched => 1,
-        End::Usage => 2,
+        End::Usage => MEANINGLESS,
         End::Unsupported => 3,
         End::Done if outcome.assert_no_drops && outcome.drops > 0 => 4,
         End::Done if outcome.strict && outcome.lost > 0 => 5,

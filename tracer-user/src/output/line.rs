@@ -3,7 +3,7 @@
 use super::fold::{Kind, Line};
 use super::group::Group;
 use super::words;
-use crate::event::model::{Cause, Class, Lost};
+use crate::event::model::{Cause, Class, Evidence, Lost};
 use anstyle::{AnsiColor, Style};
 
 /// How parts of a line look.
@@ -81,12 +81,34 @@ pub(super) fn drop(line: &Line, time: &str, wide: bool, palette: &Palette) -> St
     parts.join("  ")
 }
 
-/// Why, and what to do: lines to go under a line with a time of `time`.
-pub(super) fn cause(cause: &Cause, time: &str, palette: &Palette) -> String {
+/// Why, and what to do: lines to go under a line with a time of `time`. `verbose`: also whom to ask, what undoes the fix,
+/// what the node said, and what else it may be.
+pub(super) fn cause(cause: &Cause, time: &str, verbose: bool, palette: &Palette) -> String {
     let indent = indent(time);
-    let mut text = format!("{indent}why: {}\n", super::escape(&cause.why));
+    let sure = if cause.confidence == "exact" || cause.confidence.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", super::escape(&cause.confidence))
+    };
+    let mut text = format!("{indent}why{sure}: {}\n", super::escape(&cause.why));
     if !cause.fix.is_empty() {
         text.push_str(&format!("{indent}{} {}\n", styled(palette.fix, "fix:"), super::escape(&cause.fix)));
+    }
+    if verbose {
+        let mut add = |name: &str, value: &str| {
+            text.push_str(&format!("{indent}{} {}\n", styled(palette.faint, name), super::escape(value)));
+        };
+        cause.resets.iter().for_each(|resets| add("undone by:", resets));
+        cause.owner.iter().for_each(|owner| add("ask:", owner));
+        for evidence in &cause.evidence {
+            let change = evidence.change.map(|more| format!(" (+{more})")).unwrap_or_default();
+            let Evidence { name, value, source, .. } = evidence;
+            add("node:", &format!("{name} = {value}{change} ({source})"));
+        }
+        if !cause.others.is_empty() {
+            add("or:", &cause.others.join(", "));
+        }
+        add("cause:", &cause.id);
     }
     text
 }

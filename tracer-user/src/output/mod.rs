@@ -15,7 +15,7 @@ mod time;
 pub(crate) mod words;
 
 pub use escape::escape;
-pub use exit::{End, Outcome, exit_code};
+pub use exit::{End, MEANINGLESS, Outcome, exit_code};
 pub use printer::Printer;
 pub use schema::SCHEMA;
 pub use sink::{Now, Sink, Stop};
@@ -47,6 +47,8 @@ pub struct Settings {
     pub format: Format,
     /// Show routine drops, too.
     pub all: bool,
+    /// Tell causes in full: what else matches, what the node said.
+    pub verbose: bool,
     /// Show kernel stacks where there are any.
     pub stack: bool,
     /// Colours and such; never in JSON.
@@ -68,6 +70,7 @@ impl Default for Settings {
         Self {
             format: Format::default(),
             all: false,
+            verbose: false,
             stack: false,
             color: false,
             terminal: false,

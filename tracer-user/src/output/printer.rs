@@ -97,7 +97,7 @@ impl<O: Write, E: Write> Printer<O, E> {
             && let Some(cause) = &drop.drop.cause
             && self.is_new(cause, drop)
         {
-            text.push_str(&line::cause(cause, &time, &self.palette));
+            text.push_str(&line::cause(cause, &time, self.settings.verbose, &self.palette));
         }
         text.push_str(&line::stack(&drop.stack, &time, &self.palette));
     }

@@ -10,8 +10,8 @@ mod tests {
     use crate::cilium::maps::Direction;
     use crate::cilium::model::{Cilium, Entry, Policy, VerdictBy};
     use crate::event::model::{
-        Cause, Conntrack, Drop, Endpoint, Inner, K8s, Lost, LostPlace, Network, Original, Packet, Peer,
-        Reason, Record, ServiceBy, Stalled, Timestamp, Unreplied,
+        Cause, Conntrack, Drop, Endpoint, Evidence, Inner, K8s, Lost, LostPlace, Network, Original, Packet,
+        Peer, Reason, Record, ServiceBy, Stalled, Timestamp, Unreplied,
     };
     use crate::netfilter::model::{Backend, Family, Method, Netfilter, RuleRef};
     use crate::netfilter::program::Program;
@@ -193,6 +193,15 @@ mod tests {
                     why: "why".into(),
                     fix: "fix".into(),
                     confidence: "exact".into(),
+                    owner: text(),
+                    resets: text(),
+                    evidence: vec![Evidence {
+                        name: "net.ipv4.ip_forward".into(),
+                        value: "0".into(),
+                        source: "sysctl".into(),
+                        change: Some(1),
+                    }],
+                    others: vec!["no-route".into()],
                 }),
                 ..Reason::default()
             },
@@ -277,6 +286,7 @@ mod tests {
             ("policy", "/drop/cilium/policies/0"),
             ("entry", "/drop/cilium/nearest/0"),
             ("cause", "/drop/cause"),
+            ("evidence", "/drop/cause/evidence/0"),
         ];
         for (name, pointer) in places {
             let keys = |object: &Map<String, Value>| object.keys().cloned().collect::<BTreeSet<_>>();

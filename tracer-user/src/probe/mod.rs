@@ -14,6 +14,7 @@ pub(crate) mod netlink;
 pub mod object;
 pub mod offsets;
 pub mod reasons;
+pub(crate) mod route;
 pub mod selftest;
 pub mod symbols;
 pub mod tracer;

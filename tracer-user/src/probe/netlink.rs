@@ -1,5 +1,5 @@
 //! Questions to netlink(7): what the kernel lists of links, tc filters and connections in this thread's network namespace.
-//! Only dumps, which change nothing; whether one would load a module is for who asks to know.
+//! Only what changes nothing; whether one would load a module is for who asks to know.
 //!
 //! Headers and attributes are in the machine's byte order (include/uapi/linux/netlink.h, struct nlmsghdr and nlattr).
 
@@ -14,6 +14,8 @@ pub(crate) const NEW_LINK: u16 = 16;
 pub(crate) const GET_FILTER: u16 = 46;
 pub(crate) const NEW_FILTER: u16 = 44;
 
+/// NLM_F_REQUEST
+const REQUEST: u16 = 1;
 /// NLM_F_REQUEST | NLM_F_DUMP
 const DUMP: u16 = 0x301;
 /// NLMSG_ERROR and NLMSG_DONE.
@@ -101,12 +103,32 @@ pub(crate) fn dump(
     Ok(ControlFlow::Break(()))
 }
 
-/// A question as bytes: its type, and what follows the header.
+/// Asks rtnetlink(7) for one thing, which one message answers: that one's body.
+///
+/// # Errors
+/// What the kernel says, or when it is silent.
+pub(crate) fn one(request: u16, body: &[u8]) -> io::Result<Vec<u8>> {
+    let mut found = None;
+    // The answers' types are the requests' less two.
+    let answer = request - 2;
+    // It breaks off with the first message: there is one.
+    let _ = dump(libc::NETLINK_ROUTE, &flagged(request, REQUEST, body), answer, PATIENCE, &mut |body| {
+        found = Some(body.to_vec());
+        ControlFlow::Break(())
+    })?;
+    found.ok_or_else(|| io::ErrorKind::TimedOut.into())
+}
+
+/// A question that is answered by a dump, as bytes: its type, and what follows the header.
 pub(crate) fn message(kind: u16, body: &[u8]) -> Vec<u8> {
+    flagged(kind, DUMP, body)
+}
+
+fn flagged(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
     let length = (HEADER + body.len()) as u32;
     let mut bytes = length.to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());
-    bytes.extend(DUMP.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
     // The sequence number; the port is given by the kernel.
     bytes.extend(1_u32.to_ne_bytes());
     bytes.extend([0; 4]);
@@ -185,7 +207,6 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 }
 
 /// An attribute as bytes, padded.
-#[cfg(test)]
 pub(crate) fn encoded(kind: u16, value: &[u8]) -> Vec<u8> {
     let mut bytes = (value.len() as u16 + 4).to_ne_bytes().to_vec();
     bytes.extend(kind.to_ne_bytes());

@@ -62,7 +62,7 @@ const HEAD: [(&str, Kind); 8] = [
     ("where", Text),
 ];
 
-const REST: [(&str, Kind); 87] = [
+const REST: [(&str, Kind); 91] = [
     ("network.family", Text),
     ("network.transport", Text),
     ("network.interface", Text),
@@ -151,6 +151,10 @@ const REST: [(&str, Kind); 87] = [
     ("original.destination.address", Text),
     ("original.destination.port", Short),
     ("original.destination.k8s", Json),
+    ("drop.cause.owner", Text),
+    ("drop.cause.resets", Text),
+    ("drop.cause.evidence", Json),
+    ("drop.cause.others", Json),
 ];
 
 /// All columns in order.

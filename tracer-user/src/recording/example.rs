@@ -67,7 +67,9 @@ pub(super) fn drop() -> Drop {
             "bpf": {"hook": "INGRESS", "interface": "eth0", "attached": "tcx", "classifier": null, "priority": null,
                 "handle": null, "program": "p", "id": 3, "tag": null, "pinned": null, "confidence": "exact",
                 "candidates": [], "more": false},
-            "cause": {"id": "calico-default-deny", "severity": "error", "why": "w", "fix": "f", "confidence": "exact"}},
+            "cause": {"id": "calico-default-deny", "severity": "error", "why": "w", "fix": "f", "confidence": "exact",
+                "owner": "o", "resets": "r", "others": ["foreign-rule"],
+                "evidence": [{"name": "net.x", "value": "1", "source": "sysctl", "change": 2}]}},
         "stack": ["kfree_skb_reason+0x1", "nf_hook_slow+0x7d"],
     }))
     .unwrap_or_else(|error| panic!("{error}"))

@@ -2,6 +2,7 @@
 
 use super::columns::Reads;
 use super::files::{Merged, find, time};
+use crate::cause::Causes;
 use crate::event::model::{Record, Timestamp};
 use crate::filter::{Filter, matches};
 use crate::output::{End, Now, Outcome, Sink, escape, exit_code};
@@ -60,6 +61,7 @@ impl Part {
 pub fn run(
     files: &[PathBuf],
     part: &Part,
+    causes: &Causes,
     (assert_no_drops, strict): (bool, bool),
     mut sink: impl Sink,
 ) -> anyhow::Result<u8> {
@@ -73,6 +75,8 @@ pub fn run(
     let count = files.len();
     // A filter may ask for anything.
     let reads = if part.filter.is_empty() { sink.reads() } else { Reads::All };
+    // Of a part of what is known of a drop another cause might follow.
+    let explains = reads == Reads::All;
     let mut merged = Merged::new(files, reads);
     let mut unread = 0;
     let mut clock = Clock::default();
@@ -81,9 +85,14 @@ pub fn run(
     let mut taken = 0;
     while flow.is_continue()
         && part.first.is_none_or(|first| taken < first)
-        && let Some(record) = merged.next()
+        && let Some(mut record) = merged.next()
     {
         unread += tell(&mut merged, &mut sink);
+        if let Record::Drop(drop) = &mut record
+            && explains
+        {
+            causes.explain_recorded(drop);
+        }
         if !part.has(&record) {
             continue;
         }

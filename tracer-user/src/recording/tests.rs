@@ -4,6 +4,7 @@ use super::place::{SEALED, SPOOL};
 use super::seal::seal;
 use super::spool::Spool;
 use super::*;
+use crate::cause::Causes;
 use crate::event::model::{Class, Drop, Lost, LostPlace, Record, Timestamp};
 use crate::hist::Key;
 use crate::output::Sink as _;
@@ -425,7 +426,9 @@ fn a_replay_is_in_the_recordings_time_and_of_the_part_that_is_asked_for() {
     recorder.finish();
     let play = |part: replay::Part| {
         let mut kept = Kept::default();
-        let code = replay::run(&[root.path().to_owned()], &part, (false, false), &mut kept).unwrap();
+        let code =
+            replay::run(&[root.path().to_owned()], &part, &Causes::default(), (false, false), &mut kept)
+                .unwrap();
         assert_eq!(code, 0);
         kept
     };
@@ -440,7 +443,13 @@ fn a_replay_is_in_the_recordings_time_and_of_the_part_that_is_asked_for() {
     assert_eq!(counts(replay::Part { since: at(2), until: at(3_600_000), ..default() }), [2, 1000]);
     assert_eq!(counts(replay::Part { first: Some(3), ..default() }), [1, 2, 1000]);
     assert_eq!(counts(replay::Part { last: Some(1), ..default() }), [3_600_000]);
-    let none = replay::run(&[root.path().join("none")], &default(), (false, false), &mut Kept::default());
+    let none = replay::run(
+        &[root.path().join("none")],
+        &default(),
+        &Causes::default(),
+        (false, false),
+        &mut Kept::default(),
+    );
     assert!(none.unwrap_err().to_string().contains("can't read"));
 }
 

@@ -49,7 +49,7 @@ pub fn run(report: &cli::Report) -> anyhow::Result<u8> {
     };
     let target = Target::new(&write, &find(&report.files)?)?;
     let sink = Reporting::new(Gatherer::new(settings), target, io::stderr());
-    replay::run(&report.files, &report.part, (false, false), sink)
+    replay::run(&report.files, &report.part, &report.causes.load()?, (false, false), sink)
 }
 
 #[cfg(test)]

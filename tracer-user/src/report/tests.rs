@@ -308,6 +308,7 @@ fn said_everywhere(text: &str) -> (Settings, About, Vec<Record>) {
         why: text.into(),
         fix: text.into(),
         confidence: text.into(),
+        ..Cause::default()
     });
     let mark = RuleRef { table: text.into(), chain: text.into(), text: some(), ..RuleRef::default() };
     drop.drop.netfilter = Some(Box::new(Netfilter {

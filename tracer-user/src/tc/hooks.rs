@@ -7,10 +7,8 @@ use crate::netfilter::netns;
 use crate::probe::netlink;
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// A hook: inode number of the netns, index of the device, whether it is egress.
@@ -45,7 +43,8 @@ impl Hooks {
             return Arc::default();
         }
         // What can't be asked leaves filters without names.
-        let listed: Arc<[Listed]> = ask_apart(hook, &self.is_busy).unwrap_or_default().into();
+        let listed: Arc<[Listed]> =
+            netns::visit(hook.0, "tc", &self.is_busy, PATIENCE, move || ask(hook)).unwrap_or_default().into();
         self.budget.take(now.elapsed());
         if self.known.len() >= MOST {
             self.known.clear();
@@ -53,32 +52,6 @@ impl Hooks {
         self.known.insert(hook, (Instant::now(), Arc::clone(&listed)));
         listed
     }
-}
-
-/// Asks on a thread of its own.
-fn ask_apart(hook: Hook, is_busy: &Arc<AtomicBool>) -> io::Result<Vec<Listed>> {
-    let (tell, answer) = mpsc::channel();
-    let busy = Arc::clone(is_busy);
-    let work = move || {
-        let answer = enter(hook.0).and_then(|()| ask(hook));
-        busy.store(false, Ordering::Relaxed);
-        // Nobody may wait any more.
-        let _ = tell.send(answer);
-    };
-    is_busy.store(true, Ordering::Relaxed);
-    if let Err(error) = thread::Builder::new().name("tc".to_owned()).spawn(work) {
-        is_busy.store(false, Ordering::Relaxed);
-        return Err(error);
-    }
-    answer.recv_timeout(PATIENCE).map_err(io::Error::other)?
-}
-
-/// Moves this thread into a network namespace.
-fn enter(inode: u32) -> io::Result<()> {
-    let namespace = netns::open(inode)?.ok_or(io::ErrorKind::NotFound)?;
-    // SAFETY: an open descriptor of a network namespace; only this thread moves.
-    let result = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn ask((_, ifindex, is_egress): Hook) -> io::Result<Vec<Listed>> {

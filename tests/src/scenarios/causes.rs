@@ -1,0 +1,199 @@
+//! Causes as a user meets them: lines for people in both languages, filters, causes of one's own, recordings.
+
+use super::expect::watch;
+use super::{beside, here_only};
+use crate::bed::droptrace::{ATTACHED, Droptrace, Output, command as droptrace};
+use crate::bed::packet;
+use crate::bed::record::Record;
+use crate::bed::topology::{Family, Pair};
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use std::fs;
+
+pub(super) fn trials() -> Vec<Trial> {
+    // What they show is the same on every kernel.
+    here_only([
+        beside("causes::for_people", for_people),
+        beside("causes::of_ones_own", of_ones_own),
+        beside("causes::filter", filter),
+        beside("causes::counted_by", counted_by),
+        beside("causes::recorded_without", recorded_without),
+        beside("causes::without_meaning", without_meaning),
+    ])
+}
+
+/// Ports that nobody listens on, and one that a rule drops.
+const NOBODY: u16 = 9;
+const RULE: u16 = 4242;
+
+fn send(pair: &Pair, port: u16) -> Result<()> {
+    let (from, to) = (pair.client.port(Family::V4, 40_000), pair.server.port(Family::V4, port));
+    pair.client.inject(&[packet::udp(from, to, b"x")])
+}
+
+/// A droptrace in the server's network namespace.
+fn start(pair: &Pair, arguments: &[&str]) -> Result<Droptrace> {
+    let inode = pair.server.netns.inode().to_string();
+    let mut command = droptrace(arguments)?;
+    command.args(["--netns", &inode]).env("LC_ALL", "C.UTF-8");
+    let started = Droptrace::spawn(command)?;
+    started.wait("attached", |output| output.stderr.contains(ATTACHED))?;
+    Ok(started)
+}
+
+fn with_rule() -> Result<Pair> {
+    let pair = Pair::new()?;
+    super::rules::chain(&pair.server.netns, "inet", "input", &format!("udp dport {RULE} drop"))?;
+    Ok(pair)
+}
+
+/// What is printed for two drops of one cause.
+fn lines(arguments: &[&str]) -> Result<Vec<String>> {
+    let pair = Pair::new()?;
+    let stream = start(&pair, &[arguments, &["-c", "2"]].concat())?;
+    send(&pair, NOBODY)?;
+    send(&pair, NOBODY + 1)?;
+    let ended = stream.end()?;
+    ended.expect_code(0)?;
+    Ok(ended.output.strays)
+}
+
+fn count(lines: &[String], words: &str) -> usize {
+    lines.iter().filter(|line| line.contains(words)).count()
+}
+
+/// Why and what to do are said once, in the language that was asked for; `-v` tells more.
+fn for_people() -> Result<()> {
+    let english = lines(&[])?;
+    let [why, fix] = ["why: Nothing in the network namespace", "fix: Compare the Service's targetPort"];
+    ensure!(count(&english, why) == 1 && count(&english, fix) == 1, "{english:#?}");
+    ensure!(count(&english, "cause:") == 0, "{english:#?}");
+    let chinese = lines(&["--lang", "zh", "-v"])?;
+    for words in [
+        "没有进程监听 udp 端口 9。",
+        "fix: 核对 Service 的 targetPort",
+        "ask: owner of the receiver",
+        "cause: no-listener",
+    ] {
+        ensure!(count(&chinese, words) == 1, "{words:?} is not once in {chinese:#?}");
+    }
+    Ok(())
+}
+
+/// A cause from a file comes before the others.
+fn of_ones_own() -> Result<()> {
+    let pair = with_rule()?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("own.toml");
+    fs::write(
+        &file,
+        "[[cause]]\nid = \"known-port\"\nseverity = \"warning\"\nwhen = { destination_port = 4242 }\n\
+         why = \"Port {destination_port} is closed on purpose.\"\nfix = { en = \"Nothing.\", zh = \"无需处理。\" }\n",
+    )?;
+    let file = file.to_str().context("a path that is text")?;
+    let stream = start(&pair, &["-o", "json", "--causes", file])?;
+    send(&pair, RULE)?;
+    stream.wait("the drop", |output| !output.records.is_empty())?;
+    let output = stream.stop()?;
+    let cause = output.records.first().context("a drop")?.get("/drop/cause");
+    ensure!(cause["id"] == "known-port" && cause["why"] == "Port 4242 is closed on purpose.", "{cause}");
+    ensure!(cause["confidence"] == "inferred" && cause["fix"] == "Nothing.", "{cause}");
+    Ok(())
+}
+
+/// Only drops of a cause, or all but those; counts that no event told included.
+fn filter() -> Result<()> {
+    const SENT: u64 = 500;
+    let pair = with_rule()?;
+    let only = start(&pair, &["-o", "json", "--cause", "foreign-*"])?;
+    let but = start(&pair, &["-o", "json", "--not", "--cause", "foreign-rule"])?;
+    let all = watch()?;
+    for _ in 0..SENT {
+        send(&pair, RULE)?;
+    }
+    send(&pair, NOBODY)?;
+    let sum =
+        |output: &Output| output.records.iter().filter(|it| it.is_drop()).map(Record::count).sum::<u64>();
+    let netns = [pair.server.netns.inode()];
+    all.wait("all drops", |output| output.drops_in(&netns).map(Record::count).sum::<u64>() > SENT)?;
+    all.stop()?;
+    only.wait("those of the rule", |output| sum(output) >= SENT)?;
+    but.wait("the other one", |output| sum(output) >= 1)?;
+    let (only, but) = (only.stop()?, but.stop()?);
+    ensure!(sum(&only) == SENT && sum(&but) == 1, "{} and {} of {SENT} and 1", sum(&only), sum(&but));
+    let port = |record: &Record| record.number("/destination/port");
+    ensure!(
+        but.records.iter().filter(|it| it.is_drop()).all(|it| port(it) == Some(NOBODY.into())),
+        "{but:?}"
+    );
+    Ok(())
+}
+
+/// A histogram by cause.
+fn counted_by() -> Result<()> {
+    let pair = with_rule()?;
+    let hist = start(&pair, &["hist", "-o", "json", "--by", "cause", "-c", "3"])?;
+    for _ in 0..3 {
+        send(&pair, RULE)?;
+    }
+    let ended = hist.end()?;
+    ended.expect_code(0)?;
+    let groups: Vec<_> = ended.output.records.iter().filter(|it| !it.get("/key").is_null()).collect();
+    let found = groups.iter().find(|it| it.get("/key/cause") == "foreign-rule");
+    ensure!(found.is_some_and(|it| it.count() == 3), "{groups:?}");
+    Ok(())
+}
+
+/// A recording keeps its causes. One that has none is explained from what it has: then it is inferred.
+fn recorded_without() -> Result<()> {
+    let pair = with_rule()?;
+    let stream = start(&pair, &["-o", "json"])?;
+    send(&pair, RULE)?;
+    stream.wait("the drop", |output| !output.records.is_empty())?;
+    let output = stream.stop()?;
+    let live = output.records.first().context("a drop")?.clone();
+    let folder = tempfile::tempdir()?;
+    let replay = |record: &Record| -> Result<Record> {
+        let file = folder.path().join("part.jsonl");
+        fs::write(&file, format!("{}\n", record.0))?;
+        let mut command = std::process::Command::new("sh");
+        let words = format!(
+            "exec \"$DROPTRACE\" replay - -o json --lang zh --cause 'foreign-*' < {}",
+            file.display()
+        );
+        command.args(["-c", &words]);
+        let ended = Droptrace::spawn(command)?.end()?;
+        ended.expect_code(0)?;
+        Ok(ended.output.records.first().context("nothing was replayed")?.clone())
+    };
+    ensure!(replay(&live)?.0 == live.0, "the recording's own cause did not stay");
+    let mut bare = live.clone();
+    *bare.0.pointer_mut("/drop/cause").context("a cause")? = serde_json::Value::Null;
+    let told = replay(&bare)?;
+    let cause = told.get("/drop/cause");
+    ensure!(cause["id"] == "foreign-rule" && cause["confidence"] == "inferred", "{cause}");
+    ensure!(cause["why"].as_str().is_some_and(|why| why.starts_with("丢包规则")), "{cause}");
+    Ok(())
+}
+
+/// A file that makes no sense ends the run, with its line.
+fn without_meaning() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("own.toml");
+    fs::write(
+        &file,
+        "# mine\n[[cause]]\nid = \"x\"\nseverity = \"error\"\nwhen = { reasn = \"X\" }\nwhy = \"y\"\n",
+    )?;
+    let file = file.to_str().context("a path that is text")?;
+    for words in [vec!["--causes", file], vec!["replay", "-", "--causes", file]] {
+        let ended = Droptrace::spawn(droptrace(&words)?)?.end()?;
+        ended.expect_code(2)?;
+        let said = format!("{file}:2: cause \"x\": when: there is no fact `reasn`: did you mean `reason`?");
+        ensure!(ended.output.stderr.contains(&said), "{}", ended.output.stderr);
+    }
+    let ended = Droptrace::spawn(droptrace(&["--cause", "conntrak-full"])?)?.end()?;
+    ended.expect_code(2)?;
+    let said = "--cause conntrak-full: there is no such cause; did you mean conntrack-full";
+    ensure!(ended.output.stderr.contains(said), "{}", ended.output.stderr);
+    Ok(())
+}
