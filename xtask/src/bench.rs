@@ -18,8 +18,8 @@ use crate::{
 /// The measuring programs of the test crate, in the order in which they run.
 const PROGRAMS: [&str; 2] = ["storm", "rules"];
 
-/// criterion's benchmarks: of names and of causes.
-const CRITERION: [&str; 2] = ["names", "causes"];
+/// Benchmarks of the user half, which need no packets: of names and of causes (criterion's), and of recordings.
+const BENCHES: [&str; 3] = ["names", "causes", "recordings"];
 
 /// Builds everything optimised and lets one program measure, or all of them; see [`chosen`].
 ///
@@ -31,13 +31,14 @@ pub(crate) fn bench(workspace: &Workspace, args: &[OsString]) -> Result<ExitCode
     let object = ebpf::build(workspace, &tools)?;
     let droptrace = build::droptrace(workspace, &object, Profile::Release)?;
     let mut code = ExitCode::SUCCESS;
-    for name in CRITERION {
+    for name in BENCHES {
         if !args.is_empty() && args.first().is_none_or(|first| first != name) {
             continue;
         }
         // With the object: the build is droptrace's own.
         let mut command = build::cargo_with_object(workspace, "bench", &object);
-        command.args(["--package", "tracer-user", "--bench", name]);
+        command.args(["--package", "tracer-user", "--bench", name, "--"]);
+        command.args(without_dashes(args.get(1..).unwrap_or_default()));
         let described = process::describe(&command);
         let status = command.status().with_context(|| format!("cannot start `{described}`"))?;
         if !status.success() {
@@ -67,7 +68,7 @@ fn measure(workspace: &Workspace, program: &Path, droptrace: &Path, args: &[OsSt
 /// are the storm's, alone; without any, all run.
 fn chosen(args: &[OsString]) -> (&'static [&'static str], &[OsString]) {
     let is_named = |name: &&str| args.first().is_some_and(|first| first == OsStr::new(name));
-    if CRITERION.iter().any(is_named) {
+    if BENCHES.iter().any(is_named) {
         return (&[], args);
     }
     match PROGRAMS.iter().position(is_named) {
@@ -107,6 +108,7 @@ mod tests {
         assert_eq!(chosen_of("storm"), of(&["storm"], &[]));
         assert_eq!(chosen_of("names"), of(&[], &["names"]));
         assert_eq!(chosen_of("causes"), of(&[], &["causes"]));
+        assert_eq!(chosen_of("recordings 1000"), of(&[], &["recordings", "1000"]));
         assert_eq!(chosen_of("--rounds 3"), of(&["storm"], &["--rounds", "3"]));
         assert_eq!(chosen_of("-- --help"), of(&["storm"], &["--help"]));
     }

@@ -57,10 +57,10 @@ enum Command {
     },
     /// Run the unit tests, the end-to-end tests on this kernel, and those in virtual machines.
     Test(test::Options),
-    /// Measure what a drop costs in a storm, next to bpftrace (`storm`), and what packets cost where rules are many
-    /// (`rules`).
+    /// Measure what a drop costs in a storm, next to bpftrace (`storm`), what packets cost where rules are many (`rules`), and
+    /// the user half (`names`, `causes`, `recordings`).
     Bench {
-        /// `storm` or `rules` for only one of them, then what it is given (`--help`); without a name, the storm is.
+        /// The name of only one of them, then what it is given (`--help`); without a name, the storm is.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },

@@ -192,7 +192,7 @@ impl Here<'_> {
             }
             Fact::Mtu => {
                 let name = leaves_by.clone().or_else(|| self.route()?.interface.clone())?;
-                Some(evidence(&format!("{name} mtu"), route::mtu(&name)?.to_string(), "ioctl"))
+                Some(evidence(&format!("{name} mtu"), route::mtu(&name)?.to_string(), "rtnetlink"))
             }
             _ => None,
         }

@@ -5,13 +5,16 @@ use super::netlink;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
 /// RTM_GETROUTE (include/uapi/linux/rtnetlink.h).
 const GET_ROUTE: u16 = 26;
 /// RTA_DST, RTA_OIF.
 const DESTINATION: u16 = 1;
 const INTERFACE: u16 = 4;
+/// IFLA_IFNAME and IFLA_MTU, and the size of struct ifinfomsg (include/uapi/linux/if_link.h, rtnetlink.h).
+const NAME: u16 = 3;
+const MTU: u16 = 4;
+const LINK_HEADER: usize = 16;
 /// Size of struct rtmsg, and the place of its rtm_type.
 const HEADER: usize = 12;
 const TYPE: usize = 7;
@@ -91,28 +94,17 @@ fn name(index: u32) -> Option<String> {
     unsafe { CStr::from_ptr(buffer.as_ptr()) }.to_str().ok().map(str::to_owned)
 }
 
-/// The MTU of an interface of this thread's network namespace; `None` if there is no such interface.
+/// The MTU of an interface of this thread's network namespace; `None` if there is no such interface. rtnetlink is asked, for the
+/// ioctl would have a module loaded for a name that is no interface's (dev_load, net/core/dev_ioctl.c).
 pub(crate) fn mtu(interface: &str) -> Option<u32> {
-    let name = CString::new(interface).ok().filter(|name| name.as_bytes().len() < libc::IF_NAMESIZE)?;
-    // SAFETY: no memory is involved.
-    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
-    if socket < 0 {
+    let name = CString::new(interface).ok()?.into_bytes_with_nul();
+    if name.len() > libc::IF_NAMESIZE || interface.is_empty() {
         return None;
     }
-    // SAFETY: a descriptor that was just opened and is nobody else's.
-    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-    // SAFETY: zeroes are an empty struct ifreq.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name.as_bytes()) {
-        *to = libc::c_char::from_ne_bytes([*from]);
-    }
-    // SAFETY: SIOCGIFMTU reads the name and writes ifr_mtu (netdevice(7)).
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) };
-    if result != 0 {
-        return None;
-    }
-    // SAFETY: that is what the call has written.
-    u32::try_from(unsafe { request.ifr_ifru.ifru_mtu }).ok()
+    let mut body = vec![0; LINK_HEADER];
+    body.extend(netlink::encoded(NAME, &name));
+    let link = netlink::one(netlink::GET_LINK, &body).ok()?;
+    netlink::word(netlink::attribute(link.get(LINK_HEADER..)?, MTU)?, 0)
 }
 
 #[cfg(test)]

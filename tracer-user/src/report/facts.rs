@@ -190,6 +190,8 @@ pub(super) struct OfCause {
     said: Few<Said>,
     severities: Few<Text>,
     confidences: Few<Text>,
+    owners: Few<Text>,
+    resets: Few<Text>,
 }
 
 impl OfCause {
@@ -199,6 +201,9 @@ impl OfCause {
         self.said.add(WAYS, |known| *known == said, || said.clone());
         self.severities.add_text(WAYS, &cause.severity);
         self.confidences.add_text(WAYS, &cause.confidence);
+        for (few, said) in [(&mut self.owners, &cause.owner), (&mut self.resets, &cause.resets)] {
+            said.iter().for_each(|text| few.add_text(WAYS, text));
+        }
     }
 
     /// What was said first.
@@ -218,9 +223,13 @@ impl OfCause {
         if !self.said.are_all {
             notes.push(Note { name: "why", text: Text::of("… and others of this kind"), code: false });
         }
-        for (name, few) in [("severity", &self.severities), ("known", &self.confidences)] {
-            notes.extend(joined(name, few));
-        }
+        let others = [
+            ("undone by", &self.resets),
+            ("owner", &self.owners),
+            ("severity", &self.severities),
+            ("known", &self.confidences),
+        ];
+        notes.extend(others.into_iter().filter_map(|(name, few)| joined(name, few)));
         notes
     }
 }
