@@ -31,10 +31,10 @@ const BATCH: u64 = 4000;
 const READERS: [(&str, &[&str]); 6] = [
     ("hist", &["hist"]),
     ("hist --by pod,rule -o json", &["hist", "--by", "pod,rule", "-o", "json"]),
-    ("hist --by pair,port -o csv", &["hist", "--by", "pair,port", "-o", "csv"]),
     ("hist --port 6379", &["hist", "--port", "6379"]),
-    ("replay -o json", &["replay", "-o", "json"]),
+    ("hist --by cause", &["hist", "--by", "cause"]),
     ("replay --last 10", &["replay", "--last", "10"]),
+    ("report -w /dev/null", &["report", "-w", "/dev/null"]),
 ];
 
 /// Numbers that look random and are the same in each run (xorshift64).

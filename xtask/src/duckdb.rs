@@ -43,7 +43,9 @@ fn install(workspace: &Workspace, python: &PathBuf) -> Result<()> {
     let _fresh = fs::remove_dir_all(&folder);
     process::note(&format!("installing {PACKAGE} into {}", folder.display()));
     let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--root-user-action=ignore"]);
+    pip.args(["-m", "pip", "install", "--quiet", "--no-deps"]);
+    // As a variable: older ones don't know the option.
+    pip.env("PIP_ROOT_USER_ACTION", "ignore");
     pip.arg("--target").arg(&folder).arg(PACKAGE);
     process::output(&mut pip)?;
     let script = format!("#!/bin/sh\nPYTHONPATH='{}' exec python3 \"$@\"\n", folder.display());
