@@ -9,7 +9,6 @@
 
 use serde_json::json;
 use std::fs;
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -142,11 +141,11 @@ fn record(file: &Path, events: u64) {
     );
 }
 
-/// Runs droptrace; returns seconds and the most kB that were resident.
-fn run(words: &[&str], file: &Path) -> (f64, i64) {
+/// Runs droptrace; returns seconds and the most kB that were resident. That is asked while it runs: what wait4(2) tells counts what
+/// this process had when it started it, too.
+fn run(words: &[&str], file: &Path) -> (f64, u64) {
     let begun = Instant::now();
-    #[expect(clippy::zombie_processes, reason = "wait4 waits for it, for what it used")]
-    let child = Command::new(env!("CARGO_BIN_EXE_droptrace"))
+    let mut child = Command::new(env!("CARGO_BIN_EXE_droptrace"))
         .args(&words[..1])
         .arg(file)
         .args(&words[1..])
@@ -154,13 +153,21 @@ fn run(words: &[&str], file: &Path) -> (f64, i64) {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let mut status = 0;
-    // SAFETY: rusage is integers: all zero is a value.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: our own child, not waited for before; both pointers are to locals that live through the call.
-    let waited = unsafe { libc::wait4(child.id() as i32, &raw mut status, 0, &raw mut usage) };
-    assert!(waited > 0 && std::process::ExitStatus::from_raw(status).success(), "{words:?}");
-    (begun.elapsed().as_secs_f64(), usage.ru_maxrss)
+    let mut most = 0;
+    let status = loop {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        // VmHWM (proc_pid_status(5)): the peak, in kB.
+        let peak = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok());
+        most = most.max(peak.unwrap_or(0));
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(status.success(), "{words:?}");
+    (begun.elapsed().as_secs_f64(), most)
 }
 
 fn main() {
