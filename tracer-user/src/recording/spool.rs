@@ -168,7 +168,7 @@ impl Reader {
 
 /// What a line means.
 pub(super) fn piece(line: &[u8]) -> Piece {
-    // Nearly all are drops, and written so; the general way takes three times as long, for it must find the type first.
+    // Nearly all are drops, and written so; the general way keeps all that it reads until it has found the type.
     if line.starts_with(br#"{"type":"drop","#)
         && let Ok(drop) = serde_json::from_slice(line)
     {
