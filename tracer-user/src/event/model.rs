@@ -368,16 +368,12 @@ pub struct Cause {
     /// `exact`, `inferred` or `ambiguous`.
     pub confidence: String,
     /// Who can change it: a component, or a team.
-    #[serde(default)]
     pub owner: Option<String>,
     /// What undoes the fix, one sentence.
-    #[serde(default)]
     pub resets: Option<String>,
     /// What the node was asked, after the drop, and said.
-    #[serde(default)]
     pub evidence: Vec<Evidence>,
     /// Other causes that it may have as well, less specific ones.
-    #[serde(default)]
     pub others: Vec<String>,
 }
 

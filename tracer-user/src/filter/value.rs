@@ -297,7 +297,7 @@ pub(super) fn interface(text: &str) -> Result<String, Problem> {
     }
 }
 
-/// A reason's pattern, and whether `!` excludes what it matches.
+/// A cause's name, or a pattern.
 pub(super) fn cause(text: &str) -> Result<Glob, Problem> {
     let allowed = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'*' | b'?');
     if text.is_empty() || !text.bytes().all(allowed) {
@@ -309,6 +309,7 @@ pub(super) fn cause(text: &str) -> Result<Glob, Problem> {
     Ok(Glob::new(text))
 }
 
+/// A reason's pattern, and whether `!` excludes what it matches.
 pub(super) fn reason(text: &str) -> Result<(bool, Glob), Problem> {
     let (excluded, pattern) = match text.strip_prefix('!') {
         Some(rest) => (true, rest),

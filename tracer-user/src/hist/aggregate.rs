@@ -39,6 +39,12 @@ pub enum Axis {
 }
 
 impl Axis {
+    /// Two windows: before a moment, in microseconds since 1970, and from then on.
+    #[must_use]
+    pub fn divided(at: i64) -> Self {
+        Self::Windows([Span { from: i64::MIN, to: at }, Span { from: at, to: i64::MAX }])
+    }
+
     fn slots(&self, micros: i64) -> [Option<i64>; 2] {
         match self {
             Self::Buckets(width) => [Some(micros.div_euclid(*width)), None],
@@ -208,7 +214,7 @@ impl Aggregator {
         let beyond = moved(&self.beyond);
         Some(Self {
             keys: self.keys.clone(),
-            axis: Axis::Windows([Span { from: i64::MIN, to: at }, Span { from: at, to: i64::MAX }]),
+            axis: Axis::divided(at),
             cells: groups.values().chain([&beyond]).map(|group| group.slots.len()).sum(),
             groups,
             beyond,

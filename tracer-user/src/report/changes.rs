@@ -5,7 +5,7 @@ use super::page::{Changed, Changes, Comparison, Side, Text};
 use super::timeline::View;
 use crate::event::model::Timestamp;
 use crate::hist::Window;
-use crate::hist::aggregate::{Aggregator, Axis, timestamp};
+use crate::hist::aggregate::{Aggregator, Axis, micros, timestamp};
 use crate::hist::compare::{Change, Compared, compare};
 use crate::hist::view::{clock, rest};
 use crate::hist::window::Span;
@@ -35,10 +35,7 @@ impl Choice {
     pub fn axis(self, begin: Timestamp, width: i64) -> Axis {
         match self {
             Self::Rise => Axis::Buckets(width),
-            Self::At(time) => {
-                let at = crate::hist::aggregate::micros(time);
-                Axis::Windows([Span { from: i64::MIN, to: at }, Span { from: at, to: i64::MAX }])
-            }
+            Self::At(time) => Axis::divided(micros(time)),
             Self::Windows(windows) => Axis::Windows(windows.map(|window| window.span(begin))),
         }
     }
@@ -84,7 +81,7 @@ pub(super) fn chosen(choice: Choice, division: Option<Division>, zone: &TimeZone
     match (choice, division) {
         (Choice::Windows(_), _) => "Two windows of time, as asked.".to_owned(),
         (Choice::At(time), _) => {
-            format!("Divided at {}, as asked.", at(crate::hist::aggregate::micros(time)))
+            format!("Divided at {}, as asked.", at(micros(time)))
         }
         (Choice::Rise, Some(Division { at: moment, is_rise: true })) => format!(
             "Divided at {}, where the rate of drops rose most (found in the counts; --at TIME chooses another moment).",
