@@ -360,7 +360,7 @@ impl Gatherer {
         let lines = [
             (uncounted > 0).then(|| {
                 let count = words::thousands(uncounted);
-                format!("{count} more drops happened that are in no count here: the kernel did not show them.")
+                format!("{count} more drops happened that are in no count here: see what was lost.")
             }),
             (damaged > 0).then(|| {
                 "Not all of the recordings could be read, so there may have been more drops: see what was lost."
