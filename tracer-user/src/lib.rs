@@ -18,4 +18,5 @@ pub mod report;
 pub mod start;
 pub mod stream;
 pub mod tc;
+pub mod trace;
 pub mod xdp;

@@ -1,0 +1,3 @@
+//! `droptrace trace`: the whole path of chosen packets through this node.
+
+pub mod model;
