@@ -179,15 +179,16 @@ pub fn path_egress(ctx: TcContext) -> i32 {
 /// The next program decides (enum tcx_action_base, include/uapi/linux/bpf.h).
 const TCX_NEXT: i32 = -1;
 
-/// In a trace, where the kernel has neither kprobes nor fentry but BPF programs on hooks (from 6.4). They are of a type that aya
-/// doesn't know: it sees raw tracepoints, and the user half loads them itself (`probe::tracer::path`). `priority` is where each
-/// is put, `begins` whether a packet may be followed from there on.
+/// In a trace, where the kernel has BPF programs on netfilter's hooks (from 6.4). They are of a type that aya doesn't know: it takes
+/// them for raw tracepoints, and the user half loads them itself (`probe::tracer::hook_programs`). `priority` is where each is
+/// put, `begins` whether a packet may be followed from there on. Written out, since aya's macro would return 0, and that drops.
 macro_rules! on_hook {
     ($($name:ident, $priority:expr, $begins:expr;)*) => {
         $(
-            #[raw_tracepoint]
-            pub fn $name(ctx: RawTracePointContext) -> i32 {
-                path::on_hook(ctx.as_ptr() as u64, $priority, $begins);
+            #[unsafe(no_mangle)]
+            #[unsafe(link_section = concat!("raw_tp/", stringify!($name)))]
+            extern "C" fn $name(context: *mut core::ffi::c_void) -> i32 {
+                path::on_hook(context as u64, $priority, $begins);
                 NF_ACCEPT
             }
         )*

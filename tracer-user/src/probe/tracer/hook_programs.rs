@@ -43,6 +43,14 @@ pub(super) enum HookProgramsError {
     /// The object can't be prepared.
     #[error("the object can't be prepared: {0}")]
     Object(String),
+    /// It would do more than look.
+    #[error("{program} was run as a trial and answered {verdict:?} instead of NF_ACCEPT: this build of droptrace is broken")]
+    Decides {
+        /// Which.
+        program: &'static str,
+        /// What it answered, or why it could not be run.
+        verdict: Result<u32, String>,
+    },
     /// The kernel refuses.
     #[error("the kernel refuses {program}: {error}{}", tail(log))]
     Refused {
@@ -97,9 +105,32 @@ pub(super) fn load(ebpf: &Ebpf) -> Result<Vec<(i32, OwnedFd)>, HookProgramsError
             let log = String::from_utf8_lossy(log.get(..end).unwrap_or_default()).into_owned();
             HookProgramsError::Refused { program: name, error, log }
         })?;
+        // Nothing is put on a hook that was not seen to let packets pass.
+        let verdict = trial(descriptor.as_fd()).map_err(|error| error.to_string());
+        if verdict != Ok(NF_ACCEPT) {
+            return Err(HookProgramsError::Decides { program: name, verdict });
+        }
         loaded.push((priority, descriptor));
     }
     Ok(loaded)
+}
+
+/// include/uapi/linux/netfilter.h
+const NF_ACCEPT: u32 = 1;
+
+/// What the program answers for an IPv4 packet that is nobody's (BPF_PROG_TEST_RUN, net/bpf/test_run.c, bpf_prog_test_run_nf).
+fn trial(program: BorrowedFd<'_>) -> io::Result<u32> {
+    // An Ethernet header, of IPv4, and an IPv4 header without a payload, zeros elsewhere.
+    let mut packet = [0_u8; 64];
+    packet[12] = 0x08;
+    packet[14] = 0x45;
+    let mut attributes = bpf::zeroed();
+    attributes.test.prog_fd = bpf::descriptor_of(program);
+    attributes.test.data_in = packet.as_ptr() as u64;
+    attributes.test.data_size_in = packet.len() as u32;
+    bpf::call(bpf_cmd::BPF_PROG_TEST_RUN, &mut attributes)?;
+    // SAFETY: plain integers; the kernel has filled this member in.
+    Ok(unsafe { attributes.test.retval })
 }
 
 /// BPF_BTF_LOAD
