@@ -13,6 +13,7 @@ mod matches;
 #[cfg(test)]
 mod model;
 mod packet;
+mod path;
 mod rule;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ mod truth;
 mod walk;
 
 pub use packet::{Connection, Interface, Packet, State};
+pub use path::{Ends, Path, path};
 
 use super::model::{Confidence, RuleRef};
 use super::text;

@@ -49,7 +49,7 @@ fn outcome(trail: &Trail, last: &Seen, quiet: bool, reply: &Reply) -> Option<(Ou
         }
         Place::Taken => Some((Outcome::Delivered, format!("taken by its TCP connection{pod}"))),
         Place::Sent if hands_on(last).is_some() && !is_freed => {
-            quiet.then(|| (Outcome::Vanished, vanished(last, normally(trail, last))))
+            quiet.then(|| (Outcome::Vanished, vanished(last, &normally(trail, last))))
         }
         Place::Sent if quiet || is_freed || matches!(reply, Reply::Came(_)) => left(trail, last, reply),
         _ if is_freed && trail.visit().is_here() => {
@@ -67,7 +67,7 @@ fn outcome(trail: &Trail, last: &Seen, quiet: bool, reply: &Reply) -> Option<(Ou
             let note = format!("{}: the kernel freed it there, and not as dropped", last_seen(last));
             Some((Outcome::Vanished, note))
         }
-        _ => Some((Outcome::Vanished, vanished(last, normally(trail, last)))),
+        _ => Some((Outcome::Vanished, vanished(last, &normally(trail, last)))),
     }
 }
 
@@ -141,7 +141,7 @@ fn taken_by_kernel(view: &Drop) -> &'static str {
     }
 }
 
-fn vanished(last: &Seen, next: String) -> String {
+fn vanished(last: &Seen, next: &str) -> String {
     format!("{}; next normally: {next}", last_seen(last))
 }
 

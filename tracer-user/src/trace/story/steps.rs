@@ -312,12 +312,11 @@ impl Visit {
     fn crossed(&mut self, at: &mut At<'_>) {
         let device = at.device().cloned();
         match &at.seen.place {
-            Place::Hook(passed) if passed.family == Family::Bridge => {
-                if !self.is_explained && self.received_on.is_some() {
-                    self.is_explained = true;
-                    let step = at.push(Kind::Bridge, "hook");
-                    step.note = Some("on a bridge".to_owned());
-                }
+            Place::Hook(passed)
+                if passed.family == Family::Bridge && !self.is_explained && self.received_on.is_some() =>
+            {
+                self.is_explained = true;
+                at.push(Kind::Bridge, "hook").note = Some("on a bridge".to_owned());
             }
             Place::Received => self.taken_up(device.as_deref(), at),
             Place::TcEgress | Place::Queued | Place::Sent => {
