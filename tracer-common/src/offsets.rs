@@ -103,6 +103,10 @@ offsets! {
         dev_ifindex,
         /// net_device.name
         dev_name,
+        /// net_device.rtnl_link_ops
+        dev_link_ops,
+        /// rtnl_link_ops.kind
+        link_ops_kind,
         /// dst_entry.dev
         dst_dev,
         /// dst_entry.input
@@ -177,5 +181,5 @@ offsets! {
     }
 }
 
-const _: () = assert!(size_of::<Offsets>() == 4 * 53);
+const _: () = assert!(size_of::<Offsets>() == 4 * 55);
 const _: () = assert!(size_of::<ConntrackOffsets>() == 4 * 12);

@@ -75,6 +75,8 @@ pub struct StepHead {
     pub gateway: [u8; 16],
     /// AF_INET or AF_INET6; 0 where the destination itself is the next hop.
     pub gateway_family: u32,
+    /// What kind of device the packet is at (rtnl_link_ops.kind, include/net/rtnetlink.h), NUL-padded; empty for hardware.
+    pub link: [u8; 16],
     /// Process that reads it from its socket; 0 at other places.
     pub pid: u32,
     /// Its name, NUL-padded (TASK_COMM_LEN). Not trusted.
@@ -112,5 +114,5 @@ pub struct Traced {
 }
 
 const _: () = assert!(size_of::<Traced>() == 32);
-const _: () = assert!(size_of::<StepHead>() == 8 + 8 + 24 + 24 + 16 + 8 + 16 + 16);
+const _: () = assert!(size_of::<StepHead>() == 8 + 8 + 24 + 24 + 16 + 4 + 16 + 4 + 16 + 16);
 const _: () = assert!(size_of::<Step>() == size_of::<StepHead>() + size_of::<Event>());

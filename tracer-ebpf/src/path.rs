@@ -13,13 +13,16 @@ use crate::{
     packet::{ETH_P_IP, ETH_P_IPV6, protocol},
     stack,
 };
-use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_smp_processor_id};
+use aya_ebpf::helpers::{
+    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_smp_processor_id,
+    generated::bpf_probe_read_kernel_str,
+};
 use core::{
     mem::offset_of,
     ptr::{read_volatile, write_volatile},
 };
 use network_types::ip::Ipv4Hdr;
-use tracer_common::{Device, Step, place};
+use tracer_common::{Device, Step, event_flag, place};
 
 /// A followed packet.
 #[repr(C)]
@@ -239,6 +242,7 @@ pub extern "C" fn tell(index: u32, place: u32) -> u32 {
             }
         }
         route(control, scratch);
+        link(scratch);
         ethernet(scratch);
         let skb = read_volatile(&raw const (*scratch).packet);
         if matches!(place, place::CONSUMED | place::DROPPED) {
@@ -334,6 +338,28 @@ unsafe fn route(control: *const tracer_common::Control, scratch: *mut Scratch) {
             }
             _ => {}
         }
+    }
+}
+
+/// What kind of device the packet is at.
+#[inline(always)]
+unsafe fn link(scratch: *mut Scratch) {
+    // SAFETY: a map value.
+    unsafe {
+        let head = &raw mut (*scratch).head;
+        (*head).link = [0; 16];
+        if !has!(skb_dev, dev_link_ops, link_ops_kind) || (*scratch).own.event.flags & event_flag::DEVICE == 0
+        {
+            return;
+        }
+        let device = skb_field!(scratch, skb_dev, u64);
+        let Some(ops) = read::<u64>(device + offset!(dev_link_ops) as u64) else { return };
+        if !is_kernel_address(ops) {
+            return;
+        }
+        let Some(kind) = read::<u64>(ops + offset!(link_ops_kind) as u64) else { return };
+        let to = &raw mut (*head).link;
+        bpf_probe_read_kernel_str(to.cast(), size_of_val(&*to) as u32, kind as *const _);
     }
 }
 

@@ -19,7 +19,7 @@ use crate::identity::{
 use crate::netfilter::{
     bridge,
     evaluate::Packet,
-    model::{Mechanism, Mechanisms, Netfilter, TableSummary},
+    model::{Family, Mechanism, Mechanisms, Netfilter, TableSummary},
     rulesets::{Engines, Evidence, FreedBy, Rulesets},
 };
 use crate::probe::{
@@ -31,14 +31,19 @@ use crate::probe::{
     tracer::{Losses, RING_BYTES, Reading, Tracer, TracerError},
 };
 use crate::tc::{self, hooks::Hooks, model::Bpf, programs::Programs};
-use crate::trace::{self, model::Seen};
+use crate::trace::{
+    self,
+    model::{Place, Point, Seen},
+    rules::{Met, Rules, Until},
+};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     io, thread,
     time::{Duration, Instant},
 };
 use tracer_common::{
-    Device, Event, FlowKey, Layout, Retransmit, TC_FILTERS, TcFilter, attribution_kind, flow_flag, place,
+    Device, Event, FlowKey, Layout, Retransmit, StepHead, TC_FILTERS, TcFilter, attribution_kind, flow_flag,
+    place,
 };
 
 /// Records taken from the ring before it is somebody else's turn: as many as can be in it at one moment.
@@ -84,6 +89,10 @@ pub struct Stream {
     unmeant: HashSet<u32>,
     /// Segments that TCP had repeated when it was last asked.
     repeated: HashMap<Retransmit, u64>,
+    /// What was seen of followed packets and not yet taken, in a trace.
+    seen: VecDeque<Seen>,
+    /// Which rules they met.
+    rules: Rules,
     /// What the self-test said; `None` if it had nothing to learn from.
     learned: Option<Result<Learned, String>>,
     lost: Losses,
@@ -149,6 +158,8 @@ impl Stream {
             held: VecDeque::new(),
             unmeant: HashSet::new(),
             repeated: HashMap::new(),
+            seen: VecDeque::new(),
+            rules: Rules::default(),
             learned: None,
             lost: Losses::default(),
             last_tick,
@@ -377,9 +388,12 @@ impl Stream {
         all.into_iter().map(|netns| netns.inode).filter(|inode| Some(*inode) != own).collect()
     }
 
-    /// The next step of a followed packet, if there is one.
-    pub fn next_step(&mut self) -> Option<Seen> {
+    /// What was seen next of a followed packet, if there is more by now.
+    pub fn next_seen(&mut self) -> Option<Seen> {
         loop {
+            if let Some(seen) = self.seen.pop_front() {
+                return Some(seen);
+            }
             let (head, raw) = {
                 let item = self.tracer.steps()?.next()?;
                 // A record of another length is none of ours.
@@ -391,22 +405,68 @@ impl Stream {
             {
                 self.clock.record_from(sample, raw.time);
             }
-            let view = if head.place == place::DROPPED {
-                let (mut event, _) = self.explained(&raw);
-                self.causes.explain(&mut event);
-                event
-            } else {
-                let clock = &self.clock;
-                let mut view = explain(&raw, &self.kernel, &|time| clock.to_realtime(time), &self.node);
-                self.names.name(&mut view);
-                view
-            };
-            let Some(mut seen) = trace::observe::seen(&head, &raw, view, &self.kernel) else { continue };
-            seen.pod = seen.view.network.netns.and_then(|netns| {
-                self.names.inventory().pod_in(netns, seen.view.time).map(|pod| pod.name.to_string())
-            });
-            return Some(seen);
+            self.see(&head, raw);
         }
+    }
+
+    /// A record of a followed packet.
+    fn see(&mut self, head: &StepHead, raw: Raw) {
+        let is_dropped = head.place == place::DROPPED;
+        let view = if is_dropped {
+            let (mut event, _) = self.explained(&raw);
+            self.causes.explain(&mut event);
+            event
+        } else {
+            let clock = &self.clock;
+            let mut view = explain(&raw, &self.kernel, &|time| clock.to_realtime(time), &self.node);
+            self.names.name(&mut view);
+            view
+        };
+        let Some(mut seen) = trace::observe::seen(head, &raw, view, &self.kernel) else { return };
+        seen.pod = seen.view.network.netns.and_then(|netns| {
+            self.names.inventory().pod_in(netns, seen.view.time).map(|pod| pod.name.to_string())
+        });
+        match &mut seen.place {
+            Place::Hook(passed) => {
+                let until = match passed.point {
+                    Point::Entered => None,
+                    Point::Past(priority) => Some(Until::Past(priority)),
+                    Point::Left => Some(Until::Left),
+                };
+                if let Some(until) = until {
+                    let met = self.met(head.packet, &raw, &until);
+                    (passed.rules, passed.unsure) = (met.rules, met.unsure);
+                }
+                if passed.point != Point::Left {
+                    self.rules.look(head.packet, raw, head.priority);
+                }
+            }
+            Place::Dropped => {
+                let answer = seen.view.drop.netfilter.clone();
+                let met = self.met(head.packet, &raw, &Until::Dropped(answer.as_deref()));
+                let on_hook = trace::observe::on_hook(&raw, met);
+                if let Some(place) = on_hook {
+                    // What it met on the hook before it was dropped there.
+                    self.seen.push_back(Seen { place, ..seen.clone() });
+                }
+            }
+            _ => {}
+        }
+        self.seen.push_back(seen);
+    }
+
+    /// The rules that a followed packet met since the last look at it.
+    fn met(&mut self, packet: u64, raw: &Raw, until: &Until<'_>) -> Met {
+        let family = raw.hook.as_ref().and_then(|state| Family::from_number(state.family));
+        let (Some(state), Some(family)) = (&raw.hook, family) else { return Met::default() };
+        let netns = Evidence::of_event(raw).netns;
+        let chains = match self.tracer.memory() {
+            Ok(mut memory) => self.rulesets.base_chains(&mut memory, netns, family, state.hook),
+            Err(_) => Vec::new(),
+        };
+        let has_legacy = self.rulesets.engines.legacy;
+        let offsets = self.kernel.conntrack_offsets();
+        self.rules.met(packet, raw, until, has_legacy, &chains, &offsets)
     }
 
     /// The tracer, for its ring's descriptor.

@@ -31,7 +31,7 @@ pub(crate) fn plural(number: u64) -> &'static str {
 }
 
 /// An end by its name, else by its address: `shop/cart:80`, `node/n1:22`, `10.0.0.1:80`, `[fd00::1]:80`, `fd00::1`.
-pub(super) fn end(end: &Endpoint) -> String {
+pub(crate) fn end(end: &Endpoint) -> String {
     match (end.k8s.as_ref().and_then(who), end.port) {
         (Some(pod), Some(port)) => format!("{pod}:{port}"),
         (Some(pod), None) => pod,
@@ -76,7 +76,7 @@ pub(super) fn service(k8s: &K8s) -> Option<String> {
 }
 
 /// `source -> destination`, by address.
-pub(super) fn addresses(source: &Endpoint, destination: &Endpoint) -> String {
+pub(crate) fn addresses(source: &Endpoint, destination: &Endpoint) -> String {
     format!("{} -> {}", address(source), address(destination))
 }
 

@@ -25,6 +25,7 @@ pub fn decode(bytes: &[u8]) -> Result<(StepHead, Raw), DecodeError> {
         route_device: Device { name: array(&mut head), ifindex: head.get_u32_ne(), netns: head.get_u32_ne() },
         gateway: array(&mut head),
         gateway_family: head.get_u32_ne(),
+        link: array(&mut head),
         pid: head.get_u32_ne(),
         process: array(&mut head),
         ethernet: array(&mut head),

@@ -1,9 +1,14 @@
 //! `droptrace trace`: the whole path of chosen packets through this node.
 //!
 //! The kernel half sends records of the packets that pass the filter (`decode`); each becomes what was seen at one place
-//! (`observe`, with the packet's event explained like a drop's).
+//! (`observe`, with the packet's event explained like a drop's, and the `rules` that it met since the place before); `story` makes
+//! steps and an end of it.
 
 pub mod decode;
+#[cfg(test)]
+mod fixtures;
 pub mod model;
 pub mod observe;
+pub mod rules;
 pub mod run;
+pub mod story;

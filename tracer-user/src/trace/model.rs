@@ -5,6 +5,7 @@ use crate::event::model::{Cause, Drop, Endpoint, Timestamp};
 use crate::netfilter::model::{Backend, Confidence, Family};
 use serde::Serialize;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// A packet at one place, as the kernel half saw it.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +26,9 @@ pub struct Seen {
     pub mac: Option<[[u8; 6]; 2]>,
     /// The packet's first bytes, from its network header on.
     pub bytes: Vec<u8>,
+    /// What kind of device it is at (struct rtnl_link_ops.kind): `veth`, `bridge`, `vxlan` ...; `None` for hardware, or where
+    /// that is not known.
+    pub link: Option<String>,
 }
 
 /// Where a packet was seen.
@@ -213,7 +217,7 @@ pub struct Step {
     pub note: Option<String>,
     /// The packet there, for the formats that print or write it.
     #[serde(skip)]
-    pub seen: Option<Box<Seen>>,
+    pub seen: Option<Arc<Seen>>,
 }
 
 /// What kind of step.

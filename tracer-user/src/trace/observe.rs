@@ -1,6 +1,7 @@
 //! From what the kernel half sends of a followed packet to what was [`Seen`].
 
 use super::model::{Decision, Passed, Place, Point, Route, Seen};
+use super::rules::Met;
 use crate::event::decode::Raw;
 use crate::event::explain::{Names, interface_name};
 use crate::event::model::Drop;
@@ -27,6 +28,7 @@ pub fn seen(head: &StepHead, raw: &Raw, view: Drop, names: &dyn Names) -> Option
             [[d0, d1, d2, d3, d4, d5], [s0, s1, s2, s3, s4, s5]]
         }),
         bytes: raw.headers.clone(),
+        link: Some(text(&head.link)).filter(|kind| !kind.is_empty()),
         view,
     })
 }
@@ -41,7 +43,7 @@ fn place_of(head: &StepHead, raw: &Raw, names: &dyn Names) -> Option<Place> {
         place::HOOK => passed(raw, point(head.priority))?,
         place::HOOK_ENTERED => passed(raw, Point::Entered)?,
         place::HOOK_LEFT => passed(raw, Point::Left)?,
-        place::READ => Place::Read { process: process(&head.process), pid: head.pid },
+        place::READ => Place::Read { process: text(&head.process), pid: head.pid },
         place::TAKEN => Place::Taken,
         place::CONSUMED => Place::Consumed {
             location: Some(head.location).filter(|at| *at != 0).and_then(|at| names.symbol(at)),
@@ -62,8 +64,19 @@ fn passed(raw: &Raw, point: Point) -> Option<Place> {
     Some(Place::Hook(Box::new(Passed { family, hook, point, rules: Vec::new(), unsure: None })))
 }
 
-/// A process's name: any bytes.
-fn process(name: &[u8; 16]) -> String {
+/// What a packet that was dropped on a hook met there before; `None` if nothing is known of that.
+#[must_use]
+pub fn on_hook(raw: &Raw, met: Met) -> Option<Place> {
+    if met.rules.is_empty() && met.unsure.is_none() {
+        return None;
+    }
+    let Some(Place::Hook(mut passed)) = passed(raw, Point::Past(i32::MAX)) else { return None };
+    (passed.rules, passed.unsure) = (met.rules, met.unsure);
+    Some(Place::Hook(passed))
+}
+
+/// A name in the kernel: any bytes up to a NUL.
+fn text(name: &[u8; 16]) -> String {
     let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
     String::from_utf8_lossy(name.get(..end).unwrap_or_default()).into_owned()
 }

@@ -1,6 +1,6 @@
 //! A trace, from its beginning to its end.
 
-use super::model::Seen;
+use super::{model::Seen, story::Stories};
 use crate::{
     cli::Trace,
     live::{self, Updates},
@@ -114,42 +114,46 @@ async fn follow(settings: &Trace, mut stream: Stream, mut updates: Option<Update
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
-    let mut stories = interval(STORIES);
-    stories.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut stories = Stories::default();
+    let began = std::time::Instant::now();
+    let mut prints = interval(STORIES);
+    prints.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let deadline = watch.run.duration.map(|duration| tokio::time::Instant::now() + duration);
     loop {
         tokio::select! {
-            biased;
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
-            () = async { sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)).await }, if deadline.is_some() => break,
-            _ = ticks.tick() => {
-                stream.sample_clock(&mut |_| {});
-                stream.tick(&mut |_| {}).context("can't read the clock")?;
-                places.look(&mut stream);
-            }
-            _ = stories.tick() => {}
-            update = live::received(&mut updates), if updates.is_some() => {
-                match (update, &mut updates) {
-                    (Some(update), Some(open)) => live::take_names(&mut stream, Some(update), open)?,
-                    _ => updates = None,
-                }
-            }
-            ready = steps.readable() => {
-                ready?.clear_ready();
-                for _ in 0..BATCH {
-                    let Some(seen) = stream.next_step() else { break };
-                    if places.note(&seen) {
+                    biased;
+                    _ = interrupt.recv() => break,
+                    _ = terminate.recv() => break,
+                    () = async { sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)).await }, if deadline.is_some() => break,
+                    _ = ticks.tick() => {
+                        stream.sample_clock(&mut |_| {});
+                        stream.tick(&mut |_| {}).context("can't read the clock")?;
                         places.look(&mut stream);
                     }
-                    eprintln!("{} {:?} netns {:?} {:?} {:?}:{:?} -> {:?}:{:?} route {:?} inner {:?}", seen.packet, seen.place, seen.view.network.netns, seen.view.network.interface, seen.view.source.address, seen.view.source.port, seen.view.destination.address, seen.view.destination.port, seen.route, seen.view.inner.is_some());
+                    _ = prints.tick() => {
+                        for story in stories.due(began.elapsed()) { println!("{}", serde_json::to_string(&story.end).unwrap_or_default()); for step in &story.steps { println!("   {}", serde_json::to_string(step).unwrap_or_default()); } }
+                    }
+                    update = live::received(&mut updates), if updates.is_some() => {
+                        match (update, &mut updates) {
+                            (Some(update), Some(open)) => live::take_names(&mut stream, Some(update), open)?,
+                            _ => updates = None,
+                        }
+                    }
+                    ready = steps.readable() => {
+                        ready?.clear_ready();
+                        for _ in 0..BATCH {
+                            let Some(seen) = stream.next_seen() else { break };
+                            if places.note(&seen) {
+                                places.look(&mut stream);
+                            }
+        stories.take(seen, began.elapsed());
+                        }
+                    }
+                    ready = drops.readable() => {
+                        ready?.clear_ready();
+                        while stream.drain(&mut |_| {}) {}
+                    }
                 }
-            }
-            ready = drops.readable() => {
-                ready?.clear_ready();
-                while stream.drain(&mut |_| {}) {}
-            }
-        }
     }
     live::die_of_the_next_signal();
     Ok(0)

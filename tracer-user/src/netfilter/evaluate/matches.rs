@@ -12,6 +12,8 @@ use std::ops::RangeInclusive;
 /// One test of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Match<'a> {
+    /// The option, or the module, in the rule's text; empty for a rule that is not understood.
+    pub(super) name: &'a str,
     pub(super) test: Test<'a>,
     pub(super) inverted: bool,
 }

@@ -1,7 +1,7 @@
 //! A second, tiny evaluator to compare with: of rules as data, for packets that are fully known.
 
 use super::*;
-use crate::netfilter::model::Family;
+use crate::netfilter::model::{Backend, Family};
 use std::cell::Cell;
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -218,6 +218,45 @@ impl Known {
     }
 }
 
+impl Model {
+    /// As [`path`] tells it: the rules that match and the ends of chains, and whether the packet is accepted.
+    fn path(&self, packet: &mut Known) -> (Vec<String>, bool) {
+        let mut met = Vec::new();
+        let end = self.follow(0, packet, &mut met);
+        if end.is_none() {
+            met.push(format!("INPUT:policy:{}", self.chains[0].len() + 1));
+        }
+        (met, end.unwrap_or(!self.drops))
+    }
+
+    /// Whether it is accepted; `None`: came to the end.
+    fn follow(&self, chain: usize, packet: &mut Known, met: &mut Vec<String>) -> Option<bool> {
+        for (index, rule) in self.chains[chain].iter().enumerate() {
+            if !rule.facts.iter().all(|(fact, inverted)| fact.holds(packet) != *inverted) {
+                continue;
+            }
+            met.push(format!("{}:rule:{}", CHAINS[chain], index + 1));
+            match rule.does {
+                Does::Drop | Does::Reject => return Some(false),
+                Does::Accept => return Some(true),
+                Does::Return => return None,
+                Does::Log => {}
+                Does::Mark(value, mask) => packet.mark = packet.mark & !mask ^ value,
+                Does::Goto(to) => return self.follow(to, packet, met),
+                Does::Jump(to) => {
+                    if let Some(end) = self.follow(to, packet, met) {
+                        return Some(end);
+                    }
+                }
+            }
+        }
+        if chain > 0 {
+            met.push(format!("{}:return:{}", CHAINS[chain], self.chains[chain].len() + 1));
+        }
+        None
+    }
+}
+
 /// Runs both on a random rule set; gives what the model says and what was evaluated, of the packet with some facts hidden.
 fn compare(
     random: &mut Random,
@@ -277,4 +316,63 @@ fn the_true_culprit_is_among_those_of_a_packet_that_is_not_fully_known() {
             });
         }
     }
+}
+
+/// As the model words them.
+fn names(path: &Path) -> Vec<String> {
+    let name = |met: &crate::trace::model::RuleMet| {
+        let what = serde_json::to_value(met.kind).unwrap();
+        format!("{}:{}:{}", met.chain, what.as_str().unwrap(), met.rule.unwrap())
+    };
+    path.met.iter().map(name).collect()
+}
+
+#[test]
+fn a_known_packet_goes_the_models_way() {
+    let mut random = Random(0x1234_5678_9abc_def1);
+    let mut longest = 0;
+    for _ in 0..2000 {
+        let model = Model::random(&mut random, true);
+        let listing = model.listing();
+        let table = TableText { table: "filter", chain: "INPUT", listing: &listing };
+        for _ in 0..8 {
+            let mut known = Known::random(&mut random);
+            let found = path(&known.packet(), &table, Backend::Legacy);
+            let (met, accepted) = model.path(&mut known);
+            assert_eq!(names(&found), met, "{listing}");
+            let ends = if accepted { Ends::Accepted } else { Ends::Dropped };
+            assert_eq!((found.ends, found.unsure), (ends, None), "{listing}");
+            longest = longest.max(met.len());
+        }
+    }
+    assert!(longest > 8, "{longest}");
+}
+
+#[test]
+fn of_a_packet_that_is_not_fully_known_only_the_beginning_is_told() {
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let (mut whole, mut cut) = (0, 0);
+    for _ in 0..2000 {
+        let model = Model::random(&mut random, true);
+        let listing = model.listing();
+        let table = TableText { table: "filter", chain: "INPUT", listing: &listing };
+        let mut known = Known::random(&mut random);
+        let mut packet = known.packet();
+        match random.below(4) {
+            0 => packet.mark = None,
+            1 => packet.source = None,
+            2 => packet.connection = None,
+            _ => packet.ttl = None,
+        }
+        let found = path(&packet, &table, Backend::Legacy);
+        let (met, _) = model.path(&mut known);
+        let told = names(&found);
+        assert!(met.starts_with(&told), "{told:?} of {met:?} in\n{listing}");
+        assert_eq!(found.unsure.is_none(), found.ends != Ends::Unknown);
+        match found.unsure {
+            None => (whole, _) = (whole + 1, assert_eq!(met, told)),
+            Some(_) => cut += 1,
+        }
+    }
+    assert!(whole > 500 && cut > 200, "{whole} {cut}");
 }

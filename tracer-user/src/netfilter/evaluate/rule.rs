@@ -20,6 +20,8 @@ const MAX_PORTS: usize = 15;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rule<'a> {
     pub(super) matches: Vec<Match<'a>>,
+    /// What follows `-j`; `None` without.
+    pub(super) target: Option<&'a str>,
     pub(super) action: Action<'a>,
 }
 
@@ -87,9 +89,19 @@ impl<'a> Rule<'a> {
         let rest = words.get(2..).unwrap_or_default();
         let parsed = Parser { rest, module: "", has_state: false, matches: Vec::new() }.rule();
         parsed.filter(|_| !cut_off && words.first() == Some(&"-A")).unwrap_or_else(|| Self {
-            matches: vec![Match { test: Test::Unknown { may_drop: true }, inverted: false }],
+            matches: vec![Match { name: "", test: Test::Unknown { may_drop: true }, inverted: false }],
+            target: None,
             action: Action::unknown(None),
         })
+    }
+
+    /// The first match that may hold or not, or may drop the packet.
+    pub(super) fn doubt(&self, packet: &Packet<'_>, mark: Mark) -> Option<&'a str> {
+        let is_doubtful = |one: &&Match<'_>| {
+            let Held { truth, may_drop } = one.holds(packet, mark);
+            may_drop || truth == Truth::Unknown
+        };
+        self.matches.iter().find(is_doubtful).map(|one| one.name)
     }
 
     /// Asks its matches in their order, as the kernel does: after one that doesn't hold none is asked.
@@ -284,13 +296,14 @@ impl<'a> Parser<'_, 'a> {
                 }
                 "-j" if !inverted => {
                     let name = self.next()?;
-                    return Some(Rule { matches: self.matches, action: Action::of(name, self.rest) });
+                    let action = Action::of(name, self.rest);
+                    return Some(Rule { matches: self.matches, target: Some(name), action });
                 }
                 "-g" if !inverted => {
                     let chain = self.next()?;
                     let is_last = self.rest.is_empty();
-                    return is_last
-                        .then(|| Rule { matches: self.matches, action: Action::to(Next::Goto(chain)) });
+                    let action = Action::to(Next::Goto(chain));
+                    return is_last.then_some(Rule { matches: self.matches, target: None, action });
                 }
                 "-m" if !inverted => self.module()?,
                 "-s" | "-d" | "-p" | "-i" | "-o" | "-f" if self.module.is_empty() => {
@@ -304,18 +317,19 @@ impl<'a> Parser<'_, 'a> {
                 return None;
             }
         }
-        (!inverted).then(|| Rule { matches: self.matches, action: Action::to(Next::On) })
+        let action = Action::to(Next::On);
+        (!inverted).then_some(Rule { matches: self.matches, target: None, action })
     }
 
-    fn push(&mut self, test: Option<Test<'a>>, inverted: bool) {
+    fn push(&mut self, name: &'a str, test: Option<Test<'a>>, inverted: bool) {
         // What can't be read may be anything.
-        self.matches.push(Match { test: test.unwrap_or(Test::Unknown { may_drop: false }), inverted });
+        self.matches.push(Match { name, test: test.unwrap_or(Test::Unknown { may_drop: false }), inverted });
     }
 
     /// What needs no module.
-    fn plain(&mut self, word: &str, inverted: bool) -> Option<()> {
+    fn plain(&mut self, word: &'a str, inverted: bool) -> Option<()> {
         if word == "-f" {
-            self.push(Some(Test::Fragment), inverted);
+            self.push(word, Some(Test::Fragment), inverted);
             return Some(());
         }
         let value = self.next()?;
@@ -331,7 +345,7 @@ impl<'a> Parser<'_, 'a> {
                 number => number.map(Test::Protocol),
             },
         };
-        self.push(test, inverted);
+        self.push(word, test, inverted);
         Some(())
     }
 
@@ -345,17 +359,17 @@ impl<'a> Parser<'_, 'a> {
         self.has_state = false;
         match name {
             "tcp" | "udp" | "udplite" | "sctp" | "dccp" | "multiport" | "icmp" | "icmp6" | "icmpv6" => {
-                self.push(Some(Test::Header), false);
+                self.push(name, Some(Test::Header), false);
             }
             "mark" | "conntrack" | "state" | "addrtype" | "length" | "ttl" | "hl" | "iprange" | "comment" => {
             }
-            _ => self.push(Some(Test::Unknown { may_drop: !OPAQUE.contains(&name) }), false),
+            _ => self.push(name, Some(Test::Unknown { may_drop: !OPAQUE.contains(&name) }), false),
         }
         Some(())
     }
 
     /// An option of a module, with what follows it.
-    fn option(&mut self, name: &str, inverted: bool) -> Option<()> {
+    fn option(&mut self, name: &'a str, inverted: bool) -> Option<()> {
         let test = match (self.module, name) {
             ("comment", "--comment") => {
                 self.next()?;
@@ -434,7 +448,7 @@ impl<'a> Parser<'_, 'a> {
                 Some(Test::Unknown { may_drop: name == "--tcp-option" })
             }
         };
-        self.push(test, inverted);
+        self.push(name, test, inverted);
         Some(())
     }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::event::conntrack::Direction;
-use crate::netfilter::model::Family;
+use crate::netfilter::model::{Backend, Family};
 use rule::Rule;
 use std::net::IpAddr;
 use truth::Truth::{self, No, Unknown, Yes};
@@ -639,4 +639,93 @@ fn every_match_that_the_tools_print_is_read() {
         known += 1;
     }
     assert_eq!(known, 35);
+}
+
+/// The way of a SYN through a table, in words.
+fn way(table: &str, chain: &str, rules: &str, packet: &Packet<'_>) -> (Vec<String>, Path) {
+    let chains = "mark-it other here";
+    let chains: String = chains.split(' ').map(|name| format!(":{name} - [0:0]\n")).collect();
+    let listing = format!("*{table}\n:{chain} ACCEPT [0:0]\n{chains}{rules}COMMIT\n");
+    let found = path(packet, &TableText { table, chain, listing: &listing }, Backend::Nft);
+    let word = |met: &crate::trace::model::RuleMet| {
+        let what = serde_json::to_value(met.kind).unwrap();
+        let number = met.rule.unwrap();
+        format!("{}:{}:{}:{number} {}", met.table, met.chain, what.as_str().unwrap(), met.verdict)
+    };
+    (found.met.iter().map(word).collect(), found)
+}
+
+#[test]
+fn the_way_through_a_table() {
+    let rules = "-A FORWARD -p tcp -j LOG --log-prefix \"-j DROP\"\n\
+        -A FORWARD -p udp -j DROP\n\
+        -A FORWARD -s 10.244.0.0/16 -m comment --comment \"-j DROP\" -j mark-it\n\
+        -A FORWARD -m mark --mark 0x4/0x4 -g other\n\
+        -A FORWARD -j DROP\n\
+        -A mark-it -m conntrack --ctstate NEW -j MARK --set-xmark 0x4/0x4\n\
+        -A mark-it -p tcp\n\
+        -A other -j CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff\n";
+    let (words, found) = way("filter", "FORWARD", rules, &syn());
+    let expected = [
+        "filter:FORWARD:rule:1 target log",
+        "filter:FORWARD:rule:3 jump mark-it",
+        "filter:mark-it:rule:1 target mark",
+        "filter:mark-it:rule:2 continue",
+        "filter:mark-it:return:3 return",
+        "filter:FORWARD:rule:4 goto other",
+        "filter:other:rule:1 target connmark",
+        "filter:other:return:2 return",
+        "filter:FORWARD:policy:6 accept",
+    ];
+    assert_eq!(words, expected);
+    assert_eq!((found.ends, found.unsure), (Ends::Accepted, None));
+    assert_eq!(found.met[3].text.as_deref(), Some("-A mark-it -p tcp"));
+    assert_eq!((found.met[3].backend, found.met[3].method), (Backend::Nft, "evaluated"));
+}
+
+#[test]
+fn nat_ends_the_way() {
+    for target in
+        ["DNAT --to-destination 10.0.0.1:80", "SNAT --to-source 10.0.0.1", "MASQUERADE --random-fully"]
+    {
+        let name = target.split(' ').next().unwrap().to_lowercase();
+        let rules = format!("-A PREROUTING -p tcp -j here\n-A here -j {target}\n-A here -j DROP\n");
+        let (words, found) = way("nat", "PREROUTING", &rules, &syn());
+        assert_eq!(words, ["nat:PREROUTING:rule:1 jump here", &format!("nat:here:rule:1 target {name}")]);
+        assert_eq!((found.ends, found.unsure), (Ends::Accepted, None));
+    }
+}
+
+#[test]
+fn the_way_ends_where_it_is_not_sure() {
+    let unsure = |rule: &str, packet: &Packet<'_>| {
+        let rules = format!("-A FORWARD -p tcp\n-A FORWARD {rule}\n-A FORWARD -j DROP\n");
+        let (words, found) = way("filter", "FORWARD", &rules, packet);
+        assert_eq!(words[0], "filter:FORWARD:rule:1 continue");
+        assert_eq!(found.ends, Ends::Unknown);
+        (words.len(), found.unsure.unwrap())
+    };
+    let whether = |what: &str| (1, format!("whether filter:FORWARD:rule:2 matched can't be known: {what}"));
+    let did = |what: &str| (2, format!("what filter:FORWARD:rule:2 did can't be known: {what}"));
+    let unmarked = Packet { mark: None, ..syn() };
+    assert_eq!(unsure("-m set --match-set x src -j ACCEPT", &syn()), whether("-m set can't be judged"));
+    assert_eq!(unsure("-m mark --mark 0x1 -j ACCEPT", &unmarked), whether("--mark can't be judged"));
+    assert_eq!(unsure("-m mark --mark 0x1 what", &syn()), whether("it is not understood"));
+    assert_eq!(unsure("-j NFQUEUE --queue-num 0", &syn()), did("-j NFQUEUE"));
+    assert_eq!(unsure("-j gone", &syn()), did("-j gone"));
+    // A set, but not for this packet.
+    let rule = "-A FORWARD -p udp -m set --match-set x src -j ACCEPT\n";
+    assert_eq!(way("filter", "FORWARD", rule, &syn()).0, ["filter:FORWARD:policy:2 accept"]);
+    // What a rule changed is not known any more.
+    let rules = "-A FORWARD -j TTL --ttl-set 5\n-A FORWARD -m ttl --ttl-eq 63 -j DROP\n";
+    let found = way("mangle", "FORWARD", rules, &syn()).1;
+    assert!(found.unsure.unwrap().ends_with("--ttl-eq can't be judged"));
+    let broken = TableText { table: "filter", chain: "FORWARD", listing: "*filter\n:FORWARD ACCEPT [0:0]\n" };
+    let none = TableText { chain: "INPUT", listing: "*filter\nCOMMIT\n", ..broken };
+    let why = |table| path(&syn(), table, Backend::Legacy).unsure.unwrap();
+    assert_eq!(why(&broken), "table filter can't be read to its end");
+    assert_eq!(why(&none), "table filter has no base chain INPUT here");
+    // Chains that jump in a ring.
+    let rules = "-A FORWARD -j here\n-A here -j other\n-A other -j here\n";
+    assert_eq!(way("filter", "FORWARD", rules, &syn()).1.ends, Ends::Unknown);
 }

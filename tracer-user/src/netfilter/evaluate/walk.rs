@@ -14,7 +14,7 @@ use std::collections::HashMap;
 /// Most culprits that are told.
 pub(super) const MAX_CULPRITS: usize = 16;
 /// Chains that a packet may be in at once. nf_tables has 16 (NFT_JUMP_STACK_SIZE), x_tables as many as there are chains.
-const MAX_DEPTH: u32 = 64;
+pub(super) const MAX_DEPTH: u32 = 64;
 
 /// A table's chains.
 pub(super) struct Table<'a> {
@@ -46,6 +46,26 @@ impl<'a> Table<'a> {
             chains.entry(saved.chain).or_default().push(saved);
         }
         Self { name: table.table, base: table.chain, policy, chains, is_whole }
+    }
+
+    /// Its base chain on the hook.
+    pub(super) fn base(&self) -> &'a str {
+        self.base
+    }
+
+    /// The base chain's policy; `None` if there is no such chain.
+    pub(super) fn policy(&self) -> Option<&'a str> {
+        self.policy
+    }
+
+    /// The rules of a chain.
+    pub(super) fn rules(&self, chain: &str) -> Option<&[SavedRule<'a>]> {
+        self.chains.get(chain).map(Vec::as_slice)
+    }
+
+    /// Whether no rule is missing.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     pub(super) fn name(&self) -> &'a str {
@@ -85,7 +105,7 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    fn add(&mut self, writes: &Writes) {
+    pub(super) fn add(&mut self, writes: &Writes) {
         self.mark |= writes.mark.changes();
         self.addresses |= writes.addresses;
         self.ttl |= writes.ttl;

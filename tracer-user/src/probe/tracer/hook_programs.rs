@@ -44,7 +44,9 @@ pub(super) enum HookProgramsError {
     #[error("the object can't be prepared: {0}")]
     Object(String),
     /// It would do more than look.
-    #[error("{program} was run as a trial and answered {verdict:?} instead of NF_ACCEPT: this build of droptrace is broken")]
+    #[error(
+        "{program} was run as a trial and answered {verdict:?} instead of NF_ACCEPT: this build of droptrace is broken"
+    )]
     Decides {
         /// Which.
         program: &'static str,
