@@ -233,6 +233,10 @@ pub static PROBED: LruHashMap<u64, crate::probes::Probed> = LruHashMap::with_max
 #[map]
 pub static FOLLOWED: LruHashMap<u64, crate::path::Followed> = LruHashMap::with_max_entries(1, 0);
 
+/// Flows in which answers to followed packets may come; the user half sets the number.
+#[map]
+pub static EXPECTED: LruHashMap<crate::path::Flow, u32> = LruHashMap::with_max_entries(1, 0);
+
 /// What each CPU began to follow, and could not tell; the user half reads it.
 #[map]
 pub static TRACED: PerCpuArray<Traced> = PerCpuArray::with_max_entries(1, 0);

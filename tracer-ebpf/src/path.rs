@@ -7,7 +7,9 @@
 use crate::{
     drop, emit, filter,
     level::Run,
-    maps::{FOLLOWED, STEPS, Scratch, TRACE, TRACED, constant, control, has, offset, scratch, skb_field},
+    maps::{
+        EXPECTED, FOLLOWED, STEPS, Scratch, TRACE, TRACED, constant, control, has, offset, scratch, skb_field,
+    },
     memory::{copy, is_kernel_address, read},
     netns, packet,
     packet::{ETH_P_IP, ETH_P_IPV6, protocol},
@@ -22,7 +24,7 @@ use core::{
     ptr::{read_volatile, write_volatile},
 };
 use network_types::ip::Ipv4Hdr;
-use tracer_common::{Device, Step, event_flag, place};
+use tracer_common::{Device, Step, event_flag, flow_flag, place};
 
 /// A followed packet.
 #[repr(C)]
@@ -170,7 +172,7 @@ pub extern "C" fn look(index: u32) -> u32 {
         // Questions for a next hop's address are steps of no packet, unless they were asked for.
         let is_packet =
             matches!((*scratch).key.ethertype, ETH_P_IP | ETH_P_IPV6) || filter::is_about_protocols();
-        let is_wanted = !ends && is_packet && filter::passes_filter(index) != 0;
+        let is_wanted = !ends && is_packet && (filter::passes_filter(index) != 0 || is_expected(scratch));
         if recognise(index, is_wanted as u32) == 0 {
             return 0;
         }
@@ -219,6 +221,52 @@ pub extern "C" fn recognise(index: u32, is_wanted: u32) -> u32 {
     1
 }
 
+/// Ends of a packet, and its protocol.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Flow {
+    /// Source and destination, as in the key.
+    pub ends: [[u8; 16]; 2],
+    /// Their ports; of ICMP, its identifier.
+    pub ports: [u16; 2],
+    /// IP protocol number.
+    pub transport: u32,
+}
+
+/// The packet's flow, or the opposite one.
+#[inline(always)]
+unsafe fn flow(scratch: *const Scratch, is_opposite: bool) -> Option<Flow> {
+    // SAFETY: a map value with a parsed packet in it.
+    unsafe {
+        let key = &raw const (*scratch).key;
+        const KNOWN: u8 = flow_flag::ADDRESSES | flow_flag::PORTS;
+        if (*key).flags & KNOWN != KNOWN {
+            return None;
+        }
+        let transport = (*key).transport;
+        let is_icmp = transport == protocol::ICMP || transport == protocol::ICMPV6;
+        let (source, destination) = ((*key).source_port, if is_icmp { 0 } else { (*key).destination_port });
+        let ends = if is_opposite {
+            [(*key).destination, (*key).source]
+        } else {
+            [(*key).source, (*key).destination]
+        };
+        let ports = if is_opposite && !is_icmp { [destination, source] } else { [source, destination] };
+        Some(Flow { ends, ports, transport: transport as u32 })
+    }
+}
+
+/// True if it answers a packet that was followed until it left: by the addresses that NAT gave that one, which the filter may not
+/// mean.
+#[inline(always)]
+unsafe fn is_expected(scratch: *const Scratch) -> bool {
+    // SAFETY: the caller's.
+    match unsafe { flow(scratch, false) } {
+        Some(flow) => EXPECTED.get_ptr(&flow).is_some(),
+        None => false,
+    }
+}
+
 /// Step: sends what is in the working memory as a step of a followed packet.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -244,6 +292,11 @@ pub extern "C" fn tell(index: u32, place: u32) -> u32 {
         route(control, scratch);
         link(scratch);
         ethernet(scratch);
+        if place == place::SENT
+            && let Some(answer) = flow(scratch, true)
+        {
+            let _ = EXPECTED.insert(&answer, &1, 0);
+        }
         let skb = read_volatile(&raw const (*scratch).packet);
         if matches!(place, place::CONSUMED | place::DROPPED) {
             let _ = FOLLOWED.remove(&skb);

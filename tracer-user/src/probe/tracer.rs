@@ -287,6 +287,7 @@ impl Tracer {
             .map_max_entries("PROBED", if settings.probes { PROBED } else { 1 })
             .override_global("TRACE", &u32::from(settings.trace), true)
             .map_max_entries("FOLLOWED", if settings.trace { path::FOLLOWED } else { 1 })
+            .map_max_entries("EXPECTED", if settings.trace { path::FOLLOWED } else { 1 })
             .map_max_entries("STEPS", if settings.trace { path::RING_BYTES } else { 4096 })
             .load(OBJECT)?;
         let mut path = PathPrograms::default();

@@ -74,6 +74,12 @@ impl Places {
         !self.refused.contains(&netns) && self.wanted.insert(netns)
     }
 
+    /// Forgets those that are gone.
+    fn leave(&mut self, stream: &mut Stream) {
+        let there: BTreeSet<u32> = stream.tracer().path().visited().collect();
+        self.wanted.retain(|netns| there.contains(netns) || self.refused.contains(netns));
+    }
+
     fn look(&mut self, stream: &mut Stream) {
         for netns in
             self.wanted.iter().copied().filter(|netns| !self.refused.contains(netns)).collect::<Vec<_>>()
@@ -128,12 +134,17 @@ async fn follow(settings: &Trace, mut stream: Stream, mut updates: Option<Update
                     _ = ticks.tick() => {
                         stream.sample_clock(&mut |_| {});
                         stream.tick(&mut |_| {}).context("can't read the clock")?;
+                        stream.tracer().leave_dead();
+                        places.leave(&mut stream);
                         places.look(&mut stream);
                     }
                     _ = prints.tick() => {
-                        for story in stories.due(began.elapsed()) { println!("{}", serde_json::to_string(&story.end).unwrap_or_default()); for step in &story.steps { println!("   {}", serde_json::to_string(step).unwrap_or_default()); } }
-                    }
-                    update = live::received(&mut updates), if updates.is_some() => {
+                        for story in stories.due(began.elapsed()) {
+                    for step in story.steps { println!("{}", serde_json::to_string(&super::model::Line::Step(Box::new(step)))?); }
+                    println!("{}", serde_json::to_string(&super::model::Line::End(Box::new(story.end)))?);
+                }
+            }
+            update = live::received(&mut updates), if updates.is_some() => {
                         match (update, &mut updates) {
                             (Some(update), Some(open)) => live::take_names(&mut stream, Some(update), open)?,
                             _ => updates = None,

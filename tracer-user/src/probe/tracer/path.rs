@@ -201,6 +201,15 @@ impl Tracer {
         Ok(())
     }
 
+    /// Takes programs out of network namespaces that nothing else leads to any more: a link on a hook holds its netns
+    /// (net/netfilter/nf_bpf_link.c), and with it what a dead pod has left.
+    pub fn leave_dead(&mut self) {
+        // If it can't be found out now, the next time will do.
+        if let Ok(reachable) = netns::reachable() {
+            self.path.links.retain(|inode, _| reachable.contains(inode));
+        }
+    }
+
     fn attach_to_hook_loop(&mut self, btf: &Btf) -> Result<(), TracerError> {
         let (entered, left) = ("path_hook_entered", "path_hook_left");
         let entry: &mut FEntry = program(&mut self.ebpf, entered)?;
