@@ -2,5 +2,7 @@
 
 #[cfg(test)]
 mod fixtures;
+mod json;
 pub mod model;
 pub mod story;
+mod tree;
