@@ -8,18 +8,18 @@ use anstyle::{AnsiColor, Style};
 
 /// How parts of a line look.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Palette {
-    faint: Style,
+pub(crate) struct Palette {
+    pub(crate) faint: Style,
     policy: Style,
-    error: Style,
+    pub(crate) error: Style,
     resource: Style,
-    place: Style,
-    fix: Style,
+    pub(crate) place: Style,
+    pub(crate) fix: Style,
 }
 
 impl Palette {
     /// Nothing but text if not `color`.
-    pub(super) fn new(color: bool) -> Self {
+    pub(crate) fn new(color: bool) -> Self {
         if !color {
             return Self::default();
         }
@@ -34,7 +34,7 @@ impl Palette {
         }
     }
 
-    fn class(&self, class: Class) -> Style {
+    pub(crate) fn class(&self, class: Class) -> Style {
         match class {
             Class::Policy => self.policy,
             Class::Error => self.error,
@@ -44,7 +44,7 @@ impl Palette {
     }
 }
 
-fn styled(style: Style, text: &str) -> String {
+pub(crate) fn styled(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
@@ -83,7 +83,7 @@ pub(super) fn drop(line: &Line, time: &str, wide: bool, palette: &Palette) -> St
 
 /// Why, and what to do: lines to go under a line with a time of `time`. `verbose`: also whom to ask, what undoes the fix,
 /// what the node said, and what else it may be.
-pub(super) fn cause(cause: &Cause, time: &str, verbose: bool, palette: &Palette) -> String {
+pub(crate) fn cause(cause: &Cause, time: &str, verbose: bool, palette: &Palette) -> String {
     let indent = indent(time);
     let sure = if cause.confidence == "exact" || cause.confidence.is_empty() {
         String::new()

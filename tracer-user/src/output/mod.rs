@@ -6,7 +6,7 @@ mod exit;
 mod fold;
 mod group;
 mod iptables;
-mod line;
+pub(crate) mod line;
 mod printer;
 mod schema;
 mod sink;
@@ -16,12 +16,14 @@ pub(crate) mod words;
 
 pub use escape::escape;
 pub use exit::{End, MEANINGLESS, Outcome, exit_code};
+pub(crate) use line::Palette;
 pub use printer::Printer;
+pub(crate) use printer::render_json;
 pub use schema::SCHEMA;
 pub use sink::{Now, Sink, Stop};
 pub use summary::{Summary, Top};
 pub use time::TimeFormat;
-pub(crate) use time::zoned;
+pub(crate) use time::{Clock, zoned};
 
 use jiff::tz::TimeZone;
 

@@ -222,7 +222,7 @@ impl<O: Write, E: Write> Sink for Printer<O, E> {
 }
 
 /// A record as one line of JSON. These types have no map keys that could fail and no non-finite numbers.
-fn render_json(record: &JsonLine<'_>, text: &mut String) {
+pub(crate) fn render_json(record: &impl Serialize, text: &mut String) {
     if let Ok(json) = serde_json::to_string(record) {
         text.push_str(&escape::escape_json(&json));
         text.push('\n');

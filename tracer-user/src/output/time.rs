@@ -23,7 +23,7 @@ pub enum TimeFormat {
 
 /// Prints times; remembers those of the first and the last line.
 #[derive(Clone, Debug)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     format: TimeFormat,
     zone: TimeZone,
     first: Option<Timestamp>,
@@ -31,12 +31,12 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    pub(super) fn new(format: TimeFormat, zone: TimeZone) -> Self {
+    pub(crate) fn new(format: TimeFormat, zone: TimeZone) -> Self {
         Self { format, zone, first: None, last: None }
     }
 
     /// The time of a line of stdout; empty with [`TimeFormat::None`].
-    pub(super) fn line(&mut self, time: Timestamp) -> String {
+    pub(crate) fn line(&mut self, time: Timestamp) -> String {
         let text = self.show(time);
         self.first.get_or_insert(time);
         self.last = Some(time);

@@ -40,7 +40,7 @@ pub(crate) fn end(end: &Endpoint) -> String {
 }
 
 /// An end by its address.
-fn address(end: &Endpoint) -> String {
+pub(crate) fn address(end: &Endpoint) -> String {
     match (end.address, end.port) {
         (Some(IpAddr::V6(address)), Some(port)) => format!("[{address}]:{port}"),
         (Some(address), Some(port)) => format!("{address}:{port}"),

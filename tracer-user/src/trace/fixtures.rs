@@ -234,7 +234,7 @@ pub(super) fn dnat_to_pod() -> Vec<Seen> {
     packet.netns(NODE, None).device("veth1").hook_devices(Some("veth1"), None);
     seen.extend([packet.at(Place::Received), packet.enters("PREROUTING")]);
     packet.ends("10.244.3.7:41822", "10.244.1.9:6379");
-    let nat = [("nat:PREROUTING:rule:1", "jump KUBE-SERVICES"), ("nat:KUBE-SEP-A:rule:2", "dnat")];
+    let nat = [("nat:PREROUTING:rule:1", "jump KUBE-SERVICES"), ("nat:KUBE-SEP-A:rule:2", "target dnat")];
     seen.push(packet.leaves("PREROUTING", nat.map(|(place, verdict)| rule(place, verdict)).to_vec()));
     packet.0.route = route(Decision::Forward, "veth2");
     packet.hook_devices(Some("veth1"), Some("veth2")).0.view.packet.ttl = Some(63);

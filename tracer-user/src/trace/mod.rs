@@ -7,8 +7,10 @@
 pub mod decode;
 #[cfg(test)]
 mod fixtures;
+mod json;
 pub mod model;
 pub mod observe;
 pub mod rules;
 pub mod run;
 pub mod story;
+mod tree;

@@ -46,29 +46,29 @@ fn outcome(trail: &Trail, last: &Seen, quiet: bool, reply: &Reply) -> Option<(Ou
     match &last.place {
         Place::Dropped => Some((Outcome::Dropped, format!("dropped{pod}: {}", words::place(&last.view)))),
         Place::Read { process, pid } => {
-            Some((Outcome::Delivered, format!("read by {} (pid {pid}){pod}", escape(process))))
+            Some((Outcome::Delivered, format!("delivered: read by {} (pid {pid}){pod}", escape(process))))
         }
-        Place::Taken => Some((Outcome::Delivered, format!("taken by its TCP connection{pod}"))),
+        Place::Taken => Some((Outcome::Delivered, format!("delivered: taken by its TCP connection{pod}"))),
         Place::Sent if hands_on(last).is_some() && !is_freed => {
-            quiet.then(|| (Outcome::Vanished, vanished(last, &normally(trail, last))))
+            quiet.then(|| (Outcome::Vanished, vanished(trail, last, &normally(trail, last))))
         }
         Place::Sent if quiet || is_freed || matches!(reply, Reply::Came(_)) => left(trail, last, reply),
         _ if is_freed && trail.visit().is_here() => {
-            Some((Outcome::Delivered, format!("{}{pod}", taken_by_kernel(&last.view))))
+            Some((Outcome::Delivered, format!("delivered: {}{pod}", taken_by_kernel(&last.view))))
         }
         _ if !quiet => None,
         Place::Hook(passed) if is_through_input(passed) && transport(&last.view).is_some() => {
             let protocol = transport(&last.view).unwrap_or_default();
             let note = format!(
-                "given to {protocol}{pod}: it left INPUT and was not dropped; that a program reads it was not seen"
+                "delivered: given to {protocol}{pod}: it left INPUT and was not dropped; that a program reads it was not seen"
             );
             Some((Outcome::Delivered, note))
         }
         _ if is_freed => {
-            let note = format!("{}: the kernel freed it there, and not as dropped", last_seen(last));
+            let note = format!("{}; the kernel freed it there, and not as dropped", last_seen(trail, last));
             Some((Outcome::Vanished, note))
         }
-        _ => Some((Outcome::Vanished, vanished(last, &normally(trail, last)))),
+        _ => Some((Outcome::Vanished, vanished(trail, last, &normally(trail, last)))),
     }
 }
 
@@ -148,12 +148,12 @@ fn taken_by_kernel(view: &Drop) -> &'static str {
     }
 }
 
-fn vanished(last: &Seen, next: &str) -> String {
-    format!("{}; next normally: {next}", last_seen(last))
+fn vanished(trail: &Trail, last: &Seen, next: &str) -> String {
+    format!("{}; next normally: {next}", last_seen(trail, last))
 }
 
-/// `last seen on hook PREROUTING`
-fn last_seen(last: &Seen) -> String {
+/// `vanished: last seen at step 2, entering hook PREROUTING`
+fn last_seen(trail: &Trail, last: &Seen) -> String {
     let device = last.view.network.interface.as_deref().map_or_else(|| "a device".into(), escape);
     let place = match &last.place {
         Place::Received => format!("where {device} gave it to the stack"),
@@ -174,7 +174,7 @@ fn last_seen(last: &Seen) -> String {
         Place::Consumed { .. } | Place::Dropped => "where it was freed".to_owned(),
     };
     let pod = last.pod.as_ref().map(|pod| format!(" in {}", escape(pod))).unwrap_or_default();
-    format!("last seen {place}{pod}")
+    format!("vanished: last seen at step {}, {place}{pod}", trail.count())
 }
 
 /// What comes next after a place where all goes well.

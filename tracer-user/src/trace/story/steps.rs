@@ -192,6 +192,11 @@ impl Trail {
         self.steps.len()
     }
 
+    /// How many there were.
+    pub(super) fn count(&self) -> u64 {
+        u64::try_from(self.steps.len()).unwrap_or(u64::MAX).saturating_add(self.left_out)
+    }
+
     /// The steps, and how many others there were.
     pub(super) fn into_steps(self) -> (Vec<Step>, u64) {
         (self.steps, self.left_out)

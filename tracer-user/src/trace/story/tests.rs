@@ -104,7 +104,10 @@ fn a_service_across_two_veths() {
     ];
     assert_eq!(shorts(&story), expected);
     assert_eq!(story.end.outcome, Outcome::Delivered);
-    assert_eq!(story.end.note, "taken by TCP itself, which answers for a listener in shop/redis-0");
+    assert_eq!(
+        story.end.note,
+        "delivered: taken by TCP itself, which answers for a listener in shop/redis-0"
+    );
     let pods: Vec<_> = story.steps.iter().map(|step| step.pod.as_deref()).collect();
     assert_eq!((pods[3], pods[4], pods[17]), (Some("shop/cart-7c9"), None, Some("shop/redis-0")));
     assert_eq!(story.steps[3].netns, Some(POD));
@@ -189,7 +192,7 @@ fn what_is_freed_after_it_was_read_is_no_new_story() {
     let freed = seen.pop().unwrap();
     seen.into_iter().for_each(|seen| again.take(seen, Duration::ZERO));
     let story = &again.due(Duration::ZERO)[0];
-    assert_eq!(story.end.note, "read by dnsmasq (pid 7) in shop/redis-0");
+    assert_eq!(story.end.note, "delivered: read by dnsmasq (pid 7) in shop/redis-0");
     assert_eq!(story.end.outcome, Outcome::Delivered);
     again.take(freed, Duration::ZERO);
     assert!(!again.is_waiting());
@@ -200,14 +203,14 @@ fn a_datagram_that_nobody_reads() {
     let seen = fixtures::udp_read().into_iter().take(3).collect();
     let story = one(seen, QUIET);
     assert_eq!(story.end.outcome, Outcome::Delivered);
-    assert!(story.end.note.starts_with("given to UDP in shop/redis-0"), "{}", story.end.note);
+    assert!(story.end.note.starts_with("delivered: given to UDP in shop/redis-0"), "{}", story.end.note);
 }
 
 #[test]
 fn what_the_kernel_takes_itself() {
     let story = one(fixtures::echo_to_node(), Duration::ZERO);
     assert_eq!(story.end.outcome, Outcome::Delivered);
-    assert_eq!(story.end.note, "taken by the kernel itself, which answers echo requests");
+    assert_eq!(story.end.note, "delivered: taken by the kernel itself, which answers echo requests");
     assert_eq!(story.end.last, Some(Kind::Socket));
 }
 
@@ -216,7 +219,7 @@ fn vanished_after_prerouting() {
     assert!(told(fixtures::vanished(), QUIET / 2).is_empty());
     let story = one(fixtures::vanished(), QUIET);
     assert_eq!(story.end.outcome, Outcome::Vanished);
-    let note = "last seen leaving hook PREROUTING; next normally: a route, then the hook INPUT or FORWARD";
+    let note = "vanished: last seen at step 2, leaving hook PREROUTING; next normally: a route, then the hook INPUT or FORWARD";
     assert_eq!(story.end.note, note);
 }
 
