@@ -6,7 +6,7 @@ use crate::event::model::{Drop, Endpoint, Inner};
 use crate::netfilter::model::{Confidence, Family};
 use crate::output::{escape, words};
 use crate::trace::model::{
-    Decision, Ends, Kind, NatStep, NetfilterStep, Passed, Place, Point, Route, RuleMet, Seen, Step,
+    Decision, Ends, Kind, Met, NatStep, NetfilterStep, Passed, Place, Point, Route, RuleMet, Seen, Step,
     TunnelStep,
 };
 use std::net::IpAddr;
@@ -65,6 +65,8 @@ pub(super) struct Visit {
 /// What one place adds.
 struct At<'t> {
     seen: &'t Arc<Seen>,
+    /// Where the packet was seen before.
+    before: Option<&'t Arc<Seen>>,
     steps: Vec<Step>,
 }
 
@@ -92,16 +94,16 @@ impl Trail {
         {
             self.visit = Visit::default();
         }
-        let mut at = At { seen, steps: Vec::new() };
+        let mut at = At { seen, before: before.as_ref(), steps: Vec::new() };
         match &seen.place {
             // What a hook's rules did follows them.
             Place::Hook(passed) if !self.visit.enters(passed) => {
                 self.visit.hook(passed, &mut at);
-                changes(before.as_ref(), &mut at);
+                changes(&mut at);
                 self.visit.routed(&mut at);
             }
             _ => {
-                changes(before.as_ref(), &mut at);
+                changes(&mut at);
                 self.visit.routed(&mut at);
                 self.visit.crossed(&mut at);
                 self.visit.place(&mut at);
@@ -284,10 +286,17 @@ impl Visit {
         if enters {
             at.push(Kind::Netfilter, "hook").netfilter = Some(hook(None));
         }
+        // It came to the rules as it was at the point before.
+        let before = at.before.filter(|_| !enters);
         for rule in &passed.rules {
             let step = at.push(Kind::Netfilter, rule.method);
             step.confidence = rule.confidence;
             step.netfilter = Some(NetfilterStep::rule(passed, rule));
+            if let Some(before) = before {
+                step.source = before.view.source.clone();
+                step.destination = before.view.destination.clone();
+                step.seen = Some(Arc::clone(before));
+            }
         }
         if let Some(unsure) = &passed.unsure {
             if !enters || !passed.rules.is_empty() {
@@ -486,8 +495,8 @@ fn bridge(at: &mut At<'_>, note: String, is_sure: bool) {
 }
 
 /// Tunnels and translations since the place before.
-fn changes(before: Option<&Arc<Seen>>, at: &mut At<'_>) {
-    let Some(before) = before else { return };
+fn changes(at: &mut At<'_>) {
+    let Some(before) = at.before else { return };
     let (old, new) = (Ends::of(&before.view), Ends::of(&at.seen.view));
     let changed = !old.are(&new);
     match (tunnelled(&before.view), tunnelled(&at.seen.view)) {
@@ -628,8 +637,10 @@ impl NetfilterStep {
     fn of_drop(view: &Drop) -> Option<Self> {
         let netfilter = view.drop.netfilter.as_deref()?;
         let hook = HOOKS.into_iter().find(|hook| netfilter.hook.as_deref() == Some(hook))?;
+        let is_policy = netfilter.verdict.as_deref() == Some("policy");
         Some(Self {
             backend: netfilter.backend,
+            what: is_policy.then_some(Met::Policy),
             table: netfilter.table.clone(),
             chain: netfilter.chain.clone(),
             rule: netfilter.rule,
