@@ -5,8 +5,11 @@ use super::model::{Kind, Seen, Step, Story};
 use super::tree;
 use std::collections::HashMap;
 
-/// LINKTYPE_RAW: IPv4 or IPv6, by the first nibble.
-const LINKTYPE_RAW: u16 = 101;
+/// Packets that begin at their IPv4 header. Not LINKTYPE_RAW, which has both families: tcpdump refuses a file with a second
+/// interface of that type (seen with libpcap 1.10.3).
+const LINKTYPE_IPV4: u16 = 228;
+/// Likewise IPv6.
+const LINKTYPE_IPV6: u16 = 229;
 /// `if_tsresol`: times are in units of 10^-9 s.
 const NANOSECONDS: u8 = 9;
 /// Interfaces that are described; what is beyond is put together in one.
@@ -28,11 +31,14 @@ mod option {
     pub(super) const PACKET_ID: u16 = 5;
 }
 
+/// What a block describes: the netns, the device's name, and the link type of its packets.
+type Interface = (Option<u32>, Option<String>, u16);
+
 /// Makes the file, piece by piece.
 #[derive(Debug, Default)]
 pub(super) struct Pcapng {
     /// Numbers of interfaces, in the order of their blocks.
-    interfaces: HashMap<(Option<u32>, Option<String>), u32>,
+    interfaces: HashMap<Interface, u32>,
 }
 
 impl Pcapng {
@@ -66,25 +72,32 @@ impl Pcapng {
     fn interface(&mut self, step: &Step, seen: &Seen, bytes: &mut Vec<u8>) -> u32 {
         let name = step.interface_out.as_ref().or(step.interface_in.as_ref());
         let name = name.or(seen.view.network.interface.as_ref()).cloned();
-        let is_full = self.interfaces.len() >= MAX_INTERFACES;
-        let is_known = self.interfaces.contains_key(&(step.netns, name.clone()));
-        let key = if is_full && !is_known { (None, None) } else { (step.netns, name) };
+        let link = link_type(&seen.bytes);
+        let mut key = (step.netns, name, link);
+        if self.interfaces.len() >= MAX_INTERFACES && !self.interfaces.contains_key(&key) {
+            key = (None, None, link);
+        }
         if let Some(&number) = self.interfaces.get(&key) {
             return number;
         }
-        bytes.extend(description(key.1.as_deref(), step));
+        bytes.extend(description(key.1.as_deref(), link, step));
         let number = u32::try_from(self.interfaces.len()).unwrap_or(u32::MAX);
         self.interfaces.insert(key, number);
         number
     }
 }
 
+/// Of what is neither IPv4 nor IPv6 no bytes are written.
+fn link_type(bytes: &[u8]) -> u16 {
+    if bytes.first().map(|byte| byte >> 4) == Some(6) { LINKTYPE_IPV6 } else { LINKTYPE_IPV4 }
+}
+
 /// Interface Description Block.
-fn description(name: Option<&str>, step: &Step) -> Vec<u8> {
+fn description(name: Option<&str>, link: u16, step: &Step) -> Vec<u8> {
     let netns = step.netns.map(|netns| format!("netns {netns}"));
     let about: Vec<String> = [step.pod.clone(), netns].into_iter().flatten().collect();
     let mut body = Vec::new();
-    body.extend(LINKTYPE_RAW.to_le_bytes());
+    body.extend(link.to_le_bytes());
     body.extend([0; 2]);
     // No limit of the bytes of a packet.
     body.extend(0_u32.to_le_bytes());
@@ -241,7 +254,7 @@ mod tests {
         assert_eq!(blocks[0].fixed[..8], [0x4d, 0x3c, 0x2b, 0x1a, 1, 0, 0, 0]);
         assert_eq!(option(&blocks[0], 4), "droptrace");
         assert_eq!(blocks[1].kind, 1);
-        assert_eq!(blocks[1].fixed, [101, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(blocks[1].fixed, [228, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(
             (option(&blocks[1], 2), option(&blocks[1], 3)),
             ("eth0".into(), "netns 4026531840".into())

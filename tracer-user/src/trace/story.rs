@@ -76,6 +76,9 @@ impl Stories {
             sent: None,
             answer: None,
         });
+        if open.trail.is_over(&seen) {
+            return;
+        }
         open.touched = now;
         self.kept += open.trail.take(&seen, MAX_STEPS.saturating_sub(self.kept));
         if matches!(seen.place, Place::Sent) {

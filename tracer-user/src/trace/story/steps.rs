@@ -152,6 +152,16 @@ impl Trail {
         self.last = Some(Arc::clone(seen));
     }
 
+    /// Whether its way has ended, so that what comes after is about what is left of it. That a program reads what its
+    /// connection took is worth telling.
+    pub(super) fn is_over(&self, next: &Seen) -> bool {
+        match self.last.as_ref().map(|last| &last.place) {
+            Some(Place::Taken) => !matches!(next.place, Place::Read { .. }),
+            Some(Place::Dropped | Place::Read { .. }) => true,
+            _ => false,
+        }
+    }
+
     /// Whether an answer is expected.
     pub(super) fn asks(&self) -> bool {
         self.asks
@@ -537,14 +547,9 @@ pub(super) fn tunnelled(view: &Drop) -> Option<&Inner> {
 
 /// `VXLAN (vni 1) that carries 10.0.0.1:1 -> 10.0.0.2:80`
 fn carried(inner: &Inner) -> String {
-    let Inner { source, destination, .. } = inner;
-    format!("{} that carries {}", tunnel_name(inner), words::addresses(source, destination))
-}
-
-/// `VXLAN (vni 1)`
-pub(super) fn tunnel_name(inner: &Inner) -> String {
+    let Inner { kind, source, destination, .. } = inner;
     let vni = inner.vni.map(|vni| format!(" (vni {vni})")).unwrap_or_default();
-    format!("{}{vni}", escape(&inner.kind).to_uppercase())
+    format!("{}{vni} that carries {}", kind.to_uppercase(), words::addresses(source, destination))
 }
 
 /// `02:00:00:00:00:01`
