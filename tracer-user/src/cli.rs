@@ -516,32 +516,20 @@ pub struct OutputArgs {
 #[command(next_help_heading = "Output")]
 pub struct TraceArgs {
     /// Form of the output
-    #[arg(short, long = "output", value_name = "FORMAT", default_value = "tree")]
-    pub output: TraceFormat,
+    #[arg(short, long = "output", value_name = "FORMAT", default_value = "compact")]
+    pub output: crate::trace::sink::Format,
     /// Same as -o json
     #[arg(long, conflicts_with = "output")]
     pub json: bool,
     /// Colours
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub color: ColorChoice,
+    /// Form of the times (JSON always has RFC 3339 in UTC)
+    #[arg(long, value_name = "FORMAT")]
+    pub time_format: Option<TimeFormat>,
     /// Times in UTC
     #[arg(long)]
     pub utc: bool,
-}
-
-/// Form of a trace's output.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum TraceFormat {
-    /// A tree for each packet, for people.
-    #[default]
-    Tree,
-    /// One object a step, one a packet's end.
-    #[value(alias = "jsonl")]
-    Json,
-    /// Lines like those of the TRACE target.
-    Iptables,
-    /// Packets with their steps as comments, for Wireshark.
-    Pcapng,
 }
 
 /// How to count, and how to print the counts.
@@ -734,11 +722,7 @@ impl OutputArgs {
     #[must_use]
     pub fn settings(&self, count: Option<u64>) -> Settings {
         let stdout = io::stdout();
-        let color = match self.color {
-            ColorChoice::Always => true,
-            ColorChoice::Never => false,
-            ColorChoice::Auto => anstream::AutoStream::choice(&stdout) != anstream::ColorChoice::Never,
-        };
+        let color = is_colored(self.color);
         let zone = if self.utc { TimeZone::UTC } else { TimeZone::system() };
         self.settings_for(stdout.is_terminal(), color, zone, count)
     }
@@ -756,6 +740,33 @@ impl OutputArgs {
             rate_limit,
             count,
             verbose: false,
+        }
+    }
+}
+
+/// Whether to colour what goes to this process's stdout: asks whether it is a terminal, and the environment (`NO_COLOR`,
+/// `CLICOLOR_FORCE`, `TERM`).
+fn is_colored(choice: ColorChoice) -> bool {
+    match choice {
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+        ColorChoice::Auto => anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never,
+    }
+}
+
+impl Trace {
+    /// How to tell on this process's stdout: asks for its terminal and the system for its time zone. `node` is the inode number of
+    /// the node's own network namespace.
+    #[must_use]
+    pub fn settings(&self, node: Option<u32>) -> crate::trace::sink::Settings {
+        let TraceArgs { output, json, color, time_format, utc } = self.output.clone();
+        crate::trace::sink::Settings {
+            format: if json { crate::trace::sink::Format::Json } else { output },
+            color: is_colored(color),
+            time: time_format,
+            zone: if utc { TimeZone::UTC } else { TimeZone::system() },
+            node,
+            count: self.watch.run.count,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 /// `DROP: filter:FORWARD:rule:7 IN=eth0 OUT= SRC=... `; without a rule, with what a hook function did or with the reason.
-pub(super) fn line(drop: &Drop) -> String {
+pub(crate) fn line(drop: &Drop) -> String {
     let why = &drop.drop;
     let rule = why.netfilter.as_deref().and_then(words::rule);
     let verdict = why.netfilter.as_deref().and_then(words::verdict).map(|text| escape(text).into_owned());
@@ -57,7 +57,7 @@ pub(super) fn line(drop: &Drop) -> String {
 }
 
 /// IPv6 in full, as the kernel's %pI6 prints it.
-fn address(address: IpAddr) -> String {
+pub(crate) fn address(address: IpAddr) -> String {
     match address {
         IpAddr::V4(v4) => v4.to_string(),
         IpAddr::V6(v6) => v6.segments().map(|word| format!("{word:04x}")).join(":"),

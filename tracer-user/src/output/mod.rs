@@ -5,7 +5,7 @@ mod escape;
 mod exit;
 mod fold;
 mod group;
-mod iptables;
+pub(crate) mod iptables;
 pub(crate) mod line;
 mod printer;
 mod schema;

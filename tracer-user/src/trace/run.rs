@@ -1,9 +1,15 @@
 //! A trace, from its beginning to its end.
 
-use super::{model::Seen, story::Stories};
+use super::{
+    model::Seen,
+    sink::TraceOutput,
+    story::{QUIET, Stories},
+};
 use crate::{
     cli::Trace,
+    identity::host::Host,
     live::{self, Updates},
+    output::{End, Outcome, Stop, exit_code},
     start::say,
     stream::Stream,
 };
@@ -11,14 +17,17 @@ use anyhow::Context as _;
 use std::{
     collections::BTreeSet,
     ffi::OsString,
+    io,
+    ops::ControlFlow,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
     signal::unix::{SignalKind, signal},
     time::{MissedTickBehavior, interval, sleep_until},
 };
+use tracer_common::Traced;
 
 /// The kernel half's interval.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -28,6 +37,8 @@ const STORIES: Duration = Duration::from_millis(100);
 const MOST_NETNS: usize = 64;
 /// Steps taken before it is something else's turn.
 const BATCH: usize = 4096;
+/// How often it is said that nothing was followed.
+const STALL: Duration = Duration::from_secs(10);
 
 /// Follows packets until it is told to stop; returns the exit code.
 ///
@@ -54,7 +65,7 @@ struct Places {
 }
 
 impl Places {
-    /// droptrace's own, those of the filter's pods, else all while they are few.
+    /// droptrace's own, those of the filter's pods; all, where the filter names no pods and they are few.
     fn new(stream: &mut Stream) -> Self {
         let own = std::fs::metadata("/proc/self/ns/net").ok().and_then(|file| u32::try_from(file.ino()).ok());
         let mut wanted: BTreeSet<u32> = own.into_iter().collect();
@@ -68,34 +79,63 @@ impl Places {
         Self { wanted, refused: BTreeSet::new() }
     }
 
-    /// A packet has come to a network namespace.
+    /// True if a packet has come to a network namespace that has no programs yet: it is to have some, for the next.
     fn note(&mut self, seen: &Seen) -> bool {
         let Some(netns) = seen.view.network.netns else { return false };
         !self.refused.contains(&netns) && self.wanted.insert(netns)
     }
 
-    /// Forgets those that are gone.
-    fn leave(&mut self, stream: &mut Stream) {
+    /// Forgets those that are gone, and looks at what is there now: pods and devices come and go.
+    fn refresh(&mut self, stream: &mut Stream) {
+        stream.tracer().leave_dead();
         let there: BTreeSet<u32> = stream.tracer().path().visited().collect();
-        self.wanted.retain(|netns| there.contains(netns) || self.refused.contains(netns));
+        self.wanted.retain(|netns| there.contains(netns));
+        self.wanted.extend(stream.names().selected().netns.keys());
+        self.look(stream);
     }
 
     fn look(&mut self, stream: &mut Stream) {
-        for netns in
-            self.wanted.iter().copied().filter(|netns| !self.refused.contains(netns)).collect::<Vec<_>>()
-        {
+        let wanted = self.wanted.iter().copied().filter(|netns| !self.refused.contains(netns));
+        for netns in wanted.collect::<Vec<_>>() {
             if let Err(error) = stream.tracer().look_in(netns) {
                 self.refused.insert(netns);
                 say(&format!(
-                    "note: in netns {netns} hooks and tc are not shown: {error}; packets are seen there at devices and sockets"
+                    "note: in netns {netns} hooks and tc are not shown ({error}); packets are seen there at devices and sockets"
                 ));
             }
         }
     }
 }
 
+/// Stories in the making, and where they go.
+struct Telling<O: io::Write> {
+    began: Instant,
+    stories: Stories,
+    output: TraceOutput<O>,
+    flow: ControlFlow<Stop>,
+    told: u64,
+}
+
+impl<O: io::Write> Telling<O> {
+    fn take(&mut self, seen: Seen) {
+        self.stories.take(seen, self.began.elapsed());
+    }
+
+    fn tell(&mut self, is_over: bool) {
+        let due = if is_over { self.stories.finish() } else { self.stories.due(self.began.elapsed()) };
+        for story in due {
+            if self.flow.is_break() {
+                return;
+            }
+            self.told += 1;
+            self.flow = self.output.story(story);
+        }
+    }
+}
+
 async fn follow(settings: &Trace, mut stream: Stream, mut updates: Option<Updates>) -> anyhow::Result<u8> {
     let watch = &settings.watch;
+    // Before it says that it follows: who reads that may end it at once.
     let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
     let pods = live::meet(&mut stream, &mut updates).await?;
@@ -105,67 +145,119 @@ async fn follow(settings: &Trace, mut stream: Stream, mut updates: Option<Update
     for note in stream.tracer().path().notes() {
         say(&format!("note: {note}"));
     }
-    say(&format!("following the packets that match on {}; Ctrl-C ends", stream.node()));
+    let by = stream.tracer().path().to_string();
+    say(&format!("following packets on {}: {by}; Ctrl-C ends", stream.node()));
     live::introduce(&stream, &pods);
 
+    let host = Host::here(stream.node());
+    let output = TraceOutput::new(settings.settings(host.netns), io::stdout());
+    let flow = ControlFlow::Continue(());
+    let mut telling = Telling { began: Instant::now(), stories: Stories::default(), output, flow, told: 0 };
     let tracer = stream.tracer();
     let ring = tracer.ring().as_fd().try_clone_to_owned().context("can't wait for drops")?;
     // SAFETY: an OwnedFd gives the same open descriptor as long as it lives, which is as long as the AsyncFd.
     let drops = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?;
     let ring = tracer.steps().context("no ring of steps")?.as_fd().try_clone_to_owned();
+    let ring = ring.context("can't wait for steps")?;
     // SAFETY: likewise.
-    let steps = unsafe {
-        AsyncFd::register_with_interest(ring.context("can't wait for steps")?, Interest::READABLE)
-    }?;
+    let steps = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?;
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
-    let mut stories = Stories::default();
-    let began = std::time::Instant::now();
     let mut prints = interval(STORIES);
     prints.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut stalls = interval(STALL);
+    stalls.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    stalls.tick().await;
+    let mut before = Traced::default();
+    let mut told = 0;
     let deadline = watch.run.duration.map(|duration| tokio::time::Instant::now() + duration);
-    loop {
+    while telling.flow.is_continue() {
         tokio::select! {
-                    biased;
-                    _ = interrupt.recv() => break,
-                    _ = terminate.recv() => break,
-                    () = async { sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)).await }, if deadline.is_some() => break,
-                    _ = ticks.tick() => {
-                        stream.sample_clock(&mut |_| {});
-                        stream.tick(&mut |_| {}).context("can't read the clock")?;
-                        stream.tracer().leave_dead();
-                        places.leave(&mut stream);
-                        places.look(&mut stream);
-                    }
-                    _ = prints.tick() => {
-                        for story in stories.due(began.elapsed()) {
-                    for step in story.steps { println!("{}", serde_json::to_string(&super::model::Line::Step(Box::new(step)))?); }
-                    println!("{}", serde_json::to_string(&super::model::Line::End(Box::new(story.end)))?);
+            biased;
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            () = async { sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)).await }, if deadline.is_some() => break,
+            _ = ticks.tick() => {
+                stream.sample_clock(&mut |_| {});
+                stream.tick(&mut |_| {}).context("can't read the clock")?;
+                places.refresh(&mut stream);
+                before = say_left_out(stream.tracer().traced()?, before);
+            }
+            _ = prints.tick() => telling.tell(false),
+            _ = stalls.tick() => {
+                if telling.told == told && !telling.stories.is_waiting() {
+                    say(&format!("{} s: no packet matched; is the filter right, and does anything send?", STALL.as_secs()));
                 }
+                told = telling.told;
             }
             update = live::received(&mut updates), if updates.is_some() => {
-                        match (update, &mut updates) {
-                            (Some(update), Some(open)) => live::take_names(&mut stream, Some(update), open)?,
-                            _ => updates = None,
-                        }
-                    }
-                    ready = steps.readable() => {
-                        ready?.clear_ready();
-                        for _ in 0..BATCH {
-                            let Some(seen) = stream.next_seen() else { break };
-                            if places.note(&seen) {
-                                places.look(&mut stream);
-                            }
-        stories.take(seen, began.elapsed());
-                        }
-                    }
-                    ready = drops.readable() => {
-                        ready?.clear_ready();
-                        while stream.drain(&mut |_| {}) {}
-                    }
+                match (update, &mut updates) {
+                    (Some(update), Some(open)) => live::take_names(&mut stream, Some(update), open)?,
+                    _ => updates = None,
                 }
+            }
+            ready = steps.readable() => {
+                ready?.clear_ready();
+                take(&mut stream, &mut places, &mut telling);
+            }
+            ready = drops.readable() => {
+                ready?.clear_ready();
+                while stream.drain(&mut |_| {}) {}
+            }
+        }
     }
     live::die_of_the_next_signal();
-    Ok(0)
+    take(&mut stream, &mut places, &mut telling);
+    telling.tell(true);
+    if telling.flow.is_continue() {
+        telling.flow = telling.output.finish();
+    }
+    say(&telling.output.summary());
+    let lost = say_left_out(stream.tracer().traced()?, before).lost;
+    let end = match telling.flow {
+        ControlFlow::Break(Stop::Output(error)) => {
+            say(&format!("error: {}", Stop::Output(error)));
+            End::Failed
+        }
+        _ => End::Done,
+    };
+    let strict = watch.run.strict;
+    Ok(exit_code(&Outcome {
+        end,
+        drops: telling.output.dropped(),
+        lost,
+        assert_no_drops: watch.run.assert_no_drops,
+        strict,
+    }))
 }
+
+/// Takes what was seen by now.
+fn take<O: io::Write>(stream: &mut Stream, places: &mut Places, telling: &mut Telling<O>) {
+    for _ in 0..BATCH {
+        let Some(seen) = stream.next_seen() else { break };
+        if places.note(&seen) {
+            places.look(stream);
+        }
+        telling.take(seen);
+    }
+}
+
+/// Says what the kernel half left out since the last time.
+fn say_left_out(now: Traced, before: Traced) -> Traced {
+    let (refused, lost) = (now.refused - before.refused, now.lost - before.lost);
+    if refused > 0 {
+        say(&format!(
+            "note: {refused} packets that match were not followed: there were too many at once; narrow the filter"
+        ));
+    }
+    if lost > 0 {
+        say(&format!(
+            "note: {lost} steps were lost, and paths have holes: there were too many at once; narrow the filter"
+        ));
+    }
+    now
+}
+
+/// Stories wait for what comes after a packet's last step; what is told at once would miss it.
+const _: () = assert!(QUIET.as_millis() > STORIES.as_millis());

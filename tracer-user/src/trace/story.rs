@@ -52,8 +52,14 @@ struct Open {
 
 impl Stories {
     /// Takes what was seen, in order of time. `now` is the time since the run began.
-    pub fn take(&mut self, seen: Seen, now: Duration) {
+    pub fn take(&mut self, mut seen: Seen, now: Duration) {
         let packet = seen.packet;
+        if let Place::Read { process, pid } = &seen.place
+            && self.open.get(&packet).is_some_and(|open| open.trail.visit().is_sent())
+        {
+            // Who reads from a tun or tap device takes it off the node.
+            seen.place = Place::Consumed { location: Some(format!("read by {process}, pid {pid}")) };
+        }
         if self.past.has(packet) {
             return;
         }
@@ -76,6 +82,9 @@ impl Stories {
             sent: None,
             answer: None,
         });
+        if open.trail.is_over(&seen) {
+            return;
+        }
         open.touched = now;
         self.kept += open.trail.take(&seen, MAX_STEPS.saturating_sub(self.kept));
         if matches!(seen.place, Place::Sent) {

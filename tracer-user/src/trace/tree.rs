@@ -69,10 +69,10 @@ fn milliseconds(nanoseconds: i128) -> String {
 }
 
 /// A step, without its time.
-fn line(step: &Step) -> String {
+pub(super) fn line(step: &Step) -> String {
     let netfilter = step.netfilter.as_ref();
     if let (Kind::Netfilter, Some(met)) = (step.kind, netfilter.and_then(|it| rule(it, step))) {
-        return with_note(format!("  {met}"), step);
+        return with_note(&format!("  {met}"), step);
     }
     let what = match step.kind {
         Kind::Device if step.interface_out.is_some() => format!("sent on {}", interface(&step.interface_out)),
@@ -93,10 +93,10 @@ fn line(step: &Step) -> String {
     };
     // What a device step of another kind has to say is its note.
     let what = if step.kind == Kind::Device && step.method == "compared" { String::new() } else { what };
-    with_note(format!("{:<9}  {what}{sure}", kind(step.kind)), step)
+    with_note(&format!("{:<9}  {what}{sure}", kind(step.kind)), step)
 }
 
-fn with_note(text: String, step: &Step) -> String {
+fn with_note(text: &str, step: &Step) -> String {
     match &step.note {
         Some(note) if text.ends_with(' ') => format!("{text}{}", escape(note)),
         Some(note) => format!("{text}  -- {}", escape(note)),

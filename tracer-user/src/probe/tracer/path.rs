@@ -72,6 +72,22 @@ pub struct PathPrograms {
     is_busy: Arc<AtomicBool>,
 }
 
+impl std::fmt::Display for PathPrograms {
+    /// By what packets are seen.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("devices, sockets and drops by tracepoints")?;
+        if self.is_on_all_hooks {
+            f.write_str(", netfilter's hooks by probes on nf_hook_slow")?;
+        } else if self.has_hook_programs() {
+            f.write_str(", netfilter's hooks by programs there that only look")?;
+        }
+        if self.has_tcx {
+            f.write_str(", tc hooks likewise")?;
+        }
+        write!(f, ", in {} network namespaces so far", self.links.len())
+    }
+}
+
 #[derive(Default)]
 struct Links {
     hooks: Vec<OwnedFd>,

@@ -1,7 +1,7 @@
 //! What became of a packet, and in one sentence why that is held to be so.
 
-use super::steps::{Trail, mac, tunnel_name, tunnelled};
-use crate::event::model::Drop;
+use super::steps::{Trail, mac, tunnelled};
+use crate::event::model::{Drop, Endpoint};
 use crate::netfilter::model::Family;
 use crate::output::{escape, words};
 use crate::trace::model::{Decision, End, Outcome, Passed, Place, Point, Seen};
@@ -76,8 +76,10 @@ fn outcome(trail: &Trail, last: &Seen, quiet: bool, reply: &Reply) -> Option<(Ou
 fn left(trail: &Trail, last: &Seen, reply: &Reply) -> Option<(Outcome, String)> {
     let by = last.view.network.interface.as_deref().map_or_else(|| "a device".into(), escape);
     let inner = tunnelled(&last.view).map(|inner| {
-        let ends = words::addresses(&last.view.source, &last.view.destination);
-        format!(" as {} {ends}", tunnel_name(inner))
+        let [source, destination] = [&last.view.source, &last.view.destination]
+            .map(|end| words::address(&Endpoint { port: None, ..end.clone() }));
+        let vni = inner.vni.map(|vni| format!(" (vni {vni})")).unwrap_or_default();
+        format!(" as {} {source} -> {destination}{vni}", escape(&inner.kind).to_uppercase())
     });
     let to = last.mac.map(|[to, _]| to).filter(|to| *to != [0; 6]).map(|to| format!(" to {}", mac(to)));
     let gateway = trail.visit().route.as_ref().and_then(|route| route.gateway);

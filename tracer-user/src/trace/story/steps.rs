@@ -6,7 +6,7 @@ use crate::event::model::{Drop, Endpoint, Inner};
 use crate::netfilter::model::{Confidence, Family};
 use crate::output::{escape, words};
 use crate::trace::model::{
-    Decision, Ends, Kind, NatStep, NetfilterStep, Passed, Place, Point, Route, RuleMet, Seen, Step,
+    Decision, Ends, Kind, Met, NatStep, NetfilterStep, Passed, Place, Point, Route, RuleMet, Seen, Step,
     TunnelStep,
 };
 use std::net::IpAddr;
@@ -65,6 +65,8 @@ pub(super) struct Visit {
 /// What one place adds.
 struct At<'t> {
     seen: &'t Arc<Seen>,
+    /// Where the packet was seen before.
+    before: Option<&'t Arc<Seen>>,
     steps: Vec<Step>,
 }
 
@@ -92,16 +94,16 @@ impl Trail {
         {
             self.visit = Visit::default();
         }
-        let mut at = At { seen, steps: Vec::new() };
+        let mut at = At { seen, before: before.as_ref(), steps: Vec::new() };
         match &seen.place {
             // What a hook's rules did follows them.
             Place::Hook(passed) if !self.visit.enters(passed) => {
                 self.visit.hook(passed, &mut at);
-                changes(before.as_ref(), &mut at);
+                changes(&mut at);
                 self.visit.routed(&mut at);
             }
             _ => {
-                changes(before.as_ref(), &mut at);
+                changes(&mut at);
                 self.visit.routed(&mut at);
                 self.visit.crossed(&mut at);
                 self.visit.place(&mut at);
@@ -148,6 +150,16 @@ impl Trail {
             self.sent = Some(Arc::clone(seen));
         }
         self.last = Some(Arc::clone(seen));
+    }
+
+    /// Whether its way has ended, so that what comes after is about what is left of it. That a program reads what its
+    /// connection took is worth telling.
+    pub(super) fn is_over(&self, next: &Seen) -> bool {
+        match self.last.as_ref().map(|last| &last.place) {
+            Some(Place::Taken) => !matches!(next.place, Place::Read { .. }),
+            Some(Place::Dropped | Place::Read { .. }) => true,
+            _ => false,
+        }
     }
 
     /// Whether an answer is expected.
@@ -284,10 +296,17 @@ impl Visit {
         if enters {
             at.push(Kind::Netfilter, "hook").netfilter = Some(hook(None));
         }
+        // It came to the rules as it was at the point before.
+        let before = at.before.filter(|_| !enters);
         for rule in &passed.rules {
             let step = at.push(Kind::Netfilter, rule.method);
             step.confidence = rule.confidence;
             step.netfilter = Some(NetfilterStep::rule(passed, rule));
+            if let Some(before) = before {
+                step.source = before.view.source.clone();
+                step.destination = before.view.destination.clone();
+                step.seen = Some(Arc::clone(before));
+            }
         }
         if let Some(unsure) = &passed.unsure {
             if !enters || !passed.rules.is_empty() {
@@ -472,6 +491,11 @@ impl Visit {
     }
 
     /// It came as far as to be for this network namespace.
+    /// It was given to a driver.
+    pub(super) fn is_sent(&self) -> bool {
+        self.sent_on.is_some()
+    }
+
     pub(super) fn is_here(&self) -> bool {
         let by_hook = self.hook.is_some_and(|(family, hook)| family != Family::Bridge && hook == "INPUT");
         let by_route = self.route.as_ref().is_some_and(|route| route.decision == Decision::Local);
@@ -486,8 +510,8 @@ fn bridge(at: &mut At<'_>, note: String, is_sure: bool) {
 }
 
 /// Tunnels and translations since the place before.
-fn changes(before: Option<&Arc<Seen>>, at: &mut At<'_>) {
-    let Some(before) = before else { return };
+fn changes(at: &mut At<'_>) {
+    let Some(before) = at.before else { return };
     let (old, new) = (Ends::of(&before.view), Ends::of(&at.seen.view));
     let changed = !old.are(&new);
     match (tunnelled(&before.view), tunnelled(&at.seen.view)) {
@@ -528,14 +552,9 @@ pub(super) fn tunnelled(view: &Drop) -> Option<&Inner> {
 
 /// `VXLAN (vni 1) that carries 10.0.0.1:1 -> 10.0.0.2:80`
 fn carried(inner: &Inner) -> String {
-    let Inner { source, destination, .. } = inner;
-    format!("{} that carries {}", tunnel_name(inner), words::addresses(source, destination))
-}
-
-/// `VXLAN (vni 1)`
-pub(super) fn tunnel_name(inner: &Inner) -> String {
+    let Inner { kind, source, destination, .. } = inner;
     let vni = inner.vni.map(|vni| format!(" (vni {vni})")).unwrap_or_default();
-    format!("{}{vni}", escape(&inner.kind).to_uppercase())
+    format!("{}{vni} that carries {}", kind.to_uppercase(), words::addresses(source, destination))
 }
 
 /// `02:00:00:00:00:01`
@@ -628,8 +647,10 @@ impl NetfilterStep {
     fn of_drop(view: &Drop) -> Option<Self> {
         let netfilter = view.drop.netfilter.as_deref()?;
         let hook = HOOKS.into_iter().find(|hook| netfilter.hook.as_deref() == Some(hook))?;
+        let is_policy = netfilter.verdict.as_deref() == Some("policy");
         Some(Self {
             backend: netfilter.backend,
+            what: is_policy.then_some(Met::Policy),
             table: netfilter.table.clone(),
             chain: netfilter.chain.clone(),
             rule: netfilter.rule,
