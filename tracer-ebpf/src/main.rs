@@ -223,6 +223,13 @@ pub fn path_hook_left(ctx: FExitContext) -> i32 {
     0
 }
 
+/// In a trace, where the kernel has fentry: UDP has put a packet into its socket's buffer (net/ipv4/udp.c).
+#[fexit(function = "__udp_enqueue_schedule_skb")]
+pub fn path_taken_by_udp(ctx: FExitContext) -> i32 {
+    path::queued_by_udp(ctx.as_ptr() as u64);
+    0
+}
+
 /// Never attached: run once by the user half to learn what a network namespace looks like, from its own.
 #[raw_tracepoint]
 pub fn own_netns(ctx: RawTracePointContext) -> i32 {

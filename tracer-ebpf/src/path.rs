@@ -105,6 +105,17 @@ pub fn leaves_hook(arguments: u64) {
     }
 }
 
+/// UDP has put a packet into its socket's buffer: __udp_enqueue_schedule_skb(sk, skb), with 0.
+#[inline(always)]
+pub fn queued_by_udp(arguments: u64) {
+    // A reader may have freed it meanwhile: then it isn't recognised.
+    if let Some(skb) = read::<u64>(arguments + 8)
+        && read::<i32>(arguments + 2 * 8) == Some(0)
+    {
+        see(Sight::end(place::TAKEN, skb, 0));
+    }
+}
+
 /// A packet at a place.
 #[inline(always)]
 pub fn see(sight: Sight) {

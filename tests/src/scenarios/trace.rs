@@ -190,7 +190,15 @@ fn through_nat(backend: Backend, family: Family) -> Result<()> {
         format!("{server_netns} route local lo"),
         format!("{server_netns} netfilter INPUT"),
     ];
-    story.expect(&wanted)
+    story.expect(&shown(&wanted, router))
+}
+
+/// What of these a kernel shows: before 6.4 hooks are seen only where a function is on them.
+fn shown(steps: &[String], router: u32) -> Vec<String> {
+    let is_shown = |step: &&String| {
+        kernel::version() >= (6, 4) || !step.contains(" netfilter ") || step.starts_with(&router.to_string())
+    };
+    steps.iter().filter(is_shown).cloned().collect()
 }
 
 /// The router masquerades what its client sends, and no longer forwards what comes back on that side: the reply is seen, its
@@ -199,7 +207,9 @@ fn forwarding_off() -> Result<()> {
     let family = Family::V4;
     let routed = Routed::new()?;
     routed.server.netns.run("ip route del default")?;
-    Backend::Legacy.load(&routed.router, family, "*nat\n-A POSTROUTING -o r1 -j MASQUERADE\nCOMMIT\n")?;
+    let rules =
+        "*nat\n-A POSTROUTING -o r1 -j MASQUERADE\nCOMMIT\n*filter\n-A FORWARD -p tcp -j ACCEPT\nCOMMIT\n";
+    Backend::Legacy.load(&routed.router, family, rules)?;
     routed.router.sysctl("net.ipv4.conf.r1.forwarding", "0")?;
     let trace = Trace::start(&["--ip", &routed.client.address(family).to_string(), "--protocol", "icmp"])?;
     let echo = packet::echo_request(routed.client.address(family), routed.server.address(family), 7, 1);
@@ -219,7 +229,8 @@ fn forwarding_off() -> Result<()> {
     ensure!(reply.end.text("/cause/id") == Some("ip-forward-off"), "{}", reply.end.brief());
     let request = stories.iter().find(|story| story.outcome() != Some("dropped"));
     let request = request.with_context(|| format!("no request: {stories:#?}"))?;
-    request.expect(&[format!("{client} netfilter OUTPUT"), format!("{router} netfilter FORWARD")])?;
+    let wanted = [format!("{client} netfilter OUTPUT"), format!("{router} netfilter FORWARD")];
+    request.expect(&shown(&wanted, router))?;
     Ok(())
 }
 

@@ -53,7 +53,7 @@ pub enum Place {
         /// Its process id.
         pid: u32,
     },
-    /// An established TCP connection takes it (tracepoint tcp_probe).
+    /// An established TCP connection (tracepoint tcp_probe) or a UDP socket takes it.
     Taken,
     /// The kernel is done with it and frees it, not as dropped (tracepoint consume_skb).
     Consumed {

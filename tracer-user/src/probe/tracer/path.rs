@@ -69,6 +69,7 @@ pub struct PathPrograms {
     notes: Vec<String>,
     is_on_all_hooks: bool,
     has_tcx: bool,
+    sees_udp: bool,
     is_busy: Arc<AtomicBool>,
 }
 
@@ -83,6 +84,9 @@ impl std::fmt::Display for PathPrograms {
         }
         if self.has_tcx {
             f.write_str(", tc hooks likewise")?;
+        }
+        if self.sees_udp {
+            f.write_str(", UDP's sockets by a probe")?;
         }
         write!(f, ", in {} network namespaces so far", self.links.len())
     }
@@ -156,6 +160,9 @@ impl Tracer {
                 self.path.refused
             ));
         }
+        // Without fentry it is inferred that a socket has a packet: it left INPUT and was not dropped.
+        let by_udp = self.attach_to_udp(&btf);
+        self.path.sees_udp = by_udp.is_ok();
         match self.load_tcx() {
             Ok(()) => self.path.has_tcx = true,
             Err(error) => self.path.notes.push(format!(
@@ -235,6 +242,14 @@ impl Tracer {
         exit.load("nf_hook_slow", btf).map_err(refused(left))?;
         exit.attach().map_err(refused(left))?;
         self.path.is_on_all_hooks = true;
+        Ok(())
+    }
+
+    fn attach_to_udp(&mut self, btf: &Btf) -> Result<(), TracerError> {
+        let name = "path_taken_by_udp";
+        let program: &mut FExit = program(&mut self.ebpf, name)?;
+        program.load("__udp_enqueue_schedule_skb", btf).map_err(refused(name))?;
+        program.attach().map_err(refused(name))?;
         Ok(())
     }
 

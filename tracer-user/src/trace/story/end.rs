@@ -48,7 +48,7 @@ fn outcome(trail: &Trail, last: &Seen, quiet: bool, reply: &Reply) -> Option<(Ou
         Place::Read { process, pid } => {
             Some((Outcome::Delivered, format!("delivered: read by {} (pid {pid}){pod}", escape(process))))
         }
-        Place::Taken => Some((Outcome::Delivered, format!("delivered: taken by its TCP connection{pod}"))),
+        Place::Taken => Some((Outcome::Delivered, format!("delivered: {}{pod}", taken_by(&last.view)))),
         Place::Sent if hands_on(last).is_some() && !is_freed => {
             quiet.then(|| (Outcome::Vanished, vanished(trail, last, &normally(trail, last))))
         }
@@ -125,6 +125,14 @@ fn is_through_input(passed: &Passed) -> bool {
         Point::Entered => false,
     };
     passed.family != Family::Bridge && passed.hook == "INPUT" && is_last
+}
+
+/// Whose socket took it.
+pub(super) fn taken_by(view: &Drop) -> &'static str {
+    match transport(view) {
+        Some("UDP") => "taken by its UDP socket",
+        _ => "taken by its TCP connection",
+    }
 }
 
 /// TCP and UDP keep a packet until a program reads it.

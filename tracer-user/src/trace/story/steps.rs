@@ -1,6 +1,7 @@
 //! What happened to one packet: a step for each place where it was seen, and before it those that follow from what is other
 //! than at the place before.
 
+use super::end::taken_by;
 use super::replies::Key;
 use crate::event::model::{Drop, Endpoint, Inner};
 use crate::netfilter::model::{Confidence, Family};
@@ -460,7 +461,12 @@ impl Visit {
                 at.incoming(Kind::Socket, "tracepoint").note = Some(format!("read by {process} (pid {pid})"));
             }
             Place::Taken => {
-                at.incoming(Kind::Socket, "tracepoint").note = Some("taken by its TCP connection".to_owned());
+                let method = if seen.view.network.transport.as_deref() == Some("udp") {
+                    "probe"
+                } else {
+                    "tracepoint"
+                };
+                at.incoming(Kind::Socket, method).note = Some(taken_by(&seen.view).to_owned());
             }
             Place::Consumed { location } => {
                 let by = location.as_ref().map(|location| format!(" ({location})")).unwrap_or_default();
