@@ -324,10 +324,22 @@ pub struct End {
     pub last: Option<Kind>,
     /// One sentence: where it was last, and what that means.
     pub note: String,
-    /// The drop, as in a drop's event.
+    /// The drop, as the line of a drop's event.
+    #[serde(serialize_with = "as_event")]
     pub drop: Option<Box<Drop>>,
     /// Its cause.
     pub cause: Option<Cause>,
+}
+
+/// With its `type`, so that what reads drops reads this.
+fn as_event<S: serde::Serializer>(drop: &Option<Box<Drop>>, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    #[serde(tag = "type", rename = "drop")]
+    struct Event<'a> {
+        #[serde(flatten)]
+        drop: &'a Drop,
+    }
+    drop.as_deref().map(|drop| Event { drop }).serialize(serializer)
 }
 
 /// How a packet's story ended.
