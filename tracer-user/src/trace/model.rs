@@ -95,6 +95,8 @@ pub enum Point {
 pub struct RuleMet {
     /// Which engine.
     pub backend: Backend,
+    /// The table's family: a table of `inet` has chains on the hooks of IPv4 and IPv6.
+    pub family: Family,
     /// The table's name.
     pub table: String,
     /// The chain's name.
@@ -253,7 +255,7 @@ pub enum Kind {
 pub struct NetfilterStep {
     /// `legacy` or `nft`; null for the hook itself.
     pub backend: Option<Backend>,
-    /// The hook's family.
+    /// The table's family; of the hook itself the hook's.
     pub family: Family,
     /// The hook.
     pub hook: &'static str,
