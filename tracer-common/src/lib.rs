@@ -13,6 +13,7 @@ mod filter;
 mod offsets;
 mod retransmit;
 mod slot;
+mod step;
 mod tc;
 pub mod watch;
 
@@ -29,6 +30,7 @@ pub use filter::{EndKey, FilterSpec, PrefixKey, dimension, filter_bit};
 pub use offsets::{ABSENT, ConntrackOffsets, Offsets};
 pub use retransmit::Retransmit;
 pub use slot::{FlowKey, Layout, Slot, flow_flag, slot_state};
+pub use step::{Step, StepHead, Traced, place, priority};
 pub use tc::{TC_FILTERS, TcFilter, TcLayout, tc_word};
 
 /// Marks a type as plain data for aya's maps and globals.
@@ -60,5 +62,7 @@ pod!(
     FlowKey,
     Layout,
     Retransmit,
-    Slot
+    Slot,
+    Step,
+    Traced
 );

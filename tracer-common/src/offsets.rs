@@ -35,6 +35,8 @@ offsets! {
         arg_reason,
         /// Index of the tracepoint's argument `rx_sk`.
         arg_rx_sk,
+        /// Index of the argument `location` of the tracepoint consume_skb.
+        arg_consume_location,
         /// Bytes of struct sk_buff (at most [`Offsets::SKB_MAX`] are read).
         skb_size,
         /// sk_buff.dev
@@ -101,8 +103,22 @@ offsets! {
         dev_ifindex,
         /// net_device.name
         dev_name,
+        /// net_device.rtnl_link_ops
+        dev_link_ops,
+        /// rtnl_link_ops.kind
+        link_ops_kind,
         /// dst_entry.dev
         dst_dev,
+        /// dst_entry.input
+        dst_input,
+        /// dst_entry.output
+        dst_output,
+        /// rtable.rt_gw_family
+        rt_gateway_family,
+        /// rtable.rt_gw4 (and rt_gw6, a union)
+        rt_gateway,
+        /// rt6_info.rt6i_gateway
+        rt6_gateway,
         /// net.ns.inum
         net_inum,
         /// net.ns.ops
@@ -165,5 +181,5 @@ offsets! {
     }
 }
 
-const _: () = assert!(size_of::<Offsets>() == 4 * 47);
+const _: () = assert!(size_of::<Offsets>() == 4 * 55);
 const _: () = assert!(size_of::<ConntrackOffsets>() == 4 * 12);

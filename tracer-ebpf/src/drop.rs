@@ -2,39 +2,33 @@
 
 use crate::{
     counts, emit, filter, hooked,
+    level::Run,
     maps::{CONTROL, CPUS, SCRATCH, Scratch, has, offset, skb_field},
     memory::{copy, read},
-    netns, nft, packet, probes, roles, stack, tc, watch,
+    netns, nft, packet, path, probes, roles, stack, tc, watch,
 };
-use aya_ebpf::{EbpfContext, helpers::bpf_get_smp_processor_id, programs::BtfTracePointContext};
+use aya_ebpf::{EbpfContext, programs::BtfTracePointContext};
 use aya_log_ebpf::{debug, warn};
 use core::ptr::{read_volatile, write_volatile};
-use tracer_common::{Control, CpuState, FlowKey, Layout, Offsets, attribution_kind, attribution_word};
+use tracer_common::{Control, CpuState, FlowKey, Layout, Offsets, attribution_kind, attribution_word, place};
 
 /// Counts the packet, and sends a full event if it is its turn.
 #[inline(always)]
 pub fn on_kfree_skb(ctx: &BtfTracePointContext) {
-    // SAFETY: the helper has no preconditions.
-    let cpu_id = unsafe { bpf_get_smp_processor_id() } as u32;
-    let first = cpu_id * Layout::LEVELS;
-    let Some(cpu) = CPUS.get_ptr_mut(first) else { return };
-    // SAFETY: map values. Only programs on this CPU write `cpu`; one that interrupts this one puts `level` back
-    // before this one goes on, so plain reads and writes do.
+    let Some(run) = Run::begin() else { return };
+    // SAFETY: map values; this level of this CPU is ours until the run ends.
     unsafe {
-        let level = read_volatile(&raw const (*cpu).level);
-        write_volatile(&raw mut (*cpu).level, level + 1);
-        let own = if level < Layout::LEVELS { level } else { Layout::LEVELS - 1 };
-        if let Some(state) = CPUS.get_ptr_mut(first + own) {
+        if let Some(state) = CPUS.get_ptr_mut(run.index()) {
             (*state).seen += 1;
-            if level < Layout::LEVELS {
-                on_drop(ctx, state, first + own);
-            } else {
+            if run.is_too_deep {
                 (*state).too_deep += 1;
-                counts::overflow(state, cpu_id, own, 1);
+                counts::overflow(state, run.cpu, run.level, 1);
+            } else {
+                on_drop(ctx, state, run.index());
             }
         }
-        write_volatile(&raw mut (*cpu).level, level);
     }
+    run.end();
 }
 
 /// The steps of one drop; `index` is that of the working memory.
@@ -57,16 +51,12 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
             (*scratch).key.reason = ctx.arg::<u64>(2) as u32;
         }
 
-        let size = offset!(skb_size);
-        let packet = read_volatile(&raw const (*scratch).packet);
-        if size as usize > Offsets::SKB_MAX || !copy((&raw mut (*scratch).skb).cast(), size, packet) {
+        if !read_packet(scratch) {
             (*state).unreadable += 1;
-            warn!(ctx, "the sk_buff at {:x} can't be read", packet);
+            warn!(ctx, "the sk_buff at {:x} can't be read", read_volatile(&raw const (*scratch).packet));
             counts::overflow(state, index / Layout::LEVELS, index % Layout::LEVELS, 1);
             return;
         }
-        (*scratch).shared_info = shared_info(scratch);
-        (*scratch).segments = segments(scratch);
         packet::parse_packet(index);
         (*scratch).state = 0;
         (*scratch).state_inode = 0;
@@ -109,14 +99,16 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
         } else if !matches!(tc::hook(control, scratch).0, tc::Hook::None) {
             tc::attribute_tc(index);
         }
-        if filter::is_active() && filter::passes_filter(index) == 0 && !is_own(control, scratch) {
+        let is_wanted = !filter::is_active() || filter::passes_filter(index) != 0;
+        let is_followed = path::is_tracing() && path::recognise(index, is_wanted as u32) != 0;
+        if !is_wanted && !is_followed && !is_own(control, scratch) {
             (*state).filtered += 1;
             return;
         }
 
         let slot = counts::count_drop(index);
         let turn = emit::turn(control, state, slot);
-        if matches!(turn, emit::Turn::Silent) && !is_own(control, scratch) {
+        if matches!(turn, emit::Turn::Silent) && !is_own(control, scratch) && !is_followed {
             return;
         }
         if (*scratch).state == 0 && stack::is_hook_loop(control, (*scratch).key.location) {
@@ -126,17 +118,23 @@ unsafe fn on_drop(ctx: &BtfTracePointContext, state: *mut CpuState, index: u32) 
         if stack::is_hook_loop(control, (*scratch).key.location) {
             hooked::complete_hooked(index);
         }
-        emit::fill_event(index, slot);
+        emit::fill_event(index);
+        emit::take_slot(scratch, slot);
         if is_own(control, scratch) && netfilter {
             emit::add_stack(ctx, scratch);
             stack::note_leads(index);
             emit::send_own(scratch, state);
             return;
         }
-        if matches!(turn, emit::Turn::First) {
+        if matches!(turn, emit::Turn::First) || is_followed {
             emit::add_stack(ctx, scratch);
         }
-        emit::send(scratch, state);
+        if is_followed {
+            path::tell(index, place::DROPPED);
+        }
+        if !matches!(turn, emit::Turn::Silent) {
+            emit::send(scratch, state);
+        }
     }
 }
 
@@ -147,8 +145,29 @@ unsafe fn is_own(control: *const Control, scratch: *const Scratch) -> bool {
     unsafe { (*control).own_netns != 0 && (*control).own_netns == (*scratch).key.netns }
 }
 
+/// Copies the sk_buff into the working memory, with what is beside it; false if it can't be read.
+///
+/// # Safety
+/// `scratch` must be a map value with the packet's address in it.
 #[inline(always)]
-unsafe fn clear(key: *mut FlowKey) {
+pub unsafe fn read_packet(scratch: *mut Scratch) -> bool {
+    // SAFETY: the caller's.
+    unsafe {
+        let size = offset!(skb_size);
+        let packet = read_volatile(&raw const (*scratch).packet);
+        if size as usize > Offsets::SKB_MAX || !copy((&raw mut (*scratch).skb).cast(), size, packet) {
+            return false;
+        }
+        (*scratch).shared_info = shared_info(scratch);
+        (*scratch).segments = segments(scratch);
+        true
+    }
+}
+
+/// # Safety
+/// `key` must be in a map value.
+#[inline(always)]
+pub unsafe fn clear(key: *mut FlowKey) {
     let words = key.cast::<u64>();
     let mut i = 0;
     while i < size_of::<FlowKey>() / 8 {

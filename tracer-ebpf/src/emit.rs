@@ -51,22 +51,18 @@ pub unsafe fn turn(control: *const Control, state: *mut CpuState, slot: u32) -> 
     }
 }
 
-/// Step: puts the event together in the working memory, all but the stack.
+/// Step: puts the event together in the working memory, all but the stack and the slot.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn fill_event(index: u32, slot_index: u32) -> u32 {
+pub extern "C" fn fill_event(index: u32) -> u32 {
     let scratch = scratch!(index);
     let control = control!();
-    let Some(slot) = SLOTS.get_ptr_mut(slot_index) else { return 0 };
-    // SAFETY: map values; every field is written, or its flag is not set.
+    // SAFETY: map values; every field but those of the slot is written, or its flag is not set.
     unsafe {
         let event = &raw mut (*scratch).own.event;
         let mut flags = if index % Layout::LEVELS > 0 { event_flag::NESTED } else { 0 };
         (*event).time = bpf_ktime_get_ns();
         (*event).skb = (*scratch).packet;
-        (*event).count = (*slot).count;
-        (*event).segments = (*slot).segments;
-        (*event).slot = slot_index;
         (*event).key = (*scratch).key;
         (*event).net = (*scratch).netns;
         (*event).netns_cookie = if has!(net_cookie) && (*scratch).netns != 0 {
@@ -131,6 +127,22 @@ pub extern "C" fn fill_event(index: u32, slot_index: u32) -> u32 {
         (*event).flags = flags;
     }
     0
+}
+
+/// Adds in which slot the drop was counted, and how far that has counted.
+///
+/// # Safety
+/// `scratch` must be a map value with the event in it.
+#[inline(always)]
+pub unsafe fn take_slot(scratch: *mut Scratch, slot_index: u32) {
+    let Some(slot) = SLOTS.get_ptr_mut(slot_index) else { return };
+    // SAFETY: map values.
+    unsafe {
+        let event = &raw mut (*scratch).own.event;
+        (*event).count = (*slot).count;
+        (*event).segments = (*slot).segments;
+        (*event).slot = slot_index;
+    }
 }
 
 /// Adds the kernel's stack: the costliest part of an event.

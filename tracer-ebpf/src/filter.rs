@@ -13,7 +13,7 @@ use crate::{
     },
     memory::{copy, is_kernel_address, read},
     netns,
-    packet::{ETH_P_ARP, ETH_P_IP, ETH_P_IPV6, ETH_P_TEB, protocol, set_ipv4},
+    packet::{self, Carried, ETH_P_ARP, protocol, set_ipv4},
 };
 use aya_ebpf::maps::lpm_trie::Key;
 use core::mem::offset_of;
@@ -58,6 +58,12 @@ macro_rules! required {
 #[inline(always)]
 pub fn is_active() -> bool {
     constant(&FILTER.active) != 0
+}
+
+/// True if protocols were asked for.
+#[inline(always)]
+pub fn is_about_protocols() -> bool {
+    active!(PROTOCOL)
 }
 
 /// Step: 1 if the packet is one that the user asked for.
@@ -334,55 +340,19 @@ unsafe fn address(from: u64, family: u16, to: *mut [u8; 16]) -> Option<()> {
     }
 }
 
-/// Reads the ends of the packet that this one carries: VXLAN (RFC 7348), Geneve (RFC 8926), IP in IP.
+/// Reads the ends of the packet that this one carries.
 #[inline(always)]
 unsafe fn inner(scratch: *const Scratch, tuple: *mut [u8; 16]) -> Option<Ports> {
     // SAFETY: map values.
     unsafe {
-        let key = &raw const (*scratch).key;
-        if (*scratch).network == 0 || (*scratch).transport == 0 {
-            return None;
-        }
-        let transport = (*scratch).network + (*scratch).transport as u64;
-        let (version, at) = match (*key).transport {
-            protocol::IPIP => (4, transport),
-            protocol::IPV6 => (6, transport),
-            protocol::UDP => {
-                let payload = transport + 8;
-                let ethernet = match (*key).destination_port {
-                    4789 | 8472 => payload + 8,
-                    6081 => {
-                        let first = read::<u32>(payload)?.to_ne_bytes();
-                        if u16::from_be_bytes([first[2], first[3]]) != ETH_P_TEB {
-                            return None;
-                        }
-                        payload + 8 + (((first[0] & 0x3f) as u64) << 2)
-                    }
-                    _ => return None,
-                };
-                // Past two MAC addresses.
-                match u16::from_be(read::<u16>(ethernet + 12)?) {
-                    ETH_P_IP => (4, ethernet + 14),
-                    ETH_P_IPV6 => (6, ethernet + 14),
-                    _ => return None,
-                }
-            }
-            _ => return None,
-        };
-        let first = read::<u8>(at)?;
-        if first >> 4 != version {
-            return None;
-        }
-        let (next, after) = if version == 4 {
+        let Carried { version, at, .. } = packet::carried(scratch)?;
+        let (next, after) = packet::next_header(version, at)?;
+        if version == 4 {
             set_ipv4(tuple, read::<u32>(at + offset_of!(Ipv4Hdr, src_addr) as u64)?);
             set_ipv4(tuple.add(1), read::<u32>(at + offset_of!(Ipv4Hdr, dst_addr) as u64)?);
-            (read::<u8>(at + offset_of!(Ipv4Hdr, proto) as u64)?, at + (((first & 0x0f) as u64) << 2))
-        } else {
-            if !copy(tuple.cast(), 32, at + offset_of!(Ipv6Hdr, src_addr) as u64) {
-                return None;
-            }
-            (read::<u8>(at + offset_of!(Ipv6Hdr, next_hdr) as u64)?, at + Ipv6Hdr::LEN as u64)
-        };
+        } else if !copy(tuple.cast(), 32, at + offset_of!(Ipv6Hdr, src_addr) as u64) {
+            return None;
+        }
         let known = matches!(next, protocol::TCP | protocol::UDP | protocol::SCTP);
         let word = read::<u32>(after).unwrap_or(0).to_ne_bytes();
         Some(Ports {

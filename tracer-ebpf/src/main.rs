@@ -13,6 +13,8 @@
 //! stack    saved registers on the kernel stack: netfilter's hook state
 //! conntrack  the packet's connection tracking entry
 //! filter   what the user asked to see
+//! path     packets on their way, in a trace
+//! level    program runs that interrupt each other
 //! retransmit  segments that TCP had to repeat
 //! counts   the slots in which every drop is counted
 //! emit     the full event
@@ -29,11 +31,13 @@ mod drop;
 mod emit;
 mod filter;
 mod hooked;
+mod level;
 mod maps;
 mod memory;
 mod netns;
 mod nft;
 mod packet;
+mod path;
 mod probes;
 mod retransmit;
 mod roles;
@@ -43,9 +47,13 @@ mod watch;
 
 use aya_ebpf::{
     EbpfContext,
-    macros::{btf_tracepoint, fentry, fexit, kprobe, raw_tracepoint},
-    programs::{BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RawTracePointContext},
+    macros::{btf_tracepoint, classifier, fentry, fexit, kprobe, raw_tracepoint},
+    programs::{
+        BtfTracePointContext, FEntryContext, FExitContext, ProbeContext, RawTracePointContext, TcContext,
+    },
 };
+use path::Sight;
+use tracer_common::{place, priority};
 
 /// Every packet that the kernel frees as dropped (include/trace/events/skb.h).
 #[btf_tracepoint(function = "kfree_skb")]
@@ -108,6 +116,110 @@ pub fn nft_target(ctx: ProbeContext) -> u32 {
     if let (Some(expression), Some(pktinfo)) = (ctx.arg(0), ctx.arg(2)) {
         probes::on_target(expression, pktinfo);
     }
+    0
+}
+
+/// In a trace: a device gives a packet to the stack (include/trace/events/net.h).
+#[btf_tracepoint(function = "netif_receive_skb")]
+pub fn path_received(ctx: BtfTracePointContext) -> i32 {
+    path::see(Sight::at(place::RECEIVED, ctx.arg(0)));
+    0
+}
+
+/// In a trace: a packet comes to a device's qdisc, or past it.
+#[btf_tracepoint(function = "net_dev_queue")]
+pub fn path_queued(ctx: BtfTracePointContext) -> i32 {
+    path::see(Sight::at(place::QUEUED, ctx.arg(0)));
+    0
+}
+
+/// In a trace: a driver is given a packet.
+#[btf_tracepoint(function = "net_dev_start_xmit")]
+pub fn path_sent(ctx: BtfTracePointContext) -> i32 {
+    path::see(Sight::at(place::SENT, ctx.arg(0)));
+    0
+}
+
+/// In a trace: a program reads a packet from its socket (include/trace/events/skb.h).
+#[btf_tracepoint(function = "skb_copy_datagram_iovec")]
+pub fn path_read(ctx: BtfTracePointContext) -> i32 {
+    path::see(Sight::end(place::READ, ctx.arg(0), 0));
+    0
+}
+
+/// In a trace: an established connection takes a packet (include/trace/events/tcp.h).
+#[btf_tracepoint(function = "tcp_probe")]
+pub fn path_taken(ctx: BtfTracePointContext) -> i32 {
+    path::see(Sight::end(place::TAKEN, ctx.arg(1), 0));
+    0
+}
+
+/// In a trace: the kernel is done with a packet (include/trace/events/skb.h; `location` from 6.4).
+#[btf_tracepoint(function = "consume_skb")]
+pub fn path_consumed(ctx: BtfTracePointContext) -> i32 {
+    let location = if maps::offset!(arg_consume_location) == 1 { ctx.arg(1) } else { 0 };
+    path::see(Sight::end(place::CONSUMED, ctx.arg(0), location));
+    0
+}
+
+/// In a trace, where the kernel has tcx: before all other programs on a device, which decide as they would without it.
+#[classifier]
+pub fn path_ingress(ctx: TcContext) -> i32 {
+    path::see(Sight::at(place::TC_INGRESS, ctx.as_ptr() as u64));
+    TCX_NEXT
+}
+
+/// Likewise.
+#[classifier]
+pub fn path_egress(ctx: TcContext) -> i32 {
+    path::see(Sight::at(place::TC_EGRESS, ctx.as_ptr() as u64));
+    TCX_NEXT
+}
+
+/// The next program decides (enum tcx_action_base, include/uapi/linux/bpf.h).
+const TCX_NEXT: i32 = -1;
+
+/// In a trace, where the kernel has BPF programs on netfilter's hooks (from 6.4). They are of a type that aya doesn't know: it takes
+/// them for raw tracepoints, and the user half loads them itself (`probe::tracer::hook_programs`). `priority` is where each is
+/// put, `begins` whether a packet may be followed from there on. Written out, since aya's macro would return 0, and that drops.
+macro_rules! on_hook {
+    ($($name:ident, $priority:expr, $begins:expr;)*) => {
+        $(
+            #[unsafe(no_mangle)]
+            #[unsafe(link_section = concat!("raw_tp/", stringify!($name)))]
+            extern "C" fn $name(context: *mut core::ffi::c_void) -> i32 {
+                path::on_hook(context as u64, $priority, $begins);
+                NF_ACCEPT
+            }
+        )*
+    };
+}
+
+/// include/uapi/linux/netfilter.h
+const NF_ACCEPT: i32 = 1;
+
+on_hook! {
+    path_hook_first, priority::FIRST, true;
+    path_hook_raw, priority::RAW, false;
+    path_hook_conntrack, priority::CONNTRACK, true;
+    path_hook_mangle, priority::MANGLE, false;
+    path_hook_dstnat, priority::DSTNAT, true;
+    path_hook_filter, priority::FILTER, false;
+    path_hook_security, priority::SECURITY, false;
+    path_hook_srcnat, priority::SRCNAT, true;
+}
+
+/// In a trace, where the kernel has fentry: each packet that comes to a hook.
+#[fentry(function = "nf_hook_slow")]
+pub fn path_hook_entered(ctx: FEntryContext) -> i32 {
+    path::enters_hook(ctx.as_ptr() as u64);
+    0
+}
+
+/// Likewise, each packet that leaves it.
+#[fexit(function = "nf_hook_slow")]
+pub fn path_hook_left(ctx: FExitContext) -> i32 {
+    path::leaves_hook(ctx.as_ptr() as u64);
     0
 }
 

@@ -7,13 +7,17 @@ use aya_ebpf::{
 };
 use tracer_common::{
     Control, CpuState, Depth, EndKey, FilterSpec, FlowKey, Layout, Memory, Offsets, OwnEvent, Retransmit,
-    Site, Slot,
+    Site, Slot, StepHead, Traced,
     watch::{self, Baseline, Chunk, List},
 };
 
 /// Where the running kernel keeps its fields. Read with [`offset!`].
 #[unsafe(no_mangle)]
 pub static OFFSETS: Offsets = Offsets::NONE;
+
+/// 1 if packets are followed (`droptrace trace`).
+#[unsafe(no_mangle)]
+pub static TRACE: u32 = 0;
 
 /// How the slots are laid out. Read with [`layout!`].
 #[unsafe(no_mangle)]
@@ -151,6 +155,8 @@ pub struct Scratch {
     pub window: [u64; SCAN_WORDS],
     /// A filter's pair of addresses.
     pub tuple: [[u8; 16]; 2],
+    /// Where a followed packet is seen; the event follows it, as in a `Step`.
+    pub head: StepHead,
     /// The full event, until it is sent.
     pub own: OwnEvent,
 }
@@ -222,6 +228,22 @@ pub static PER_CPU: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// What probes noted of packets on hooks, by the packet's address; the user half sets the number.
 #[map]
 pub static PROBED: LruHashMap<u64, crate::probes::Probed> = LruHashMap::with_max_entries(1, 0);
+
+/// Packets that are followed, by the address of their sk_buff; the user half sets the number.
+#[map]
+pub static FOLLOWED: LruHashMap<u64, crate::path::Followed> = LruHashMap::with_max_entries(1, 0);
+
+/// Flows in which answers to followed packets may come; the user half sets the number.
+#[map]
+pub static EXPECTED: LruHashMap<crate::path::Flow, u32> = LruHashMap::with_max_entries(1, 0);
+
+/// What each CPU began to follow, and could not tell; the user half reads it.
+#[map]
+pub static TRACED: PerCpuArray<Traced> = PerCpuArray::with_max_entries(1, 0);
+
+/// Steps of followed packets; the user half sets the size.
+#[map]
+pub static STEPS: RingBuf = RingBuf::with_byte_size(4096, 0);
 
 /// Full events.
 #[map]

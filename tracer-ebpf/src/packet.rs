@@ -275,3 +275,68 @@ unsafe fn unaligned(from: *const u8) -> u32 {
     // SAFETY: the caller's.
     unsafe { (*from as u32) | ((*from.add(1) as u32) << 16) }
 }
+
+/// The packet that a tunnel's packet carries.
+#[derive(Clone, Copy)]
+pub struct Carried {
+    /// IP version.
+    pub version: u8,
+    /// Address of its IP header.
+    pub at: u64,
+}
+
+/// Finds the packet that this one carries: VXLAN (RFC 7348), Geneve (RFC 8926), IP in IP.
+///
+/// # Safety
+/// `scratch` must be a map value with a parsed packet in it.
+#[inline(always)]
+pub unsafe fn carried(scratch: *const Scratch) -> Option<Carried> {
+    // SAFETY: the caller's.
+    unsafe {
+        let key = &raw const (*scratch).key;
+        if (*scratch).network == 0 || (*scratch).transport == 0 {
+            return None;
+        }
+        let transport = (*scratch).network + (*scratch).transport as u64;
+        let (version, at) = match (*key).transport {
+            protocol::IPIP => (4, transport),
+            protocol::IPV6 => (6, transport),
+            protocol::UDP => {
+                let payload = transport + 8;
+                let ethernet = match (*key).destination_port {
+                    4789 | 8472 => payload + 8,
+                    6081 => {
+                        let first = read::<u32>(payload)?.to_ne_bytes();
+                        if u16::from_be_bytes([first[2], first[3]]) != ETH_P_TEB {
+                            return None;
+                        }
+                        payload + 8 + (((first[0] & 0x3f) as u64) << 2)
+                    }
+                    _ => return None,
+                };
+                // Past two MAC addresses.
+                match u16::from_be(read::<u16>(ethernet + 12)?) {
+                    ETH_P_IP => (4, ethernet + 14),
+                    ETH_P_IPV6 => (6, ethernet + 14),
+                    _ => return None,
+                }
+            }
+            _ => return None,
+        };
+        if read::<u8>(at)? >> 4 != version {
+            return None;
+        }
+        Some(Carried { version, at })
+    }
+}
+
+/// What follows the IP header at `at`: its protocol number, and where it begins. IPv6 extension headers are not skipped.
+#[inline(always)]
+pub fn next_header(version: u8, at: u64) -> Option<(u8, u64)> {
+    if version == 4 {
+        let length = ((read::<u8>(at)? & 0x0f) as u64) << 2;
+        Some((read::<u8>(at + offset_of!(Ipv4Hdr, proto) as u64)?, at + length))
+    } else {
+        Some((read::<u8>(at + offset_of!(Ipv6Hdr, next_hdr) as u64)?, at + Ipv6Hdr::LEN as u64))
+    }
+}

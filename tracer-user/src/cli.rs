@@ -23,6 +23,8 @@ use std::time::Duration;
 pub enum Command {
     /// Stream drops.
     Live(Box<Live>),
+    /// Follow packets ([`crate::trace`]).
+    Trace(Box<Trace>),
     /// Make a histogram ([`crate::hist`]).
     Hist(Box<Hist>),
     /// Record drops ([`crate::recording`]).
@@ -53,6 +55,15 @@ pub struct Live {
     pub watch: Watch,
     /// How to print it.
     pub output: OutputArgs,
+}
+
+/// A trace.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    /// Which packets.
+    pub watch: Watch,
+    /// How to print them.
+    pub output: TraceArgs,
 }
 
 /// A histogram.
@@ -140,6 +151,14 @@ Exit codes:
 
 NO_COLOR, CLICOLOR_FORCE and TERM=dumb are respected.";
 
+const TRACE_HELP: &str = "\
+A filter is required: it says which packets are followed, by the addresses that they have anywhere on their way, also those that \
+NAT gives them, and those of the packet inside a tunnel. A followed packet stays followed through translation, encapsulation and \
+into other network namespaces. Programs that only look are attached meanwhile, as links that vanish with droptrace: on \
+tracepoints, on tc hooks where the kernel has tcx, on netfilter's hooks where it has BPF programs there (from 6.4) or fentry. What \
+the running kernel can't show is said. At most 500 packets a second and CPU are begun to be followed; if there are more, that is \
+said, too. With -c the trace ends after N packets.";
+
 const RECORD_HELP: &str = "\
 A FILE that ends in .parquet is one recording. Any other name is a folder, which may be recorded in for good: \
 cluster=NAME/date=DATE/node=NAME/part-TIME.parquet, a new part once one is large or old enough, and with --keep the oldest \
@@ -188,6 +207,20 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Other {
+    /// Follow chosen packets through this node, as a TRACE rule of iptables would, without one, until Ctrl-C, --for or -c
+    #[command(after_help = TRACE_HELP)]
+    Trace {
+        #[command(flatten)]
+        output: TraceArgs,
+        #[command(flatten)]
+        filters: Box<FilterArgs>,
+        #[command(flatten)]
+        names: NamesArgs,
+        #[command(flatten)]
+        causes: CauseArgs,
+        #[command(flatten)]
+        run: RunArgs,
+    },
     /// Count drops over time and by reason, rule, pod or any other key: live, until Ctrl-C, --for or -c
     #[command(after_help = HIST_HELP)]
     Hist {
@@ -478,6 +511,39 @@ pub struct OutputArgs {
     pub rate_limit: Option<u32>,
 }
 
+/// How to print paths.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct TraceArgs {
+    /// Form of the output
+    #[arg(short, long = "output", value_name = "FORMAT", default_value = "tree")]
+    pub output: TraceFormat,
+    /// Same as -o json
+    #[arg(long, conflicts_with = "output")]
+    pub json: bool,
+    /// Colours
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    pub color: ColorChoice,
+    /// Times in UTC
+    #[arg(long)]
+    pub utc: bool,
+}
+
+/// Form of a trace's output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum TraceFormat {
+    /// A tree for each packet, for people.
+    #[default]
+    Tree,
+    /// One object a step, one a packet's end.
+    #[value(alias = "jsonl")]
+    Json,
+    /// Lines like those of the TRACE target.
+    Iptables,
+    /// Packets with their steps as comments, for Wireshark.
+    Pcapng,
+}
+
 /// How to count, and how to print the counts.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Histogram")]
@@ -729,6 +795,12 @@ pub fn parse(
     let matches = Cli::command().try_get_matches_from(arguments)?;
     let cli = Cli::from_arg_matches(&matches)?;
     match cli.other {
+        Some(Other::Trace { output, names, causes, run, filters: _ }) => {
+            let matches = matches.subcommand_matches("trace").unwrap_or(&matches);
+            let watch = Watch { filter: filter(matches, arguments, resolve_netns)?, names, causes, run };
+            check_trace(&watch.filter)?;
+            return Ok(Command::Trace(Box::new(Trace { watch, output })));
+        }
         Some(Other::Hist { files, histogram, part, names, causes, run, filters: _ }) => {
             let matches = matches.subcommand_matches("hist").unwrap_or(&matches);
             let watch = Watch { filter: filter(matches, arguments, resolve_netns)?, names, causes, run };
@@ -768,6 +840,23 @@ pub fn parse(
     let watch =
         Watch { filter: filter(&matches, arguments, resolve_netns)?, names: cli.names, causes, run: cli.run };
     Ok(Command::Live(Box::new(Live { watch, output: cli.output })))
+}
+
+/// A trace follows chosen packets, whether they are dropped or not.
+fn check_trace(filter: &Filter) -> Result<(), Refusal> {
+    if filter.is_empty() {
+        let problem = "a trace needs a filter, for example --pod shop/cart-7c9, --ip 8.8.8.8 or --port 53";
+        return Err(Cli::command().error(ErrorKind::MissingRequiredArgument, problem).into());
+    }
+    let of_drops = filter.words.iter().find(|word| matches!(word.flag, Flag::Reason | Flag::Cause));
+    if let Some(word) = of_drops {
+        let problem = format!(
+            "{} is about drops, and a trace follows packets that pass, too: leave it out",
+            word.flag.spelling()
+        );
+        return Err(Cli::command().error(ErrorKind::ArgumentConflict, problem).into());
+    }
+    Ok(())
 }
 
 fn filter(

@@ -26,7 +26,7 @@ const ROUNDS: u32 = 100;
 /// # Errors
 /// What went wrong, for people: a wrong answer of the self-test, too.
 pub fn run(self_test: bool, probes: ProbesWhen, arguments: &[OsString]) -> anyhow::Result<u8> {
-    let settings = Settings { probes: probes == ProbesWhen::Always, verbose: 0 };
+    let settings = Settings { probes: probes == ProbesWhen::Always, ..Settings::default() };
     let mut stream = match start(&Filter::default(), settings, arguments)? {
         Ok(stream) => stream,
         Err(code) => return Ok(code),

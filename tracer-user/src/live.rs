@@ -50,7 +50,7 @@ const LISTED: usize = 8;
 /// # Errors
 /// What went wrong, for people.
 pub fn run(watch: &Watch, arguments: &[OsString], sink: impl Sink) -> anyhow::Result<u8> {
-    let (stream, updates) = match begin(watch, arguments)? {
+    let (stream, updates) = match begin(watch, false, arguments)? {
         Ok(begun) => begun,
         Err(code) => return Ok(code),
     };
@@ -69,10 +69,14 @@ pub fn run(watch: &Watch, arguments: &[OsString], sink: impl Sink) -> anyhow::Re
 }
 
 /// What comes from the sources of names.
-type Updates = mpsc::Receiver<Update>;
+pub(crate) type Updates = mpsc::Receiver<Update>;
 
-/// Starts; the exit code where that has no point here.
-fn begin(watch: &Watch, arguments: &[OsString]) -> anyhow::Result<Result<(Stream, Option<Updates>), u8>> {
+/// Starts; the exit code where that has no point here. `trace`: the kernel half gets ready to follow packets.
+pub(crate) fn begin(
+    watch: &Watch,
+    trace: bool,
+    arguments: &[OsString],
+) -> anyhow::Result<Result<(Stream, Option<Updates>), u8>> {
     let causes = match watch.causes.load() {
         Ok(causes) => causes.with_node(Node::default()),
         Err(error) => {
@@ -84,7 +88,8 @@ fn begin(watch: &Watch, arguments: &[OsString]) -> anyhow::Result<Result<(Stream
         say(&format!("error: {error}"));
         return Ok(Err(MEANINGLESS));
     }
-    let settings = Settings { verbose: watch.run.verbose, probes: watch.run.probes == ProbesWhen::Always };
+    let settings =
+        Settings { verbose: watch.run.verbose, probes: watch.run.probes == ProbesWhen::Always, trace };
     // They begin first: much of what they tell has come when the kernel half runs.
     let feed = match sources::start(watch.names.sources()) {
         Ok(feed) => Some(feed),
@@ -113,8 +118,8 @@ fn begin(watch: &Watch, arguments: &[OsString]) -> anyhow::Result<Result<(Stream
     Ok(Ok((stream, updates)))
 }
 
-/// Waits, for moments, until it is known whom the filter names; then says what is watched.
-async fn announce(watch: &Watch, stream: &mut Stream, updates: &mut Option<Updates>) -> anyhow::Result<()> {
+/// Waits, for moments, until it is known whom the filter names; those pods come back.
+pub(crate) async fn meet(stream: &mut Stream, updates: &mut Option<Updates>) -> anyhow::Result<Vec<String>> {
     let deadline = tokio::time::Instant::now() + NAMES;
     let mut pods = Vec::new();
     while let Some(open) = updates {
@@ -135,6 +140,12 @@ async fn announce(watch: &Watch, stream: &mut Stream, updates: &mut Option<Updat
             Err(_) => break,
         }
     }
+    Ok(pods)
+}
+
+/// Says what is watched, once it is known whom the filter names.
+async fn announce(watch: &Watch, stream: &mut Stream, updates: &mut Option<Updates>) -> anyhow::Result<()> {
+    let pods = meet(stream, updates).await?;
     let what = if watch.filter.is_empty() { "all drops" } else { "the drops that match" };
     let mechanism = if watch.run.probes == ProbesWhen::Always {
         "one program on the tracepoint kfree_skb, and probes on every packet that comes to a netfilter hook"
@@ -142,13 +153,18 @@ async fn announce(watch: &Watch, stream: &mut Stream, updates: &mut Option<Updat
         "one program on the tracepoint kfree_skb, none on packets that are not dropped"
     };
     say(&format!("watching {what} on {}: all network namespaces; {mechanism}; Ctrl-C ends", stream.node()));
-    list(&pods);
+    introduce(stream, &pods);
+    Ok(())
+}
+
+/// Says whom the filter names, or that nobody has such a name.
+pub(crate) fn introduce(stream: &Stream, pods: &[String]) {
+    list(pods);
     if stream.names().is_filtered() && !stream.names().has_matched() {
         for line in stream.names().nobody() {
             say(&format!("{line}; waiting for it"));
         }
     }
-    Ok(())
 }
 
 /// Says which pods a filter means.
@@ -162,7 +178,11 @@ fn list(pods: &[String]) {
 }
 
 /// Takes names that have come, at most some at a time.
-fn take_names(stream: &mut Stream, first: Option<Update>, updates: &mut Updates) -> anyhow::Result<()> {
+pub(crate) fn take_names(
+    stream: &mut Stream,
+    first: Option<Update>,
+    updates: &mut Updates,
+) -> anyhow::Result<()> {
     let mut next = first.or_else(|| updates.try_recv().ok());
     for _ in 0..UPDATES {
         let Some(update) = next else { break };
@@ -338,7 +358,7 @@ async fn follow(
 }
 
 /// The first signal ends the run in order; a second one, or one during the end, ends it at once.
-fn die_of_the_next_signal() {
+pub(crate) fn die_of_the_next_signal() {
     extern "C" fn die(_signal: libc::c_int) {
         // SAFETY: async-signal-safe (signal-safety(7)).
         unsafe { libc::_exit(130) }
@@ -358,7 +378,7 @@ fn pass(sink: &mut impl Sink, record: &Record, at: Now, flow: &mut ControlFlow<S
     }
 }
 
-async fn any_readable<T: std::os::fd::AsRawFd>(
+pub(crate) async fn any_readable<T: std::os::fd::AsRawFd>(
     fd: Option<&AsyncFd<T>>,
 ) -> io::Result<tokio::io::unix::AsyncFdReadyGuard<'_, T>> {
     match fd {
@@ -367,7 +387,7 @@ async fn any_readable<T: std::os::fd::AsRawFd>(
     }
 }
 
-async fn due(at: Option<Instant>) {
+pub(crate) async fn due(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at.into()).await,
         None => std::future::pending().await,
@@ -384,7 +404,7 @@ async fn answer(asked: &mut Option<Asked>) -> Option<Table> {
     }
 }
 
-async fn received(updates: &mut Option<Updates>) -> Option<Update> {
+pub(crate) async fn received(updates: &mut Option<Updates>) -> Option<Update> {
     match updates {
         Some(updates) => updates.recv().await,
         None => std::future::pending().await,

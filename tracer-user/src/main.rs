@@ -13,7 +13,7 @@ use tracer_user::{
     filter::netns,
     hist, live,
     output::{self, Printer},
-    recording, report,
+    recording, report, trace,
 };
 
 fn main() -> ExitCode {
@@ -43,6 +43,7 @@ fn run(command: Command, arguments: &[OsString]) -> anyhow::Result<u8> {
             let printer = Printer::new(live.settings(), io::stdout(), io::stderr());
             return live::run(&live.watch, arguments, printer);
         }
+        Command::Trace(settings) => return trace::run::run(&settings, arguments),
         Command::Hist(settings) => return hist::run(&settings, arguments),
         Command::Record(record) => return recording::run(&record, arguments),
         Command::Replay(replay) => {

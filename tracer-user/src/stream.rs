@@ -19,7 +19,7 @@ use crate::identity::{
 use crate::netfilter::{
     bridge,
     evaluate::Packet,
-    model::{Mechanism, Mechanisms, Netfilter, TableSummary},
+    model::{Family, Mechanism, Mechanisms, Netfilter, TableSummary},
     rulesets::{Engines, Evidence, FreedBy, Rulesets},
 };
 use crate::probe::{
@@ -31,13 +31,19 @@ use crate::probe::{
     tracer::{Losses, RING_BYTES, Reading, Tracer, TracerError},
 };
 use crate::tc::{self, hooks::Hooks, model::Bpf, programs::Programs};
+use crate::trace::{
+    self,
+    model::{Place, Point, Seen},
+    rules::{Met, Rules, Until},
+};
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     io, thread,
     time::{Duration, Instant},
 };
 use tracer_common::{
-    Device, Event, FlowKey, Layout, Retransmit, TC_FILTERS, TcFilter, attribution_kind, flow_flag,
+    Device, Event, FlowKey, Layout, Retransmit, StepHead, TC_FILTERS, TcFilter, attribution_kind, flow_flag,
+    place,
 };
 
 /// Records taken from the ring before it is somebody else's turn: as many as can be in it at one moment.
@@ -83,6 +89,10 @@ pub struct Stream {
     unmeant: HashSet<u32>,
     /// Segments that TCP had repeated when it was last asked.
     repeated: HashMap<Retransmit, u64>,
+    /// What was seen of followed packets and not yet taken, in a trace.
+    seen: VecDeque<Seen>,
+    /// Which rules they met.
+    rules: Rules,
     /// What the self-test said; `None` if it had nothing to learn from.
     learned: Option<Result<Learned, String>>,
     lost: Losses,
@@ -148,6 +158,8 @@ impl Stream {
             held: VecDeque::new(),
             unmeant: HashSet::new(),
             repeated: HashMap::new(),
+            seen: VecDeque::new(),
+            rules: Rules::default(),
             learned: None,
             lost: Losses::default(),
             last_tick,
@@ -361,6 +373,102 @@ impl Stream {
         Ok(learned)
     }
 
+    /// Begins to follow packets: see [`Tracer::arm_trace`].
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn arm_trace(&mut self) -> Result<(), TracerError> {
+        self.tracer.arm_trace()
+    }
+
+    /// The network namespaces of this system, but for the self-test's.
+    pub fn network_namespaces(&mut self) -> Vec<u32> {
+        let own = self.lab.as_ref().map(Lab::inode);
+        let all = self.tracer.network_namespaces(self.kernel.layout()).unwrap_or_default();
+        all.into_iter().map(|netns| netns.inode).filter(|inode| Some(*inode) != own).collect()
+    }
+
+    /// What was seen next of a followed packet, if there is more by now.
+    pub fn next_seen(&mut self) -> Option<Seen> {
+        loop {
+            if let Some(seen) = self.seen.pop_front() {
+                return Some(seen);
+            }
+            let (head, raw) = {
+                let item = self.tracer.steps()?.next()?;
+                // A record of another length is none of ours.
+                let Ok(step) = trace::decode::decode(&item) else { continue };
+                step
+            };
+            if self.clock.is_behind(raw.time)
+                && let Ok(sample) = sample_now()
+            {
+                self.clock.record_from(sample, raw.time);
+            }
+            self.see(&head, raw);
+        }
+    }
+
+    /// A record of a followed packet.
+    fn see(&mut self, head: &StepHead, raw: Raw) {
+        let is_dropped = head.place == place::DROPPED;
+        let view = if is_dropped {
+            let (mut event, _) = self.explained(&raw);
+            self.causes.explain(&mut event);
+            event
+        } else {
+            let clock = &self.clock;
+            let mut view = explain(&raw, &self.kernel, &|time| clock.to_realtime(time), &self.node);
+            self.names.name(&mut view);
+            view
+        };
+        let Some(mut seen) = trace::observe::seen(head, &raw, view, &self.kernel) else { return };
+        seen.pod = seen.view.network.netns.and_then(|netns| {
+            self.names.inventory().pod_in(netns, seen.view.time).map(|pod| pod.name.to_string())
+        });
+        match &mut seen.place {
+            Place::Hook(passed) => {
+                let until = match passed.point {
+                    Point::Entered => None,
+                    Point::Past(priority) => Some(Until::Past(priority)),
+                    Point::Left => Some(Until::Left),
+                };
+                if let Some(until) = until {
+                    let met = self.met(head.packet, &raw, &until);
+                    (passed.rules, passed.unsure) = (met.rules, met.unsure);
+                }
+                if passed.point != Point::Left {
+                    self.rules.look(head.packet, raw, head.priority);
+                }
+            }
+            Place::Dropped => {
+                let answer = seen.view.drop.netfilter.clone();
+                let met = self.met(head.packet, &raw, &Until::Dropped(answer.as_deref()));
+                let on_hook = trace::observe::on_hook(&raw, met);
+                if let Some(place) = on_hook {
+                    // What it met on the hook before it was dropped there.
+                    self.seen.push_back(Seen { place, ..seen.clone() });
+                }
+            }
+            _ => {}
+        }
+        self.seen.push_back(seen);
+    }
+
+    /// The rules that a followed packet met since the last look at it.
+    fn met(&mut self, packet: u64, raw: &Raw, until: &Until<'_>) -> Met {
+        let family = raw.hook.as_ref().and_then(|state| Family::from_number(state.family));
+        let (Some(state), Some(family)) = (&raw.hook, family) else { return Met::default() };
+        let netns = Evidence::of_event(raw).netns;
+        let chains = match self.tracer.memory() {
+            Ok(mut memory) => self.rulesets.base_chains(&mut memory, netns, family, state.hook),
+            Err(_) => Vec::new(),
+        };
+        let has_legacy = self.rulesets.engines.legacy;
+        let offsets = self.kernel.conntrack_offsets();
+        self.rules.met(packet, raw, until, has_legacy, &chains, &offsets)
+    }
+
     /// The tracer, for its ring's descriptor.
     pub fn tracer(&mut self) -> &mut Tracer {
         &mut self.tracer
@@ -540,35 +648,16 @@ impl Stream {
             if self.is_own(raw.key.netns) {
                 continue;
             }
-            let netfilter = self.netfilter(&Evidence::of_event(&raw), raw.key.location, Some(&raw));
-            let own = u64::from(raw.gso_segments.max(1));
-            let at = self.clock.to_realtime(raw.time);
+            let (mut event, asked) = self.explained(&raw);
+            let at = event.time;
             if share.count > 1 {
                 // Drops of this slot that sent no event came before this one.
-                let (count, segments) = (share.count - 1, share.segments.saturating_sub(own));
+                let (count, segments) = (share.count - 1, share.segments.saturating_sub(event.segments));
                 let from = self.clock.to_realtime(self.last_tick.min(raw.time));
                 let reading = Reading { slot: raw.slot, key: raw.key, count, segments };
                 let counted = self.counted(&reading, from, at);
                 self.pass(counted, each);
             }
-            let clock = &self.clock;
-            let mut event = explain(&raw, &self.kernel, &|time| clock.to_realtime(time), &self.node);
-            event.count = 1;
-            event.segments = own;
-            event.drop.take_netfilter(netfilter);
-            let mut bpf = self.at_tc(&raw.key, Some(&raw.filters), event.network.interface.as_deref());
-            if let Some(bpf) = &mut bpf {
-                self.name_filters(bpf, raw.device);
-            }
-            let said =
-                bpf.as_ref().and_then(|bpf| self.cilium.explain(&raw, &event, bpf, self.names.inventory()));
-            let (said, asked) = said.map_or((None, None), |(said, asked)| (Some(Box::new(said)), asked));
-            event.drop.cilium = said;
-            if let Some(said) = &event.drop.cilium {
-                self.cilium.note(Some(said), 1);
-            }
-            event.drop.take_program(bpf, event.destination.address);
-            self.names.name(&mut event);
             self.causes.explain(&mut event);
             let Reason { class, cause, netfilter, bpf, cilium, .. } = &event.drop;
             let netfilter = netfilter.as_ref().map(|answer| Box::new(answer.of_others()));
@@ -582,6 +671,29 @@ impl Stream {
             }
         }
         true
+    }
+
+    /// What a full event tells: what dropped the packet, and who its ends are; all but the cause.
+    fn explained(&mut self, raw: &Raw) -> (Drop, Option<Asked>) {
+        let netfilter = self.netfilter(&Evidence::of_event(raw), raw.key.location, Some(raw));
+        let clock = &self.clock;
+        let mut event = explain(raw, &self.kernel, &|time| clock.to_realtime(time), &self.node);
+        event.count = 1;
+        event.segments = u64::from(raw.gso_segments.max(1));
+        event.drop.take_netfilter(netfilter);
+        let mut bpf = self.at_tc(&raw.key, Some(&raw.filters), event.network.interface.as_deref());
+        if let Some(bpf) = &mut bpf {
+            self.name_filters(bpf, raw.device);
+        }
+        let said = bpf.as_ref().and_then(|bpf| self.cilium.explain(raw, &event, bpf, self.names.inventory()));
+        let (said, asked) = said.map_or((None, None), |(said, asked)| (Some(Box::new(said)), asked));
+        event.drop.cilium = said;
+        if let Some(said) = &event.drop.cilium {
+            self.cilium.note(Some(said), 1);
+        }
+        event.drop.take_program(bpf, event.destination.address);
+        self.names.name(&mut event);
+        (event, asked)
     }
 
     /// Ends an interval: what no event told comes out as counts, and what was lost is said.

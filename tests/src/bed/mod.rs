@@ -24,6 +24,7 @@ pub mod mount;
 pub mod namespace;
 pub mod netkit;
 pub mod objects;
+pub mod outside;
 pub mod packet;
 pub mod program;
 pub mod random;

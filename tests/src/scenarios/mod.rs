@@ -33,6 +33,7 @@ mod startup;
 mod storm;
 mod tc;
 pub mod times;
+mod trace;
 mod tunnel;
 
 use crate::bed::topology::Family;
@@ -87,6 +88,7 @@ pub fn all() -> Vec<Trial> {
         routing::trials(),
         socket::trials(),
         tc::trials(),
+        trace::trials(),
         tunnel::trials(),
         startup::trials(),
         clock::trials(),

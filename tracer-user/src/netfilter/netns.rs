@@ -1,5 +1,6 @@
 //! A way into a network namespace that is known by its inode number.
 
+use std::collections::HashSet;
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -18,6 +19,19 @@ use std::time::Duration;
 /// If it was found, but can't be opened.
 pub(crate) fn open(inode: u32) -> io::Result<Option<File>> {
     open_in(inode, Path::new("/run/netns"), Path::new("/proc"))
+}
+
+/// Inode numbers of all network namespaces that something leads to: a name, a mount, a process.
+pub(crate) fn reachable() -> io::Result<HashSet<u32>> {
+    let proc = Path::new("/proc");
+    let nsfs = proc.join("self/ns/net").metadata()?.dev();
+    let mounted = fs::read(proc.join("self/mountinfo"))?;
+    let mounted = String::from_utf8_lossy(&mounted);
+    let files = entries(Path::new("/run/netns"))
+        .chain(entries(proc).filter(|path| is_process(path)).map(|path| path.join("ns/net")));
+    let named = files.filter_map(|path| path.metadata().ok()).filter(|found| found.dev() == nsfs);
+    let named = named.filter_map(|found| u32::try_from(found.ino()).ok());
+    Ok(named.chain(mounted.lines().filter_map(mounted_inode)).collect())
 }
 
 /// Does something in a network namespace: on a thread of its own, which ends with it, and is waited for no longer than
@@ -90,13 +104,16 @@ fn is_process(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit))
 }
 
+/// The inode number of the namespace that a line of mountinfo mounts.
+fn mounted_inode(line: &str) -> Option<u32> {
+    let root = line.split(' ').nth(3)?;
+    root.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
+}
+
 /// The mount point of a line of mountinfo (proc_pid_mountinfo(5)) if it is the namespace with this inode: an nsfs mount's
 /// root is `net:[INODE]`. A point with escaped letters is not understood.
 fn mount_point(line: &str, inode: u32) -> Option<PathBuf> {
-    let mut fields = line.split(' ').skip(3);
-    let (root, point) = (fields.next()?, fields.next()?);
-    let number = root.strip_prefix("net:[")?.strip_suffix(']')?;
-    (number.parse() == Ok(inode)).then(|| PathBuf::from(point))
+    (mounted_inode(line)? == inode).then(|| line.split(' ').nth(4).map(PathBuf::from))?
 }
 
 #[cfg(test)]
@@ -113,6 +130,8 @@ mod tests {
         assert!(open_in(inode, Path::new("/proc/self/ns"), proc).unwrap().is_some());
         // Another kind of namespace is not taken for it, and no namespace has this number.
         assert!(open(1).unwrap().is_none());
+        let reachable = reachable().unwrap();
+        assert!(reachable.contains(&inode) && !reachable.contains(&1));
     }
 
     #[test]

@@ -207,6 +207,21 @@ pub struct Rulesets {
     names: HashMap<u64, (String, Option<String>)>,
 }
 
+/// A base chain of nft on a hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseChain {
+    /// Its table's family.
+    pub family: Family,
+    /// Its table.
+    pub table: String,
+    /// Its name.
+    pub chain: String,
+    /// Its priority on the hook.
+    pub priority: i32,
+    /// True if `iptables-nft` and its sisters keep it.
+    pub is_iptables: bool,
+}
+
 /// What is known of one netns.
 #[derive(Debug, Default)]
 struct Netns {
@@ -417,6 +432,37 @@ impl Rulesets {
             }));
         }
         tables
+    }
+
+    /// nft's base chains on a hook of IPv4 or IPv6, those of `inet` tables too, in order of their priority.
+    pub fn base_chains(
+        &mut self,
+        memory: &mut impl KernelMemory,
+        netns: NetnsId,
+        family: Family,
+        hook: u8,
+    ) -> Vec<BaseChain> {
+        let Some(layout) = self.layout else { return Vec::new() };
+        let netns = self.netns_mut(netns);
+        netns.refresh(memory, &layout);
+        let Some(newest) = netns.generations.back() else { return Vec::new() };
+        let mut found: Vec<BaseChain> = newest
+            .chains
+            .iter()
+            .filter_map(|chain| {
+                let (base, table) = (chain.base?, newest.table_of(chain)?);
+                let is_here = base.hook == hook && (table.family == family || table.family == Family::Inet);
+                is_here.then(|| BaseChain {
+                    family: table.family,
+                    table: table.name.clone(),
+                    chain: chain.name.clone(),
+                    priority: base.priority,
+                    is_iptables: table.is_iptables,
+                })
+            })
+            .collect();
+        found.sort_by_key(|chain| chain.priority);
+        found
     }
 
     /// The netns of a drop, also of one that only its inode number is known of.

@@ -52,6 +52,9 @@ const ESSENTIAL: &str = "droptrace cannot read packets on it";
 const NO_TRANSPORT: &str = "ports are guessed from the IP header's length";
 const NO_MAC: &str = "packets that never reached the IP layer have no addresses";
 const NO_PEERS: &str = "peers that do not answer are not told of";
+const NO_LINK: &str = "a trace doesn't know what kind of device a packet leaves by";
+const NO_ROUTE: &str = "a trace lacks routing decisions";
+const NO_GATEWAY: &str = "a trace lacks next hops";
 const NO_NETNS: &str = "the network namespace of some packets stays unknown";
 const NO_DEVICE: &str = "interfaces stay unknown";
 const NO_HOOK: &str = "drops by netfilter lack their hook and its interfaces";
@@ -107,7 +110,14 @@ const VMLINUX: &[Wanted<Offsets>] = wanted! {
     dev_net = "net_device" ["nd_net.net"] 8, NO_NETNS;
     dev_ifindex = "net_device" ["ifindex"] 4, NO_DEVICE;
     dev_name = "net_device" ["name"] 16, NO_DEVICE;
+    dev_link_ops = "net_device" ["rtnl_link_ops"] 8, NO_LINK;
+    link_ops_kind = "rtnl_link_ops" ["kind"] 8, NO_LINK;
     dst_dev = "dst_entry" ["dev", "dev_rcu"] 8, NO_NETNS;
+    dst_input = "dst_entry" ["input"] 8, NO_ROUTE;
+    dst_output = "dst_entry" ["output"] 8, NO_ROUTE;
+    rt_gateway_family = "rtable" ["rt_gw_family"] 1, NO_GATEWAY;
+    rt_gateway = "rtable" ["rt_gw4"] 4, NO_GATEWAY;
+    rt6_gateway = "rt6_info" ["rt6i_gateway"] 16, NO_GATEWAY;
     net_inum = "net" ["ns.inum"] 4, "the network namespace of packets stays unknown";
     net_ops = "net" ["ns.ops"] 8, "the network namespace of packets cannot be checked and stays unknown";
     net_cookie = "net" ["net_cookie", "ns.ns_id"] 8,
@@ -256,6 +266,13 @@ fn resolve_arguments(vmlinux: &Btf, resolved: &mut Resolved) {
         });
         return;
     }
+    let consumed = vmlinux
+        .func_arguments("__bpf_trace_consume_skb")
+        .or_else(|| vmlinux.typedef_arguments("btf_trace_consume_skb"))
+        .unwrap_or_default();
+    let has_location =
+        consumed.get(2).is_some_and(|argument| argument.type_name == "void" && argument.pointers == 1);
+    resolved.offsets.arg_consume_location = if has_location { 1 } else { ABSENT };
     let reason = position("reason", "skb_drop_reason", 0);
     let rx_sk = position("rx_sk", "sock", 1);
     resolved.offsets.arg_reason = reason.unwrap_or(ABSENT);

@@ -1,13 +1,16 @@
 //! The kernel half, loaded and attached: its memory, its ring, its miss counter. Everything it holds dies with it.
 
 mod filter;
+mod hook_programs;
 mod memory;
+mod path;
 mod probes;
 mod retransmit;
 mod second;
 mod watch;
 
 pub use memory::Reader;
+pub use path::PathPrograms;
 pub use probes::Probes;
 
 use self::{
@@ -176,6 +179,8 @@ pub struct Settings {
     pub verbose: u8,
     /// Whether [`Tracer::attach_probes`] may be asked for.
     pub probes: bool,
+    /// Whether [`Tracer::arm_trace`] may be asked for.
+    pub trace: bool,
 }
 
 /// The running kernel half.
@@ -198,6 +203,9 @@ pub struct Tracer {
     /// `ops` of every struct net.
     netns_ops: u64,
     ring: RingBuf<MapData>,
+    /// Steps of followed packets, in a trace.
+    steps: Option<RingBuf<MapData>>,
+    path: PathPrograms,
 }
 
 /// What the programs could not do, in all since they were loaded.
@@ -277,7 +285,16 @@ impl Tracer {
             .map_max_entries("FILTER_END_NETNS", if has_names { filter::NETNS } else { 1 })
             .map_max_entries("RETRANSMITS", if compiled.spec.active != 0 { retransmit::PEERS } else { 1 })
             .map_max_entries("PROBED", if settings.probes { PROBED } else { 1 })
+            .override_global("TRACE", &u32::from(settings.trace), true)
+            .map_max_entries("FOLLOWED", if settings.trace { path::FOLLOWED } else { 1 })
+            .map_max_entries("EXPECTED", if settings.trace { path::FOLLOWED } else { 1 })
+            .map_max_entries("STEPS", if settings.trace { path::RING_BYTES } else { 4096 })
             .load(OBJECT)?;
+        let mut path = PathPrograms::default();
+        if settings.trace {
+            // Before maps are taken out.
+            path.take_hook_programs(hook_programs::load(&ebpf));
+        }
 
         let control = mapped::<Control>(&mut ebpf, "CONTROL", 1)?;
         let cpu_states = mapped::<CpuState>(&mut ebpf, "CPUS", cpus * Layout::LEVELS)?;
@@ -286,6 +303,12 @@ impl Tracer {
         let memory = mapped::<Memory>(&mut ebpf, "MEMORY", 1)?;
         let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?)
             .map_err(|error| TracerError::Map { name: "EVENTS", error })?;
+        let steps = if settings.trace {
+            let steps = RingBuf::try_from(take(&mut ebpf, "STEPS")?);
+            Some(steps.map_err(|error| TracerError::Map { name: "STEPS", error })?)
+        } else {
+            None
+        };
 
         let watched = WatchMaps {
             lists: mapped(&mut ebpf, "LISTS", LISTS)?,
@@ -344,6 +367,8 @@ impl Tracer {
             own_net,
             netns_ops,
             ring,
+            steps,
+            path,
         };
         Ok(tracer)
     }

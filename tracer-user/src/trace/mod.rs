@@ -1,14 +1,20 @@
-//! `droptrace trace`: the whole path of chosen packets through this node. `story` makes stories of what was seen, and `sink`
-//! tells them: `tree` to people, `json`, `iptables` and `pcapng` to programs.
+//! `droptrace trace`: the whole path of chosen packets through this node.
+//!
+//! The kernel half sends records of the packets that pass the filter (`decode`); each becomes what was seen at one place
+//! (`observe`, with the packet's event explained like a drop's, and the `rules` that it met since the place before); `story` makes
+//! steps and an end of it, which `sink` tells: as a `tree`, as `json`, as the lines of `iptables`' TRACE target, as a `pcapng` file.
+//! `run` is the loop.
 
+pub mod decode;
 #[cfg(test)]
 mod fixtures;
 mod iptables;
 mod json;
 pub mod model;
+pub mod observe;
 mod pcapng;
-mod sink;
+pub mod rules;
+pub mod run;
+pub mod sink;
 pub mod story;
 mod tree;
-
-pub use sink::{Format, Settings, TraceOutput};

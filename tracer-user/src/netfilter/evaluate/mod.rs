@@ -13,7 +13,7 @@ mod matches;
 #[cfg(test)]
 mod model;
 mod packet;
-mod path;
+pub mod path;
 mod rule;
 #[cfg(test)]
 mod tests;
@@ -132,6 +132,12 @@ pub fn confidence<'e, 'a>(evaluation: &'e Evaluation<'a>) -> (Confidence, Option
         [one] if evaluation.is_complete => (Confidence::Inferred, Some(one)),
         _ => (Confidence::Ambiguous, None),
     }
+}
+
+/// Whether NAT has given its answer for a connection with this nf_conn.status, for its destination or for its source.
+#[must_use]
+pub fn is_translated(status: u32, is_destination: bool) -> bool {
+    status & if is_destination { status::DST_NAT_DONE } else { status::SRC_NAT_DONE } != 0
 }
 
 /// The rules and policies that may have dropped a packet on a hook. `tables` are the hook's, in the order in which they

@@ -6,6 +6,7 @@ use crate::netfilter::model::Family;
 use crate::output::{escape, words};
 use crate::trace::model::{Decision, End, Outcome, Passed, Place, Point, Seen};
 use std::time::Duration;
+use tracer_common::priority;
 
 /// What is known of the answer to a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,7 +118,13 @@ fn hands_on(seen: &Seen) -> Option<&'static str> {
 
 /// It went through INPUT, as far as is known.
 fn is_through_input(passed: &Passed) -> bool {
-    passed.family != Family::Bridge && passed.hook == "INPUT" && passed.point == Point::Left
+    // Behind the last look only connection tracking confirms.
+    let is_last = match passed.point {
+        Point::Left => true,
+        Point::Past(at) => at >= priority::SRCNAT,
+        Point::Entered => false,
+    };
+    passed.family != Family::Bridge && passed.hook == "INPUT" && is_last
 }
 
 /// TCP and UDP keep a packet until a program reads it.

@@ -1,0 +1,466 @@
+//! `droptrace trace`: the path of packets, and that following them changes nothing.
+
+use super::{alone, skip};
+use crate::bed::backend::Backend;
+use crate::bed::droptrace::{self, Droptrace, Output};
+use crate::bed::kernel;
+use crate::bed::namespace::Namespace;
+use crate::bed::objects::Objects;
+use crate::bed::outside::Outside;
+use crate::bed::packet::{self, tcp_flag};
+use crate::bed::record::Record;
+use crate::bed::send;
+use crate::bed::settled;
+use crate::bed::tc::{Hook, Program};
+use crate::bed::topology::{Family, Routed};
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use std::net::UdpSocket;
+
+pub(super) fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for backend in [Backend::Legacy, Backend::IptablesNft] {
+        let families: &[Family] = if kernel::in_vm() { &[Family::V4] } else { &[Family::V4, Family::V6] };
+        for &family in families {
+            let name = format!("trace::through_nat_{}::{}", backend.name(), family.name());
+            trials.push(alone(name, move || through_nat(backend, family)));
+        }
+    }
+    trials.extend([
+        alone("trace::forwarding_off", forwarding_off),
+        alone("trace::overlay_unanswered", overlay_unanswered),
+        alone("trace::overlay_blocked", overlay_blocked),
+        alone("trace::two_defaults", two_defaults),
+        alone("trace::not_programmed", not_programmed),
+        alone("trace::killed_leaves_nothing", killed_leaves_nothing),
+    ]);
+    for how in [How::Tcx, How::Clsact] {
+        let name = format!("trace::programs_behind_decide_{}", how.name());
+        trials.push(alone(name, move || programs_behind_decide(how)));
+    }
+    trials
+}
+
+/// What droptrace says once packets are followed.
+const FOLLOWING: &str = "following";
+
+/// Follows packets.
+struct Trace(Droptrace);
+
+impl Trace {
+    fn start(filter: &[&str]) -> Result<Self> {
+        let mut command = droptrace::command(&["trace", "-o", "json", "--offline"])?;
+        command.args(filter);
+        let started = Droptrace::spawn(command)?;
+        started.wait("packets are followed", |output| output.stderr.contains(FOLLOWING))?;
+        Ok(Self(started))
+    }
+
+    /// Waits until so many stories have ended.
+    fn stories(self, count: usize) -> Result<Vec<Story>> {
+        let is_end = |record: &&Record| record.text("/type") == Some("end");
+        self.0.wait("stories end", |output| output.records.iter().filter(is_end).count() >= count)?;
+        stories(&self.0.stop()?)
+    }
+}
+
+/// A packet's story.
+#[derive(Debug)]
+struct Story {
+    steps: Vec<Record>,
+    end: Record,
+}
+
+fn stories(output: &Output) -> Result<Vec<Story>> {
+    let ends = output.records.iter().filter(|record| record.text("/type") == Some("end"));
+    ends.map(|end| {
+        let packet = end.text("/packet").context("an end without its packet")?;
+        let steps = output
+            .records
+            .iter()
+            .filter(|record| record.text("/type") == Some("step") && record.text("/packet") == Some(packet));
+        let steps: Vec<Record> = steps.cloned().collect();
+        ensure!(end.number("/steps") == Some(steps.len() as u64), "{} steps: {}", steps.len(), end.brief());
+        Ok(Story { steps, end: end.clone() })
+    })
+    .collect()
+}
+
+impl Story {
+    fn outcome(&self) -> Option<&str> {
+        self.end.text("/outcome")
+    }
+
+    /// The steps in short: what is to be seen in order.
+    fn in_short(&self) -> Vec<String> {
+        self.steps.iter().map(short).collect()
+    }
+
+    /// Checks that these are among the steps, in this order.
+    fn expect(&self, wanted: &[String]) -> Result<()> {
+        let all = self.in_short();
+        let mut rest = all.iter();
+        for step in wanted {
+            ensure!(rest.any(|it| it == step), "no {step} in its place among {all:#?}; {}", self.end.brief());
+        }
+        Ok(())
+    }
+}
+
+/// `netns kind what`
+fn short(step: &Record) -> String {
+    let text = |pointer: &str| step.text(pointer).unwrap_or("-").to_owned();
+    let netns = step.number("/netns").unwrap_or(0);
+    let ends = |pointer: &str| {
+        let end = |end: &str| {
+            let address = text(&format!("{pointer}/{end}/address"));
+            step.number(&format!("{pointer}/{end}/port"))
+                .map_or(address.clone(), |port| format!("{address} {port}"))
+        };
+        format!("{} > {}", end("source"), end("destination"))
+    };
+    let what = match step.text("/kind") {
+        Some("netfilter") if step.text("/netfilter/table").is_some() => {
+            let number = step.number("/netfilter/rule").map_or("-".to_owned(), |rule| rule.to_string());
+            format!(
+                "{}:{}:{}:{number} {}",
+                text("/netfilter/table"),
+                text("/netfilter/chain"),
+                text("/netfilter/what"),
+                text("/netfilter/verdict")
+            )
+        }
+        Some("netfilter") => text("/netfilter/hook"),
+        Some("nat") => format!("{} => {}", ends("/nat/before"), ends("/nat/after")),
+        Some("route") => format!("{} {}", text("/route/decision"), text("/route/interface")),
+        Some("device" | "tc" | "qdisc") => match step.text("/interface_in") {
+            Some(name) => format!("in {name}"),
+            None => format!("out {}", text("/interface_out")),
+        },
+        _ => String::new(),
+    };
+    format!("{netns} {} {what}", text("/kind")).trim_end().to_owned()
+}
+
+/// A packet to a service's address is translated, marked, forwarded through a chain, and delivered.
+fn through_nat(backend: Backend, family: Family) -> Result<()> {
+    let routed = Routed::new()?;
+    let vip = family.pick("10.96.0.10", "fd96::10");
+    let (server, port) = (routed.server.address(family), 5353);
+    let to = family.pick(format!("{server}:{port}"), format!("[{server}]:{port}"));
+    let rules = format!(
+        "*mangle\n-A PREROUTING -p udp -j MARK --set-xmark 0x10/0xffffffff\nCOMMIT\n\
+         *nat\n:SVC - [0:0]\n-A PREROUTING -p tcp -j SVC\n-A PREROUTING -d {vip} -p udp -m udp --dport 53 -j SVC\n\
+         -A SVC -p udp -m udp -j DNAT --to-destination {to}\nCOMMIT\n\
+         *filter\n:PODS - [0:0]\n-A FORWARD -m mark --mark 0x10 -j PODS\n-A PODS -p tcp -j DROP\n-A PODS -m udp -p udp --dport 9 -j DROP\nCOMMIT\n"
+    );
+    backend.load(&routed.router, family, &rules)?;
+    let listener = routed.server.netns.enter(|| Ok(UdpSocket::bind(routed.server.port(family, port))?))?;
+    let from = routed.client.port(family, 40_000);
+    let trace = Trace::start(&["--port", "40000", "--protocol", "udp"])?;
+    let dialled = family.pick(format!("{vip}:53"), format!("[{vip}]:53")).parse()?;
+    routed.client.netns.enter(|| send::udp(from, dialled, b"query", 1))?;
+    let stories = trace.stories(1)?;
+    drop(listener);
+    let story = stories.first().context("no story")?;
+    ensure!(story.outcome() == Some("delivered"), "{}", story.end.brief());
+    let [client, router, server_netns] =
+        [&routed.client.netns, &routed.router, &routed.server.netns].map(Namespace::inode);
+    let address = routed.client.address(family);
+    let wanted = [
+        format!("{client} route output c0"),
+        format!("{client} netfilter OUTPUT"),
+        format!("{client} netfilter POSTROUTING"),
+        format!("{client} qdisc out c0"),
+        format!("{router} device in r0"),
+        format!("{router} netfilter PREROUTING"),
+        format!("{router} netfilter mangle:PREROUTING:rule:1 target mark"),
+        format!("{router} netfilter nat:PREROUTING:rule:2 jump SVC"),
+        format!("{router} netfilter nat:SVC:rule:1 target dnat"),
+        format!("{router} nat {address} 40000 > {vip} 53 => {address} 40000 > {server} {port}"),
+        format!("{router} route forward r1"),
+        format!("{router} netfilter FORWARD"),
+        format!("{router} netfilter filter:FORWARD:rule:1 jump PODS"),
+        format!("{router} netfilter filter:PODS:return:3 return"),
+        format!("{router} netfilter filter:FORWARD:policy:2 accept"),
+        format!("{router} netfilter POSTROUTING"),
+        format!("{router} qdisc out r1"),
+        format!("{server_netns} device in s0"),
+        format!("{server_netns} netfilter PREROUTING"),
+        format!("{server_netns} route local lo"),
+        format!("{server_netns} netfilter INPUT"),
+    ];
+    story.expect(&wanted)
+}
+
+/// The router masquerades what its client sends, and no longer forwards what comes back on that side: the reply is seen, its
+/// translation is undone, and FORWARD never sees it.
+fn forwarding_off() -> Result<()> {
+    let family = Family::V4;
+    let routed = Routed::new()?;
+    routed.server.netns.run("ip route del default")?;
+    Backend::Legacy.load(&routed.router, family, "*nat\n-A POSTROUTING -o r1 -j MASQUERADE\nCOMMIT\n")?;
+    routed.router.sysctl("net.ipv4.conf.r1.forwarding", "0")?;
+    let trace = Trace::start(&["--ip", &routed.client.address(family).to_string(), "--protocol", "icmp"])?;
+    let echo = packet::echo_request(routed.client.address(family), routed.server.address(family), 7, 1);
+    routed.client.netns.enter(|| send::packets(&[(routed.server.port(family, 0), echo)]))?;
+    let stories = trace.stories(2)?;
+    let reply = stories.iter().find(|story| story.outcome() == Some("dropped"));
+    let reply = reply.with_context(|| format!("no drop: {stories:#?}"))?;
+    let [client, router] = [&routed.client.netns, &routed.router].map(Namespace::inode);
+    let (from, far, to) =
+        (routed.server.address(family), routed.far.address(family), routed.client.address(family));
+    reply.expect(&[
+        format!("{router} device in r1"),
+        format!("{router} netfilter PREROUTING"),
+        format!("{router} nat {from} > {far} => {from} > {to}"),
+    ])?;
+    ensure!(!reply.in_short().contains(&format!("{router} netfilter FORWARD")), "{reply:#?}");
+    ensure!(reply.end.text("/cause/id") == Some("ip-forward-off"), "{}", reply.end.brief());
+    let request = stories.iter().find(|story| story.outcome() != Some("dropped"));
+    let request = request.with_context(|| format!("no request: {stories:#?}"))?;
+    request.expect(&[format!("{client} netfilter OUTPUT"), format!("{router} netfilter FORWARD")])?;
+    Ok(())
+}
+
+/// A node with a pod (`c0`, behind `r0`) and an overlay that leaves by `up0`, beyond which nobody answers.
+struct Node {
+    routed: Routed,
+    outside: Outside,
+}
+
+/// Its own address on the wire, that of the other node, and of a pod there.
+const UPLINK: &str = "192.0.2.1";
+const OTHER_NODE: &str = "192.0.2.2";
+const OTHER_POD: &str = "10.244.2.9";
+
+impl Node {
+    fn new() -> Result<Self> {
+        let routed = Routed::new()?;
+        let outside = Outside::new(&routed.router, "up0")?;
+        routed.router.feed(
+            "ip -batch -",
+            &format!(
+                "addr add {UPLINK}/24 dev up0\n\
+                 neigh replace {OTHER_NODE} lladdr 02:00:c0:00:02:02 dev up0 nud permanent\n\
+                 link add vx0 type vxlan id 7 local {UPLINK} remote {OTHER_NODE} dstport 8472 nolearning\n\
+                 link set vx0 up\naddr add 10.244.1.1/32 dev vx0\n\
+                 route add 10.244.2.0/24 via 10.244.2.1 dev vx0 onlink\n\
+                 neigh replace 10.244.2.1 lladdr 02:00:0a:f4:02:01 dev vx0 nud permanent\n"
+            ),
+        )?;
+        Ok(Self { routed, outside })
+    }
+
+    /// The pod dials a pod of the other node.
+    fn dial(&self) -> Result<()> {
+        let (from, to) = (self.routed.client.port(Family::V4, 40_001), format!("{OTHER_POD}:6379").parse()?);
+        let syn = packet::tcp(from, to, 1, 0, tcp_flag::SYN, b"");
+        self.routed.client.netns.enter(|| send::packets(&[(to, syn)]))
+    }
+}
+
+/// The overlay's packet leaves this node and nothing comes back: not a word of a drop, but where it went.
+fn overlay_unanswered() -> Result<()> {
+    let node = Node::new()?;
+    let router = node.routed.router.inode();
+    let trace = Trace::start(&["--ip", OTHER_POD])?;
+    node.dial()?;
+    let stories = trace.stories(1)?;
+    let story = stories.first().context("no story")?;
+    ensure!(story.outcome() == Some("no-reply"), "{}", story.end.brief());
+    story.expect(&[
+        format!("{router} device in r0"),
+        format!("{router} route forward vx0"),
+        format!("{router} netfilter FORWARD"),
+        format!("{router} tunnel"),
+        format!("{router} device out up0"),
+    ])?;
+    let note = story.end.text("/note").unwrap_or_default();
+    for part in ["left on up0", "vxlan", UPLINK, OTHER_NODE, "02:00:c0:00:02:02", "no reply in 2 s"] {
+        ensure!(note.to_lowercase().contains(part), "no {part} in {note}");
+    }
+    ensure!(node.outside.taken() > 0, "nothing left the node");
+    Ok(())
+}
+
+/// A firewall on the node drops the overlay's packet: the pod's packet is followed into the tunnel, to its drop.
+fn overlay_blocked() -> Result<()> {
+    let node = Node::new()?;
+    let rules = "*filter\n-A OUTPUT -p udp -m udp --dport 8472 -j DROP\nCOMMIT\n";
+    Backend::Legacy.load(&node.routed.router, Family::V4, rules)?;
+    let router = node.routed.router.inode();
+    let trace = Trace::start(&["--ip", OTHER_POD])?;
+    node.dial()?;
+    let stories = trace.stories(1)?;
+    let story = stories.first().context("no story")?;
+    ensure!(story.outcome() == Some("dropped"), "{}", story.end.brief());
+    story.expect(&[
+        format!("{router} route forward vx0"),
+        format!("{router} tunnel"),
+        format!("{router} netfilter OUTPUT"),
+        format!("{router} netfilter filter:OUTPUT:rule:1 drop"),
+        format!("{router} drop"),
+    ])?;
+    ensure!(story.end.text("/cause/id") == Some("overlay-blocked"), "{}", story.end.brief());
+    Ok(())
+}
+
+/// Two routes to one place: each flow takes one of them, stably. The path of each tells by which device it left.
+fn two_defaults() -> Result<()> {
+    let routed = Routed::new()?;
+    let ups = [Outside::new(&routed.router, "up0")?, Outside::new(&routed.router, "up1")?];
+    for (device, wire) in [("up0", 8), ("up1", 9)] {
+        routed.router.feed(
+            "ip -batch -",
+            &format!(
+                "addr add 192.0.{wire}.1/24 dev {device}\n\
+                 neigh replace 192.0.{wire}.254 lladdr 02:00:c0:00:02:0{wire} dev {device} nud permanent\n"
+            ),
+        )?;
+    }
+    routed
+        .router
+        .run("ip route add default nexthop via 192.0.8.254 dev up0 nexthop via 192.0.9.254 dev up1")?;
+    routed.router.sysctl("net.ipv4.fib_multipath_hash_policy", "1")?;
+    let trace = Trace::start(&["--ip", "198.51.100.7", "--protocol", "udp"])?;
+    for port in 41_000..41_016 {
+        let to = "198.51.100.7:53".parse()?;
+        routed.client.netns.enter(|| send::udp(routed.client.port(Family::V4, port), to, b"?", 1))?;
+    }
+    let stories = trace.stories(16)?;
+    let mut left = [0; 2];
+    for story in &stories {
+        ensure!(story.outcome() == Some("no-reply"), "{}", story.end.brief());
+        let note = story.end.text("/note").unwrap_or_default();
+        for (count, (device, wire)) in left.iter_mut().zip([("up0", 8), ("up1", 9)]) {
+            if note.contains(device) {
+                ensure!(note.contains(&format!("192.0.{wire}.254")), "no next hop in {note}");
+                *count += 1;
+            }
+        }
+    }
+    ensure!(left.iter().all(|count| *count > 0) && left.iter().sum::<i32>() == 16, "{left:?}");
+    drop(ups);
+    Ok(())
+}
+
+/// A service's address that nothing translates leaves the node as it is.
+fn not_programmed() -> Result<()> {
+    let routed = Routed::new()?;
+    let outside = Outside::new(&routed.router, "up0")?;
+    routed.router.feed(
+        "ip -batch -",
+        &format!(
+            "addr add {UPLINK}/24 dev up0\nroute add default via {OTHER_NODE}\n\
+             neigh replace {OTHER_NODE} lladdr 02:00:c0:00:02:02 dev up0 nud permanent\n"
+        ),
+    )?;
+    // Rules for another service.
+    let rules = "*nat\n:KUBE-SERVICES - [0:0]\n-A PREROUTING -j KUBE-SERVICES\n\
+                 -A KUBE-SERVICES -d 10.96.0.99/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.244.2.9:80\nCOMMIT\n";
+    Backend::Legacy.load(&routed.router, Family::V4, rules)?;
+    let router = routed.router.inode();
+    let trace = Trace::start(&["--ip", "10.96.0.10"])?;
+    let (from, to) = (routed.client.port(Family::V4, 40_002), "10.96.0.10:80".parse()?);
+    let syn = packet::tcp(from, to, 1, 0, tcp_flag::SYN, b"");
+    routed.client.netns.enter(|| send::packets(&[(to, syn)]))?;
+    let stories = trace.stories(1)?;
+    let story = stories.first().context("no story")?;
+    ensure!(story.outcome() == Some("no-reply"), "{}", story.end.brief());
+    story.expect(&[
+        format!("{router} netfilter nat:PREROUTING:rule:1 jump KUBE-SERVICES"),
+        format!("{router} netfilter nat:KUBE-SERVICES:return:2 return"),
+        format!("{router} netfilter nat:PREROUTING:policy:2 accept"),
+        format!("{router} route forward up0"),
+        format!("{router} device out up0"),
+    ])?;
+    ensure!(!story.in_short().iter().any(|step| step.contains(" nat ")), "{:#?}", story.in_short());
+    drop(outside);
+    Ok(())
+}
+
+/// What tools say of hooks and qdiscs.
+fn hooks_of(netns: &Namespace) -> Result<String> {
+    let mut text = netns.run("tc qdisc show")?;
+    for device in ["r0", "r1"] {
+        for side in ["ingress", "egress"] {
+            text.push_str(&netns.run(&format!("tc filter show dev {device} {side}")).unwrap_or_default());
+        }
+    }
+    Ok(text)
+}
+
+/// A trace that is killed leaves no program and no qdisc behind, and while it runs it adds no qdisc and no filter.
+fn killed_leaves_nothing() -> Result<()> {
+    let routed = Routed::new()?;
+    let before = hooks_of(&routed.router)?;
+    let trace = Trace::start(&["--ip", "192.0.2.77"])?;
+    ensure!(hooks_of(&routed.router)? == before, "qdiscs or filters while it runs");
+    let held = Objects::held_by(trace.0.pid())?;
+    ensure!(!held.is_empty(), "droptrace holds no eBPF objects: this test cannot see them");
+    trace.0.signal(libc::SIGKILL);
+    trace.0.end()?;
+    let gone = settled(&[0], || Ok(u64::from(!held.alive()?.is_empty())))?;
+    ensure!(gone == 0, "still there: {:?}", held.alive()?);
+    ensure!(hooks_of(&routed.router)? == before, "qdiscs or filters after it was killed");
+    Ok(())
+}
+
+/// How a program is on a tc hook.
+#[derive(Clone, Copy)]
+enum How {
+    Tcx,
+    Clsact,
+}
+
+impl How {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}
+
+/// A program that drops decides as it would without a trace.
+fn programs_behind_decide(how: How) -> Result<()> {
+    if matches!(how, How::Tcx) && kernel::version() < (6, 6) {
+        return Err(skip("this kernel has no tcx (from 6.6)"));
+    }
+    let routed = Routed::new()?;
+    let from = routed.client.port(Family::V4, 40_003);
+    let to = routed.server.port(Family::V4, 7);
+    let dropped = |filter: &[&str]| -> Result<(u64, Option<String>)> {
+        let trace = if filter.is_empty() { None } else { Some(Trace::start(filter)?) };
+        let before = routed.server.netns.counter("UdpNoPorts")?;
+        routed.client.netns.enter(|| send::udp(from, to, b"x", 5))?;
+        let outcome = match trace {
+            Some(trace) => trace.stories(5)?.first().and_then(|story| story.outcome().map(str::to_owned)),
+            None => None,
+        };
+        Ok((routed.server.netns.counter("UdpNoPorts")? - before, outcome))
+    };
+    let mut program = Program::load("bouncer")?;
+    let link = match how {
+        How::Tcx => Some(program.attach(&routed.router, "r0", Hook::Ingress)?),
+        How::Clsact => {
+            routed.router.run("tc qdisc add dev r0 clsact")?;
+            program.add_filter(&routed.router, "r0", Hook::Ingress, 1)?;
+            None
+        }
+    };
+    let filter = ["--port", "40003"];
+    ensure!(dropped(&[])? == (0, None), "the program does not drop");
+    ensure!(
+        dropped(&filter)? == (0, Some("dropped".to_owned())),
+        "with a trace armed the program does not drop"
+    );
+    match link {
+        Some(link) => drop(link),
+        None => routed.router.run("tc qdisc del dev r0 clsact").map(drop)?,
+    }
+    let (arrived, outcome) = dropped(&filter)?;
+    ensure!(arrived == 5, "with a trace armed {arrived} of 5 packets arrive; {outcome:?}");
+    Ok(())
+}
