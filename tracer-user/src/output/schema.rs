@@ -13,9 +13,12 @@ mod tests {
         Cause, Conntrack, Drop, Endpoint, Evidence, Inner, K8s, Lost, LostPlace, Network, Original, Packet,
         Peer, Reason, Record, ServiceBy, Stalled, Timestamp, Unreplied,
     };
-    use crate::netfilter::model::{Backend, Family, Method, Netfilter, RuleRef};
+    use crate::netfilter::model::{Backend, Confidence, Family, Method, Netfilter, RuleRef};
     use crate::netfilter::program::Program;
     use crate::tc::model::{Bpf, Filter};
+    use crate::trace::model::{
+        Decision, End, Ends, Kind, Line, Met, NatStep, NetfilterStep, Outcome, Route, Step, TunnelStep,
+    };
     use serde_json::{Map, Value, json};
     use std::collections::BTreeSet;
 
@@ -294,8 +297,120 @@ mod tests {
             let present = keys(full.pointer(pointer).and_then(Value::as_object).unwrap());
             assert_eq!(described, present, "{name}");
         }
-        // And `lost`, `stalled`, its `peer` and `unreplied`.
-        assert_eq!(defs.len(), places.len() + 4);
+        // And `lost`, `stalled`, its `peer` and `unreplied`, and those of a trace.
+        assert_eq!(defs.len(), places.len() + 4 + TRACED.len());
+    }
+
+    /// The definitions of a trace's lines, and where they are in [`full_story`].
+    const TRACED: [(&str, &str); 6] = [
+        ("step", "/0"),
+        ("netfilter_step", "/0/netfilter"),
+        ("nat_step", "/0/nat"),
+        ("route", "/0/route"),
+        ("tunnel_step", "/0/tunnel"),
+        ("end", "/1"),
+    ];
+
+    /// A step that has everything, and an end.
+    fn full_story() -> Value {
+        let Drop { source, destination, .. } = full_drop();
+        let ends = || Ends { source: source.clone(), destination: destination.clone() };
+        let text = || Some("text".to_owned());
+        let step = Step {
+            packet: "1".into(),
+            step: 1,
+            time: Timestamp(0),
+            netns: Some(u32::MAX),
+            pod: text(),
+            kind: Kind::Netfilter,
+            interface_in: text(),
+            interface_out: text(),
+            source: source.clone(),
+            destination: destination.clone(),
+            method: "compared",
+            confidence: Confidence::Inferred,
+            netfilter: Some(NetfilterStep {
+                backend: Some(Backend::Legacy),
+                family: Family::Ipv4,
+                hook: "FORWARD",
+                table: text(),
+                chain: text(),
+                what: Some(Met::Return),
+                rule: Some(1),
+                handle: Some(2),
+                verdict: text(),
+                text: text(),
+                priority: Some(-300),
+            }),
+            nat: Some(NatStep { before: ends(), after: ends() }),
+            route: Some(Route { gateway: "10.0.0.1".parse().ok(), function: text(), ..Route::default() }),
+            tunnel: Some(TunnelStep {
+                encapsulated: true,
+                kind: "vxlan".into(),
+                vni: Some(1),
+                outer: ends(),
+                inner: ends(),
+            }),
+            note: text(),
+            seen: None,
+        };
+        let end = End {
+            packet: "1".into(),
+            time: Timestamp(0),
+            steps: 1,
+            outcome: Outcome::NoReply,
+            last: Some(Kind::Drop),
+            note: "note".into(),
+            cause: full_drop().drop.cause,
+            drop: Some(Box::new(full_drop())),
+        };
+        json!([Line::Step(Box::new(step)), Line::End(Box::new(end))])
+    }
+
+    #[test]
+    fn every_line_of_a_trace_is_valid_and_described() {
+        let full = full_story();
+        for line in full.as_array().unwrap() {
+            is_valid(line).unwrap();
+        }
+        let mut little = full.clone();
+        for name in ["netfilter", "nat", "route", "tunnel", "note"] {
+            little[0][name] = Value::Null;
+        }
+        for name in ["drop", "cause", "last"] {
+            little[1][name] = Value::Null;
+        }
+        for line in little.as_array().unwrap() {
+            is_valid(line).unwrap();
+        }
+        use Kind::{Bridge, Device, Nat, Neighbour, Netfilter, Qdisc, Socket, Tc, Tunnel};
+        let kinds =
+            [Device, Tc, Netfilter, Nat, Kind::Route, Bridge, Tunnel, Neighbour, Qdisc, Socket, Kind::Drop];
+        use Decision::{Forward, Local, Other, Output, Refused};
+        use Outcome::{Delivered, Dropped, Left, NoReply, Vanished};
+        let choices = [
+            ("/0/kind", json!(kinds)),
+            ("/0/netfilter/what", json!([Met::Rule, Met::Return, Met::Policy])),
+            ("/0/route/decision", json!([Local, Forward, Output, Refused, Other])),
+            ("/1/outcome", json!([Dropped, Delivered, Left, NoReply, Vanished])),
+        ];
+        for (pointer, choices) in choices {
+            for choice in choices.as_array().unwrap() {
+                let mut other = full.clone();
+                *other.pointer_mut(pointer).unwrap() = choice.clone();
+                is_valid(&other[0]).and_then(|()| is_valid(&other[1])).unwrap();
+            }
+        }
+        little[1]["outcome"] = json!("lost");
+        assert!(is_valid(&little[1]).is_err());
+        let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+        for (name, pointer) in TRACED {
+            let keys = |object: &Value| object.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+            let described = keys(&schema["$defs"][name]["properties"]);
+            assert_eq!(described, keys(full.pointer(pointer).unwrap()), "{name}");
+        }
+        // What a drop's line says is a drop's event.
+        assert_eq!(full[1]["drop"], json_of(full_drop()));
     }
 
     #[test]

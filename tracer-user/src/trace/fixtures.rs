@@ -43,6 +43,7 @@ pub(super) fn rule(place: &str, verdict: &str) -> RuleMet {
     };
     RuleMet {
         backend: Backend::Legacy,
+        family: Family::Ipv4,
         table: words[0].into(),
         chain: words[1].into(),
         kind,

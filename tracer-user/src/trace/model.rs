@@ -95,6 +95,8 @@ pub enum Point {
 pub struct RuleMet {
     /// Which engine.
     pub backend: Backend,
+    /// The table's family: a table of `inet` has chains on the hooks of IPv4 and IPv6.
+    pub family: Family,
     /// The table's name.
     pub table: String,
     /// The chain's name.
@@ -253,7 +255,7 @@ pub enum Kind {
 pub struct NetfilterStep {
     /// `legacy` or `nft`; null for the hook itself.
     pub backend: Option<Backend>,
-    /// The hook's family.
+    /// The table's family; of the hook itself the hook's.
     pub family: Family,
     /// The hook.
     pub hook: &'static str,
@@ -324,10 +326,22 @@ pub struct End {
     pub last: Option<Kind>,
     /// One sentence: where it was last, and what that means.
     pub note: String,
-    /// The drop, as in a drop's event.
+    /// The drop, as the line of a drop's event.
+    #[serde(serialize_with = "as_event")]
     pub drop: Option<Box<Drop>>,
     /// Its cause.
     pub cause: Option<Cause>,
+}
+
+/// With its `type`, so that what reads drops reads this.
+fn as_event<S: serde::Serializer>(drop: &Option<Box<Drop>>, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    #[serde(tag = "type", rename = "drop")]
+    struct Event<'a> {
+        #[serde(flatten)]
+        drop: &'a Drop,
+    }
+    drop.as_deref().map(|drop| Event { drop }).serialize(serializer)
 }
 
 /// How a packet's story ended.

@@ -7,17 +7,19 @@ mod steps;
 #[cfg(test)]
 mod tests;
 
-use super::model::{End, Place, Seen, Story};
+use super::model::{End, Outcome, Place, Seen, Story};
 use crate::output::words;
 use end::Reply;
 use replies::Replies;
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use steps::Trail;
 
 /// How long a packet must not be seen until it is held to have gone, and how long a reply is waited for.
 pub const QUIET: Duration = Duration::from_secs(2);
+/// The same for a packet whose next hop is being looked for.
+const NEIGHBOUR: Duration = Duration::from_secs(5);
 /// Packets that are followed at once.
 const MAX_PACKETS: usize = 4096;
 /// Steps that are kept of all of them together.
@@ -31,7 +33,7 @@ pub struct Stories {
     /// By the packet's number.
     open: BTreeMap<u64, Open>,
     replies: Replies,
-    past: Past,
+    past: Told,
     /// Steps kept in `open`.
     kept: usize,
     /// Packets that were not followed, since a story last said so.
@@ -48,6 +50,8 @@ struct Open {
     sent: Option<Duration>,
     /// Who answered, and after how long.
     answer: Option<String>,
+    /// Its story was told already, and is not over.
+    is_late: bool,
 }
 
 impl Stories {
@@ -60,9 +64,12 @@ impl Stories {
             // Who reads from a tun or tap device takes it off the node.
             seen.place = Place::Consumed { location: Some(format!("read by {process}, pid {pid}")) };
         }
-        if self.past.has(packet) {
-            return;
-        }
+        let is_late = match self.past.about(packet) {
+            // It was held to have gone, but was only kept for long.
+            Some(Past::Gone) if matches!(seen.place, Place::Dropped) => true,
+            Some(_) => return,
+            None => false,
+        };
         let seen = Arc::new(seen);
         self.answer(&seen);
         if !self.open.contains_key(&packet) {
@@ -72,7 +79,7 @@ impl Stories {
             }
             if self.open.len() >= MAX_PACKETS {
                 self.unfollowed += 1;
-                self.past.add(packet);
+                self.past.add(packet, Past::Settled);
                 return;
             }
         }
@@ -81,6 +88,7 @@ impl Stories {
             touched: now,
             sent: None,
             answer: None,
+            is_late,
         });
         if open.trail.is_over(&seen) {
             return;
@@ -109,7 +117,7 @@ impl Stories {
     /// The stories that have ended by now, in the order in which they began.
     pub fn due(&mut self, now: Duration) -> Vec<Story> {
         self.close(|open| {
-            let quiet = now.saturating_sub(open.touched) >= QUIET;
+            let quiet = now.saturating_sub(open.touched) >= open.trail.patience();
             let reply = match (&open.answer, open.sent) {
                 (Some(answer), _) => Reply::Came(answer.clone()),
                 (None, Some(sent)) if open.trail.asks() && now.saturating_sub(sent) < QUIET => Reply::Awaited,
@@ -146,8 +154,12 @@ impl Stories {
         let mut stories = Vec::with_capacity(ended.len());
         for (packet, mut end) in ended {
             let Some(open) = self.open.remove(&packet) else { continue };
-            self.past.add(packet);
+            let is_settled = matches!(end.outcome, Outcome::Dropped | Outcome::Delivered);
+            self.past.add(packet, if is_settled { Past::Settled } else { Past::Gone });
             open.trail.keys().iter().for_each(|key| self.replies.forget(key, packet));
+            if open.is_late {
+                end.note.push_str("; its way to there was told before");
+            }
             let (steps, left_out) = open.trail.into_steps();
             self.kept = self.kept.saturating_sub(steps.len());
             if left_out > 0 {
@@ -167,20 +179,29 @@ impl Stories {
     }
 }
 
-/// Numbers of packets that are not looked at any more.
-#[derive(Debug, Default)]
-struct Past {
-    order: VecDeque<u64>,
-    all: HashSet<u64>,
+/// What is known of a packet whose story is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Past {
+    /// Nothing more is to be told of it.
+    Settled,
+    /// It left, or vanished: only that it was dropped after all is worth telling.
+    Gone,
 }
 
-impl Past {
-    fn has(&self, packet: u64) -> bool {
-        self.all.contains(&packet)
+/// Packets whose stories are told, by their numbers.
+#[derive(Debug, Default)]
+struct Told {
+    order: VecDeque<u64>,
+    all: HashMap<u64, Past>,
+}
+
+impl Told {
+    fn about(&self, packet: u64) -> Option<Past> {
+        self.all.get(&packet).copied()
     }
 
-    fn add(&mut self, packet: u64) {
-        if self.all.insert(packet) {
+    fn add(&mut self, packet: u64, past: Past) {
+        if self.all.insert(packet, past).is_none() {
             self.order.push_back(packet);
         }
         if self.order.len() > MAX_PAST

@@ -183,6 +183,7 @@ impl<'a> Way<'_, 'a> {
     fn push(&mut self, chain: &str, kind: Met, rule: Option<u32>, verdict: String, text: Option<&str>) {
         self.met.push(RuleMet {
             backend: self.backend,
+            family: self.packet.family,
             table: self.table.name().to_owned(),
             chain: chain.to_owned(),
             kind,

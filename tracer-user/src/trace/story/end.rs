@@ -152,7 +152,7 @@ fn taken_by_kernel(view: &Drop) -> &'static str {
         (Some("icmp"), Some(8)) | (Some("icmpv6"), Some(128)) => {
             "taken by the kernel itself, which answers echo requests"
         }
-        (Some("tcp"), _) if has("SYN") => "taken by TCP itself, which answers for a listener",
+        (Some("tcp"), _) if has("SYN") && !has("ACK") => "taken by TCP itself, which answers for a listener",
         (Some("tcp"), _) => "taken by TCP itself",
         _ => "taken by the kernel itself",
     }

@@ -55,6 +55,8 @@ pub(super) struct Visit {
     went_on: bool,
     /// The hook that it is on, or was on last.
     hook: Option<(Family, &'static str)>,
+    /// The hooks that it has entered and not left: those of IP are run inside a bridge's (br_netfilter).
+    inside: Vec<(Family, &'static str)>,
     /// Where it was routed to.
     pub(super) route: Option<Route>,
     /// The device whose next hop was told.
@@ -147,10 +149,28 @@ impl Trail {
             self.last = before;
             return;
         }
+        // What was freed before was a copy.
+        self.freed = None;
         if matches!(seen.place, Place::Sent) {
             self.sent = Some(Arc::clone(seen));
         }
         self.last = Some(Arc::clone(seen));
+    }
+
+    /// How long nothing may be seen of it until it is held to have gone. Where it may wait for the link-layer address of its next
+    /// hop, longer: until the kernel gives up and drops it, after three requests a second apart (mcast_solicit and retrans_time,
+    /// net/ipv4/arp.c).
+    pub(super) fn patience(&self) -> Duration {
+        let waits = match self.last.as_ref().map(|last| &last.place) {
+            Some(Place::TcEgress | Place::Queued | Place::Sent) => false,
+            Some(Place::Hook(passed)) if passed.hook == "POSTROUTING" => true,
+            _ => self
+                .visit
+                .route
+                .as_ref()
+                .is_some_and(|route| matches!(route.decision, Decision::Forward | Decision::Output)),
+        };
+        if waits { super::NEIGHBOUR } else { super::QUIET }
     }
 
     /// Whether its way has ended, so that what comes after is about what is left of it. That a program reads what its
@@ -277,13 +297,18 @@ impl At<'_> {
 impl Visit {
     /// Whether that is the first of a hook.
     fn enters(&self, passed: &Passed) -> bool {
-        passed.point == Point::Entered || self.hook != Some((passed.family, passed.hook))
+        passed.point == Point::Entered || !self.inside.contains(&(passed.family, passed.hook))
     }
 
     /// A hook, or how far the packet came there, and the rules that it met.
     fn hook(&mut self, passed: &Passed, at: &mut At<'_>) {
         let enters = self.enters(passed);
-        self.hook = Some((passed.family, passed.hook));
+        let this = (passed.family, passed.hook);
+        self.hook = Some(this);
+        self.inside.retain(|&other| other != this);
+        if passed.point != Point::Left {
+            self.inside.push(this);
+        }
         if matches!(passed.family, Family::Ipv4 | Family::Ipv6 | Family::Inet) {
             self.has_hooks = true;
             self.sent_on = None;
@@ -443,6 +468,7 @@ impl Visit {
                 self.received_on = device;
                 self.ttl = seen.view.packet.ttl;
                 (self.sent_on, self.went_on, self.hook, self.route) = (None, false, None, None);
+                self.inside.clear();
             }
             Place::TcIngress => {
                 at.incoming(Kind::Tc, "tc");
@@ -645,7 +671,7 @@ impl NetfilterStep {
             handle: rule.handle,
             verdict: Some(rule.verdict.clone()),
             text: rule.text.clone(),
-            ..Self::hook(passed.family, passed.hook, None)
+            ..Self::hook(rule.family, passed.hook, None)
         }
     }
 

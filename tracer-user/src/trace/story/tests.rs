@@ -332,6 +332,54 @@ fn frames_of_a_bridge() {
 }
 
 #[test]
+fn a_next_hop_may_take_longer() {
+    let mut packet = Walker::new(1, "udp", "192.0.2.1:1", "192.0.2.9:53");
+    packet.0.route = route(Decision::Output, "eth0");
+    let mut stories = Stories::default();
+    stories.take(packet.enters("POSTROUTING"), Duration::ZERO);
+    stories.take(packet.leaves("POSTROUTING", vec![]), Duration::ZERO);
+    assert!(stories.due(Duration::from_secs(3)).is_empty());
+    let gone = stories.due(NEIGHBOUR).remove(0);
+    assert_eq!(gone.end.outcome, Outcome::Vanished);
+    assert!(gone.end.note.contains("as soon as the link-layer address of the next hop is known"));
+    // It is dropped after all: that is not lost, but nothing else opens the story again.
+    stories.take(packet.at(Place::Consumed { location: None }), NEIGHBOUR);
+    stories.take(packet.enters("POSTROUTING"), NEIGHBOUR);
+    assert!(!stories.is_waiting());
+    let mut dropped = packet.at(Place::Dropped);
+    dropped.view.drop.reason = Some("NEIGH_FAILED".into());
+    stories.take(dropped.clone(), NEIGHBOUR);
+    let late = stories.due(NEIGHBOUR).remove(0);
+    assert_eq!(late.end.outcome, Outcome::Dropped);
+    assert_eq!(late.end.note, "dropped: NEIGH_FAILED; its way to there was told before");
+    stories.take(dropped, NEIGHBOUR);
+    assert!(!stories.is_waiting());
+}
+
+#[test]
+fn hooks_of_ip_inside_a_bridges() {
+    let mut packet = Walker::new(1, "udp", "10.0.0.1:1", "10.0.0.2:53");
+    let bridge = |point| Passed { family: Family::Bridge, ..passed("FORWARD", point) };
+    let seen = vec![
+        packet.at(Place::Hook(Box::new(bridge(Point::Entered)))),
+        packet.enters("FORWARD"),
+        packet.leaves("FORWARD", vec![rule("filter:FORWARD:policy:1", "accept")]),
+        packet.at(Place::Hook(Box::new(bridge(Point::Left)))),
+    ];
+    let expected = ["netfilter FORWARD", "netfilter FORWARD", "netfilter filter:FORWARD:1"];
+    assert_eq!(shorts(&one(seen, QUIET)), expected);
+}
+
+#[test]
+fn a_copy_that_is_freed_is_not_the_end() {
+    let mut packet = Walker::new(1, "icmp", "10.0.0.1", "10.0.0.2");
+    let mut seen = vec![packet.device("eth0").at(Place::Sent), packet.at(Place::Consumed { location: None })];
+    packet.netns(POD, Some("cart")).device("eth0");
+    seen.push(packet.at(Place::Received));
+    assert!(told(seen, Duration::ZERO).is_empty());
+}
+
+#[test]
 fn memory_is_bounded() {
     let mut stories = Stories::default();
     let mut packet = Walker::new(0, "udp", "10.0.0.1:1", "10.0.0.2:53");
@@ -352,7 +400,7 @@ fn memory_is_bounded() {
     assert!(!told[1].end.note.contains("not followed"));
     assert_eq!(stories.kept, 0);
     for number in 0..100_000 {
-        stories.past.add(number);
+        stories.past.add(number, Past::Settled);
     }
     assert!(stories.past.all.len() <= MAX_PAST && stories.past.order.len() <= MAX_PAST);
 }
