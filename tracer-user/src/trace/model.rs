@@ -326,7 +326,7 @@ pub struct End {
     pub last: Option<Kind>,
     /// One sentence: where it was last, and what that means.
     pub note: String,
-    /// The drop, as the line of a drop's event.
+    /// The drop, as the line of a drop's event; a routine one may be what happens to a packet that was delivered.
     #[serde(serialize_with = "as_event")]
     pub drop: Option<Box<Drop>>,
     /// Its cause.

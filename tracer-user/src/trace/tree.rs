@@ -75,6 +75,7 @@ pub(super) fn line(step: &Step) -> String {
         return with_note(&format!("  {met}"), step);
     }
     let what = match step.kind {
+        Kind::Device if step.interface_in.is_none() && step.interface_out.is_none() => String::new(),
         Kind::Device if step.interface_out.is_some() => format!("sent on {}", interface(&step.interface_out)),
         Kind::Device => format!("received on {}", interface(&step.interface_in)),
         Kind::Tc if step.interface_out.is_some() => format!("egress of {}", interface(&step.interface_out)),
@@ -260,7 +261,7 @@ packet 2  22:14:03.112  shop/cart-7c9:41822 -> 10.96.3.4:6379  TCP SYN
       +0.070 ms  netfilter  FORWARD  veth1->veth2
       +0.080 ms    filter:FORWARD:policy:3  accept  (legacy, evaluated)
       +0.090 ms  netfilter  POSTROUTING  ->veth2
-      +0.110 ms  neighbour  its destination is 02:00:00:00:01:09
+      +0.110 ms  neighbour  its destination is at 02:00:00:00:01:09
       +0.110 ms  tc         egress of veth2
       +0.120 ms  qdisc      veth2
       +0.130 ms  device     sent on veth2

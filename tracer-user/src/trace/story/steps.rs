@@ -59,6 +59,8 @@ pub(super) struct Visit {
     inside: Vec<(Family, &'static str)>,
     /// Where it was routed to.
     pub(super) route: Option<Route>,
+    /// It was freed as what was read from a socket is.
+    at_socket: bool,
     /// The device whose next hop was told.
     neighbour_on: Option<String>,
     /// It is known why no hooks are seen, or it was said that they are not.
@@ -239,12 +241,14 @@ impl Trail {
 impl At<'_> {
     fn push(&mut self, kind: Kind, method: &'static str) -> &mut Step {
         let network = &self.seen.view.network;
+        // Where it is freed that is not always known. It has not moved.
+        let home = self.before.filter(|_| network.netns.is_none()).unwrap_or(self.seen);
         let step = Step {
             packet: String::new(),
             step: 0,
             time: self.seen.view.time,
-            netns: network.netns,
-            pod: self.seen.pod.clone(),
+            netns: home.view.network.netns,
+            pod: home.pod.clone(),
             kind,
             interface_in: network.interface_in.clone(),
             interface_out: network.interface_out.clone(),
@@ -454,7 +458,7 @@ impl Visit {
         }
         let next = route.gateway.map_or_else(|| "its destination".to_owned(), |it| format!("next hop {it}"));
         self.neighbour_on = Some(device.to_owned());
-        at.outgoing(Kind::Neighbour, "headers").note = Some(format!("{next} is {}", mac(destination)));
+        at.outgoing(Kind::Neighbour, "headers").note = Some(format!("{next} is at {}", mac(destination)));
     }
 
     /// The place itself.
@@ -495,10 +499,14 @@ impl Visit {
                 at.incoming(Kind::Socket, method).note = Some(taken_by(&seen.view).to_owned());
             }
             Place::Consumed { location } => {
+                self.at_socket |= location.as_deref().is_some_and(frees_what_was_read);
                 let by = location.as_ref().map(|location| format!(" ({location})")).unwrap_or_default();
                 if self.is_here() {
-                    at.incoming(Kind::Socket, "tracepoint").note =
-                        Some(format!("taken by the kernel itself{by}"));
+                    let taken = match seen.view.network.transport.as_deref() {
+                        Some("udp") => "used, and freed",
+                        _ => "taken by the kernel itself",
+                    };
+                    at.incoming(Kind::Socket, "tracepoint").note = Some(format!("{taken}{by}"));
                 } else if self.sent_on.is_none() {
                     at.incoming(Kind::Device, "tracepoint").note =
                         Some(format!("freed by the kernel, not as dropped{by}"));
@@ -522,17 +530,27 @@ impl Visit {
         }
     }
 
-    /// It came as far as to be for this network namespace.
     /// It was given to a driver.
     pub(super) fn is_sent(&self) -> bool {
         self.sent_on.is_some()
     }
 
+    /// It came as far as to be for this network namespace.
     pub(super) fn is_here(&self) -> bool {
         let by_hook = self.hook.is_some_and(|(family, hook)| family != Family::Bridge && hook == "INPUT");
         let by_route = self.route.as_ref().is_some_and(|route| route.decision == Decision::Local);
-        self.sent_on.is_none() && (by_hook || by_route)
+        self.sent_on.is_none() && (by_hook || by_route || self.at_socket)
     }
+}
+
+/// Where TCP and UDP free what a program has read (tcp_eat_recv_skb(), net/ipv4/tcp.c; skb_consume_udp(), net/ipv4/udp.c; they
+/// leave it to skb_attempt_defer_free(), net/core/skbuff.c, which has it freed where it was allocated).
+fn frees_what_was_read(location: &str) -> bool {
+    let function = location.split('+').next();
+    matches!(
+        function,
+        Some("skb_defer_free_flush" | "skb_attempt_defer_free" | "skb_consume_udp" | "tcp_eat_recv_skb")
+    )
 }
 
 fn bridge(at: &mut At<'_>, note: String, is_sure: bool) {
