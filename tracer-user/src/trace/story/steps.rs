@@ -47,6 +47,8 @@ pub(super) struct Visit {
     /// The device that received it last there.
     received_on: Option<String>,
     ttl: Option<u8>,
+    /// The bridge whose frames IP's hooks are run for (br_netfilter).
+    bridge: Option<String>,
     /// The device that it was given to last there, and what kind that is.
     sent_on: Option<(String, Option<String>)>,
     /// A hook of IPv4 or IPv6 was seen.
@@ -313,7 +315,7 @@ impl Visit {
         if passed.point != Point::Left {
             self.inside.push(this);
         }
-        if matches!(passed.family, Family::Ipv4 | Family::Ipv6 | Family::Inet) {
+        if is_of_ip(passed.family) {
             self.has_hooks = true;
             self.sent_on = None;
             self.went_on |= passed.hook != "PREROUTING" && passed.hook != "INGRESS";
@@ -372,6 +374,7 @@ impl Visit {
                 self.is_explained = true;
                 at.push(Kind::Bridge, "hook").note = Some("on a bridge".to_owned());
             }
+            Place::Hook(passed) if is_of_ip(passed.family) && self.enters(passed) => self.lifted(at),
             Place::Received => self.taken_up(device.as_deref(), at),
             Place::TcEgress | Place::Queued | Place::Sent => {
                 self.passed_on(device.as_deref(), at);
@@ -395,9 +398,30 @@ impl Visit {
         bridge(at, note, link.is_some());
     }
 
+    /// From the device that received it to the one above it whose hooks these are: a bridge, a VLAN, a bond.
+    fn lifted(&mut self, at: &mut At<'_>) {
+        let upper = at.seen.view.network.interface_in.as_deref();
+        let (Some(port), Some(upper)) = (self.received_on.as_deref(), upper) else { return };
+        if port == upper || self.went_on || self.sent_on.is_some() {
+            return;
+        }
+        if at.seen.link.as_deref() == Some("bridge") {
+            let note = format!("from port {} up to {}", escape(port), escape(upper));
+            bridge(at, note, true);
+            self.bridge = Some(upper.to_owned());
+        }
+        self.received_on = Some(upper.to_owned());
+    }
+
     /// From the device that received it to another, without FORWARD.
     fn passed_on(&mut self, device: Option<&str>, at: &mut At<'_>) {
         let (Some(from), Some(to)) = (self.received_on.as_deref(), device) else { return };
+        if self.bridge.as_deref().is_some_and(|bridge| bridge != to) && self.route.is_none() {
+            let note = format!("on to port {} of {}", escape(to), escape(from));
+            (self.bridge, self.is_explained) = (None, true);
+            bridge(at, note, true);
+            return;
+        }
         if from == to || self.went_on || self.sent_on.is_some() || self.is_explained {
             return;
         }
@@ -473,6 +497,7 @@ impl Visit {
                 self.ttl = seen.view.packet.ttl;
                 (self.sent_on, self.went_on, self.hook, self.route) = (None, false, None, None);
                 self.inside.clear();
+                self.bridge = None;
             }
             Place::TcIngress => {
                 at.incoming(Kind::Tc, "tc");
@@ -541,6 +566,10 @@ impl Visit {
         let by_route = self.route.as_ref().is_some_and(|route| route.decision == Decision::Local);
         self.sent_on.is_none() && (by_hook || by_route || self.at_socket)
     }
+}
+
+fn is_of_ip(family: Family) -> bool {
+    matches!(family, Family::Ipv4 | Family::Ipv6 | Family::Inet)
 }
 
 /// Where TCP and UDP free what a program has read (tcp_eat_recv_skb(), net/ipv4/tcp.c; skb_consume_udp(), net/ipv4/udp.c; they

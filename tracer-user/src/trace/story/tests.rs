@@ -335,6 +335,38 @@ fn a_port_and_its_bridge() {
 }
 
 #[test]
+fn ip_hooks_of_a_bridge() {
+    let mut packet = Walker::new(1, "tcp", "10.0.0.1:1", "10.0.0.2:80");
+    let mut seen = vec![packet.device("veth1").at(Place::Received)];
+    packet.0.link = Some("bridge".into());
+    seen.push(packet.device("br0").hook_devices(Some("br0"), None).enters("PREROUTING"));
+    seen.push(packet.hook_devices(Some("br0"), Some("br0")).enters("FORWARD"));
+    packet.0.link = Some("veth".into());
+    packet.device("veth2").hook_devices(None, None);
+    seen.extend([packet.at(Place::TcEgress), packet.at(Place::Queued)]);
+    let story = one(seen.clone(), QUIET);
+    let expected = [
+        "device veth1>",
+        "bridge br0>",
+        "netfilter PREROUTING",
+        "netfilter FORWARD",
+        "bridge >",
+        "tc >veth2",
+        "qdisc >veth2",
+    ];
+    assert_eq!(shorts(&story), expected);
+    assert_eq!(notes(&story), "from port veth1 up to br0\non to port veth2 of br0");
+    // A VLAN's device is no bridge; and what is routed on is not bridged on.
+    let other = seen.iter().cloned().map(|seen| Seen { link: Some("vlan".into()), ..seen }).collect();
+    assert_eq!(notes(&one(other, QUIET)), "");
+    let routed = seen.into_iter().map(|seen| match seen.place {
+        Place::Received => seen,
+        _ => Seen { route: route(Decision::Forward, "veth2"), ..seen },
+    });
+    assert_eq!(notes(&one(routed.collect(), QUIET)), "from port veth1 up to br0");
+}
+
+#[test]
 fn where_no_hook_is_seen_that_is_said_once() {
     let mut packet = Walker::new(1, "udp", "10.0.0.1:1", "10.0.0.2:53");
     packet.device("eth0");
