@@ -59,6 +59,8 @@ pub(super) struct Visit {
     hook: Option<(Family, &'static str)>,
     /// The hooks that it has entered and not left: those of IP are run inside a bridge's (br_netfilter).
     inside: Vec<(Family, &'static str)>,
+    /// What was said last of rules that could not be told.
+    unsure: Option<String>,
     /// Where it was routed to.
     pub(super) route: Option<Route>,
     /// It was freed as what was read from a socket is.
@@ -340,7 +342,11 @@ impl Visit {
                 step.seen = Some(Arc::clone(before));
             }
         }
-        if let Some(unsure) = &passed.unsure {
+        // Where the same holds for all that follows it is said once.
+        if let Some(unsure) = &passed.unsure
+            && self.unsure.as_ref() != Some(unsure)
+        {
+            self.unsure = Some(unsure.clone());
             if !enters || !passed.rules.is_empty() {
                 at.push(Kind::Netfilter, "hook").netfilter = Some(hook(priority));
             }
