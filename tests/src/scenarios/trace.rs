@@ -12,10 +12,11 @@ use crate::bed::record::Record;
 use crate::bed::send;
 use crate::bed::settled;
 use crate::bed::tc::{Hook, Program};
-use crate::bed::topology::{Family, Routed};
+use crate::bed::topology::{Family, Routed, await_ports};
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
-use std::net::UdpSocket;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
 
 pub(super) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
@@ -32,6 +33,8 @@ pub(super) fn trials() -> Vec<Trial> {
         alone("trace::overlay_blocked", overlay_blocked),
         alone("trace::two_defaults", two_defaults),
         alone("trace::not_programmed", not_programmed),
+        alone("trace::bridge_unfiltered", bridge_unfiltered),
+        alone("trace::hairpin_off", hairpin_off),
         alone("trace::killed_leaves_nothing", killed_leaves_nothing),
     ]);
     for how in [How::Tcx, How::Clsact] {
@@ -388,6 +391,120 @@ fn not_programmed() -> Result<()> {
     ])?;
     ensure!(!story.in_short().iter().any(|step| step.contains(" nat ")), "{:#?}", story.in_short());
     drop(outside);
+    Ok(())
+}
+
+/// A node whose pods share a bridge, `br0` with 10.88.0.1: `p1` is 10.88.0.2 behind port `v1`, `p2` is 10.88.0.3 behind `v2`.
+struct Shared {
+    node: Namespace,
+    pods: [Namespace; 2],
+}
+
+impl Shared {
+    fn new() -> Result<Self> {
+        let shared = Self { node: Namespace::new()?, pods: [Namespace::new()?, Namespace::new()?] };
+        shared.node.feed(
+            "ip -batch -",
+            "link add br0 type bridge\naddr add 10.88.0.1/24 dev br0\nlink set br0 up\n",
+        )?;
+        for (pod, number) in shared.pods.iter().zip(1..) {
+            let (name, host) = (pod.name(), number + 1);
+            let link = format!(
+                "link add v{number} type veth peer name eth0 netns {name}\nlink set v{number} master br0 up\n"
+            );
+            shared.node.feed("ip -batch -", &link)?;
+            let own = format!(
+                "link set eth0 up\naddr add 10.88.0.{host}/24 dev eth0\nroute add default via 10.88.0.1\n"
+            );
+            pod.feed("ip -batch -", &own)?;
+        }
+        shared.node.sysctl("net.ipv4.ip_forward", "1")?;
+        await_ports(&shared.node, "br0", 2)?;
+        Ok(shared)
+    }
+
+    /// Whether the bridge shows its packets to iptables; the reason where it can't.
+    fn call_iptables(&self, value: &str) -> Result<()> {
+        self.node
+            .sysctl("net.bridge.bridge-nf-call-iptables", value)
+            .map_err(|error| skip(format!("without br_netfilter: {error:#}")))
+    }
+
+    /// A service at 10.96.0.10:80, and its one backend.
+    fn serve(&self, backend: &str) -> Result<()> {
+        let rules = format!(
+            "*nat\n-A PREROUTING -d 10.96.0.10/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination {backend}:80\nCOMMIT\n"
+        );
+        Backend::Legacy.load(&self.node, Family::V4, &rules)
+    }
+
+    /// The first pod dials the service.
+    fn dial(&self) -> Result<()> {
+        self.pods[0].enter(|| {
+            let to = "10.96.0.10:80".parse()?;
+            let _unanswered = TcpStream::connect_timeout(&to, Duration::from_millis(300));
+            Ok(())
+        })
+    }
+}
+
+/// Answers of a service's backend on the same bridge go past the undoing of DNAT: the client gets them from somebody that it never
+/// called.
+fn bridge_unfiltered() -> Result<()> {
+    let shared = Shared::new()?;
+    shared.serve("10.88.0.3")?;
+    // Where the module is not loaded it is as if this were 0.
+    let _ = shared.call_iptables("0");
+    let listener = shared.pods[1].enter(|| Ok(TcpListener::bind("10.88.0.3:80")?))?;
+    let trace = Trace::start(&["--ip", "10.88.0.2", "--port", "80"])?;
+    shared.dial()?;
+    let stories = trace.stories(3)?;
+    drop(listener);
+    let is_answer = |story: &&Story| story.end.text("/cause/id") == Some("untranslated-answer");
+    let answer = stories.iter().find(is_answer).with_context(|| format!("no such drop: {stories:#?}"))?;
+    // The host would tell the client to send to the backend itself, and the kernel prevents that.
+    let redirect = stories.iter().find(|story| story.end.text("/cause/id") == Some("nat-redirect"));
+    ensure!(redirect.is_some(), "no redirect: {stories:#?}");
+    let [node, client, backend] = [&shared.node, &shared.pods[0], &shared.pods[1]].map(Namespace::inode);
+    answer.expect(&[
+        format!("{backend} route output eth0"),
+        format!("{node} device in v2"),
+        format!("{node} bridge"),
+        format!("{node} device out v1"),
+        format!("{client} device in eth0"),
+        format!("{client} drop"),
+    ])?;
+    ensure!(!answer.in_short().iter().any(|step| step.contains(" nat ")), "{:#?}", answer.in_short());
+    let request = stories.iter().find(|story| story.outcome() == Some("delivered"));
+    let request = request.with_context(|| format!("no request: {stories:#?}"))?;
+    request.expect(&[
+        format!("{node} device in v1"),
+        format!("{node} netfilter nat:PREROUTING:rule:1 target dnat"),
+        format!("{node} route forward br0"),
+        format!("{backend} device in eth0"),
+    ])
+}
+
+/// A pod that reaches itself by its service, on a bridge port without hairpin mode.
+fn hairpin_off() -> Result<()> {
+    let shared = Shared::new()?;
+    shared.call_iptables("1")?;
+    shared.serve("10.88.0.2")?;
+    let listener = shared.pods[0].enter(|| Ok(TcpListener::bind("10.88.0.2:80")?))?;
+    let trace = Trace::start(&["--ip", "10.88.0.2", "--port", "80"])?;
+    shared.dial()?;
+    let stories = trace.stories(1)?;
+    drop(listener);
+    let story = stories.first().context("no story")?;
+    ensure!(story.outcome() == Some("dropped"), "{}; {:#?}", story.end.brief(), story.in_short());
+    let node = shared.node.inode();
+    story.expect(&[
+        format!("{node} device in v1"),
+        format!("{node} netfilter PREROUTING"),
+        format!("{node} netfilter nat:PREROUTING:rule:1 target dnat"),
+        format!("{node} drop"),
+    ])?;
+    ensure!(story.end.text("/cause/id") == Some("hairpin-off"), "{}", story.end.brief());
     Ok(())
 }
 
