@@ -113,6 +113,8 @@ pub struct RuleMet {
     pub verdict: String,
     /// The rule's text.
     pub text: Option<String>,
+    /// skb->mark as the packet came to it; `None` where that is not known.
+    pub mark: Option<u32>,
     /// How that is known.
     pub confidence: Confidence,
     /// Likewise: `evaluated`, `counter`, `probe`.
@@ -273,6 +275,8 @@ pub struct NetfilterStep {
     pub verdict: Option<String>,
     /// The rule's text.
     pub text: Option<String>,
+    /// As in [`RuleMet::mark`].
+    pub mark: Option<u32>,
     /// Of the hook itself: the packet is past all functions with a smaller priority.
     pub priority: Option<i32>,
 }

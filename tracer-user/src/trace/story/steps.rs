@@ -710,6 +710,7 @@ impl NetfilterStep {
             handle: None,
             verdict: None,
             text: None,
+            mark: None,
             priority,
         }
     }
@@ -724,6 +725,7 @@ impl NetfilterStep {
             handle: rule.handle,
             verdict: Some(rule.verdict.clone()),
             text: rule.text.clone(),
+            mark: rule.mark,
             ..Self::hook(rule.family, passed.hook, None)
         }
     }
