@@ -340,6 +340,7 @@ mod tests {
                 handle: Some(2),
                 verdict: text(),
                 text: text(),
+                mark: Some(1),
                 priority: Some(-300),
             }),
             nat: Some(NatStep { before: ends(), after: ends() }),

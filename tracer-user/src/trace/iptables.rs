@@ -54,7 +54,10 @@ fn packet(step: &Step, seen: &Seen) -> String {
         Some(6) => dump.ipv6(),
         _ => return dump.text.trim_end().to_owned(),
     };
-    if let Some(mark) = seen.view.packet.mark.filter(|&mark| mark != 0) {
+    // Of an evaluated rule it is known with which mark the packet came to it, or that it is not known.
+    let rule = step.netfilter.as_ref().filter(|_| step.method == "evaluated");
+    let mark = rule.map_or(seen.view.packet.mark, |rule| rule.mark);
+    if let Some(mark) = mark.filter(|&mark| mark != 0) {
         dump.add(format_args!("MARK=0x{mark:x} "));
     }
     dump.text.trim_end().to_owned()
@@ -366,6 +369,19 @@ mod tests {
         assert!(lines[2].starts_with(
             "TRACE: filter:FORWARD:policy:3 IN=veth1 OUT=veth2 MAC= SRC=10.244.3.7 DST=10.244.1.9 "
         ));
+    }
+
+    #[test]
+    fn a_rule_sees_the_mark_that_rules_before_it_set() {
+        let mut packet = fixtures::Walker::new(1, "udp", "10.0.0.1:1", "10.0.0.2:53");
+        packet.0.view.packet.mark = Some(1);
+        let set = |place, mark| crate::trace::model::RuleMet { mark, ..fixtures::rule(place, "continue") };
+        let rules = vec![set("mangle:INPUT:rule:1", Some(0x12)), set("mangle:INPUT:rule:2", None)];
+        let counted = crate::trace::model::RuleMet { method: "counter", ..set("filter:INPUT:rule:1", None) };
+        let rules = [rules, vec![counted]].concat();
+        let lines = told(vec![packet.enters("INPUT"), packet.leaves("INPUT", rules)]);
+        let marks: Vec<_> = lines.iter().map(|line| line.split(" MARK=").nth(1)).collect();
+        assert_eq!(marks, [Some("0x12"), None, Some("0x1")]);
     }
 
     #[test]

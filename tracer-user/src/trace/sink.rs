@@ -166,7 +166,9 @@ impl<O: Write> TraceOutput<O> {
         if let Some(count) = position.and_then(|position| self.outcomes.get_mut(position)) {
             *count += 1;
         }
-        if let Some(drop) = &story.end.drop {
+        if story.end.outcome == Outcome::Dropped
+            && let Some(drop) = &story.end.drop
+        {
             let rule = drop.drop.netfilter.as_deref().and_then(words::rule);
             let mut place = rule.unwrap_or_else(|| words::place(drop));
             if self.places.len() >= MAX_PLACES && !self.places.contains_key(&place) {
