@@ -41,7 +41,7 @@ pub fn unjudged(facts: &Facts) -> Option<Unread> {
         return said(&format!("{why}, which is not read"));
     }
     let translated = Translated::by(facts);
-    if translated.backends.is_empty() && signs::of(facts).is_empty() {
+    if translated.backends.is_empty() && signs::of_kubernetes(facts).is_empty() {
         return said(
             "nothing here shows that services are translated in this network namespace; run droptrace in the node's \
              (hostNetwork: true)",

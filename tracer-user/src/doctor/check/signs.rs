@@ -1,4 +1,4 @@
-//! What tells that a network namespace is one that forwards for pods or containers: a node's, not a pod's.
+//! What tells that a network namespace is one that forwards for pods or other containers: a node's, not a pod's.
 
 use super::super::facts::{Facts, Link};
 use super::super::model::evidence;
@@ -50,14 +50,27 @@ pub(super) fn is_of_pods(link: &Link) -> bool {
     })
 }
 
-/// The signs; none in a namespace that forwards for nobody.
+/// Container engines beside Kubernetes, whose containers look after themselves.
+const ENGINES: [&str; 2] = ["docker", "podman"];
+
+/// The signs that it forwards for anybody; none in a namespace that forwards for nobody.
 pub(super) fn of(facts: &Facts) -> Vec<Evidence> {
+    signs(facts, &|_| true)
+}
+
+/// The signs that it forwards for pods of Kubernetes.
+pub(super) fn of_kubernetes(facts: &Facts) -> Vec<Evidence> {
+    signs(facts, &|name| !ENGINES.iter().any(|engine| name.starts_with(engine)))
+}
+
+fn signs(facts: &Facts, counts: &dyn Fn(&str) -> bool) -> Vec<Evidence> {
     let mut signs = Vec::new();
-    if let Some(link) = facts.links.iter().find(|link| link.is_up && is_of_pods(link)) {
+    let is_sign = |link: &&Link| link.is_up && is_of_pods(link) && counts(&link.name);
+    if let Some(link) = facts.links.iter().find(is_sign) {
         signs.push(evidence("interface", &link.name, "rtnetlink"));
     }
-    let of_table =
-        |table| owners(table).into_iter().find(|(owner, _)| OWNERS.contains(owner)).zip(Some(table));
+    let is_whose = |owner: &str| OWNERS.contains(&owner) && counts(owner);
+    let of_table = |table| owners(table).into_iter().find(|(owner, _)| is_whose(owner)).zip(Some(table));
     if let Some(((owner, count), table)) = facts.own_tables().find_map(of_table) {
         let name = format!("rules of {owner} in {} table {}", table.family.name(), table.name);
         signs.push(evidence(name, count, table.tool()));
@@ -105,6 +118,10 @@ mod tests {
             ":KUBE-SERVICES - [0:0]\n[0:0] -A PREROUTING -j KUBE-SERVICES",
         )];
         assert_eq!(of(&facts)[0].name, "rules of kube-proxy in ipv4 table nat");
-        assert!(!has_ipv6(&facts));
+        assert!(!has_ipv6(&facts) && of_kubernetes(&facts) == of(&facts));
+        // Docker's containers are no pods.
+        facts.tables.clear();
+        facts.links[1].name = "docker0".into();
+        assert_eq!((of(&facts).len(), of_kubernetes(&facts).len()), (1, 0));
     }
 }

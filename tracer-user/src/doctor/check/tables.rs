@@ -37,7 +37,7 @@ fn mixed(facts: &Facts, family: Family) -> Option<Finding> {
     let tool = if family == Family::Ipv6 { "ip6tables" } else { "iptables" };
     Some(Finding {
         id: "mixed-iptables",
-        severity: if signs::of(facts).is_empty() { Severity::Warning } else { Severity::Error },
+        severity: if signs::of_kubernetes(facts).is_empty() { Severity::Warning } else { Severity::Error },
         title: format!(
             "there are rules of {tool} in both of its backends, legacy and nft: each packet passes both, and whoever lists or \
              changes one does not see the other"
@@ -54,7 +54,7 @@ fn mixed(facts: &Facts, family: Family) -> Option<Finding> {
 
 /// Policies of FORWARD that drop where nothing accepts what pods send.
 fn forward_policies(facts: &Facts) -> Vec<Finding> {
-    let signs = signs::of(facts);
+    let signs = signs::of_kubernetes(facts);
     if signs.is_empty() {
         return Vec::new();
     }
@@ -211,6 +211,12 @@ mod tests {
         ] {
             assert_eq!(ids(&forward(insufficient)), ["forward-policy-drop"], "{insufficient}");
         }
+        // Docker alone is content with its own rules.
+        let mut docker = node();
+        docker.links[2].name = "docker0".into();
+        docker.tables =
+            vec![saved(Backend::Legacy, Family::Ipv4, "filter", ":FORWARD DROP [7:1]\n:DOCKER - [0:0]")];
+        assert_eq!(check(&docker), []);
         for enough in [
             "[0:0] -A FORWARD -i cni0 -j ACCEPT",
             "[0:0] -A FORWARD -j FLANNEL-FWD\n[0:0] -A FLANNEL-FWD -s 10.244.0.0/16 -j ACCEPT",
