@@ -27,6 +27,7 @@ use crate::probe::{
     connections::{Connections, Table},
     kernel::Kernel,
     lab::{Backends, Lab},
+    offsets::MissingField,
     selftest::{self, Layouts, Learned, NftCounters, Proof, SelfTestError},
     tracer::{Losses, RING_BYTES, Reading, Tracer, TracerError},
 };
@@ -431,6 +432,12 @@ impl Stream {
             ),
             is_second_kept: self.tracer.is_second_kept(),
         }
+    }
+
+    /// Fields that this kernel's types don't have, and what that means.
+    #[must_use]
+    pub fn missing_fields(&self) -> &[MissingField] {
+        self.kernel.missing()
     }
 
     /// The tables of all network namespaces.

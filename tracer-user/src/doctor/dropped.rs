@@ -154,6 +154,7 @@ fn counted(netns: u32, reading: Reading<'_>) -> Vec<Dropped> {
         Some(Dropped {
             by: count.by,
             netns: (!is_machines).then_some(netns),
+            pod: None,
             name: count.name.clone(),
             text: Some(meaning(count)?.to_owned()),
             owner: None,
@@ -170,6 +171,7 @@ fn of_table(table: &Table) -> impl Iterator<Item = Dropped> + '_ {
     let row = |by, name, text, owner: &str, count| Dropped {
         by,
         netns: Some(table.netns),
+        pod: None,
         name,
         text,
         owner: (!owner.is_empty()).then(|| owner.to_owned()),

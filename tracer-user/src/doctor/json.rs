@@ -41,3 +41,70 @@ pub fn lines(report: &Report) -> String {
     }
     text
 }
+
+/// A report with a line of each kind.
+#[cfg(test)]
+pub(crate) fn example() -> Report {
+    use super::model::{Counter, Severity, State, evidence};
+    use crate::netfilter::model::{Backend, Family};
+    use crate::tc::attribute::Program;
+    use crate::xdp::links::{Attached, Mode};
+    use crate::xdp::report::Known;
+
+    let text = || "x\u{202e}".to_owned();
+    Report {
+        findings: vec![Finding {
+            id: "mtu",
+            severity: Severity::Error,
+            title: text(),
+            evidence: vec![evidence("eth0 mtu", 1400, "rtnetlink")],
+            fix: text(),
+            netns: Some(7),
+            interface: Some(text()),
+        }],
+        dropped: vec![Dropped {
+            by: Counter::Rule,
+            netns: None,
+            pod: None,
+            name: text(),
+            text: Some(text()),
+            owner: None,
+            source: text(),
+            count: 5,
+            more: Some(1),
+            rate: Some(0.5),
+        }],
+        unread: vec![Unread { what: text(), why: text() }],
+        system: vec![Mechanism { name: "kernel", state: State::Limited, says: text(), fix: Some(text()) }],
+        tables: vec![Table {
+            netns: 7,
+            backend: Backend::Nft,
+            family: Family::Inet,
+            name: text(),
+            rules: 3,
+            exact: true,
+            left_out: vec!["INPUT"],
+        }],
+        xdp: Ok(vec![Known {
+            attached: Attached { interface: text(), mode: Mode::Driver, program: 9 },
+            program: Program { name: Some(text()), tag: None, pinned: None },
+            counters: vec![(text(), 2), (text(), 3)],
+        }]),
+        ..Report::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_line_turns_text_around() {
+        let text = lines(&example());
+        assert!(!text.contains('\u{202e}') && text.contains("x\\u202e"), "{text}");
+        assert!(
+            text.contains("\"program\":\"x\\u202e\",\"id\":9,\"tag\":null,\"pinned\":null,\"dropped\":5}"),
+            "{text}"
+        );
+    }
+}

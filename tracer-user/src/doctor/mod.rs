@@ -116,7 +116,7 @@ fn flowtables(tables: &[rules::Table], netns: u32) -> Vec<Offload> {
 /// What went wrong, for people: a wrong answer of the self-test, too.
 pub fn run(settings: &Settings, arguments: &[OsString]) -> anyhow::Result<u8> {
     // They begin first: much of what they tell has come when it is needed.
-    let names = Names::ask(settings.names.clone());
+    let mut names = Names::ask(settings.names.clone());
     let system = environment::Facts::gather().context("can't find out what this system allows")?;
     let mut report = Report::default();
     let probes = Probes { probes: settings.probes, verbose: 0 };
@@ -140,7 +140,8 @@ pub fn run(settings: &Settings, arguments: &[OsString]) -> anyhow::Result<u8> {
         ended = Err(error);
     }
     let node = environment::node_name();
-    let (cluster, mut unread) = names.cluster(&node, before.at + APART);
+    names.wait(before.at + APART);
+    let cluster = names.cluster(&node);
     thread::sleep(APART.saturating_sub(before.at.elapsed()));
     let mut after = Look::take(&report.tables);
     after.facts.cluster.clone_from(&cluster);
@@ -148,7 +149,11 @@ pub fn run(settings: &Settings, arguments: &[OsString]) -> anyhow::Result<u8> {
     report.system = system::lines(&system, &gather::surroundings(&after.facts));
     report.dropped =
         dropped::rows(after.facts.netns, before.reading(), after.reading(), after.at - before.at);
+    for row in &mut report.dropped {
+        row.pod = row.netns.and_then(|netns| names.pod_in(netns));
+    }
     report.findings = check::lasting(&before.facts, &after.facts);
+    let mut unread = names.unread();
     unread.extend(after.unread.iter().cloned());
     unread.extend(gather::unread_cilium());
     unread.extend(after.facts.cluster.as_ref().and_then(|_| check::unjudged(&after.facts)));

@@ -107,6 +107,8 @@ pub struct Dropped {
     pub by: Counter,
     /// Inode number of the network namespace; none for counters of the whole machine.
     pub netns: Option<u32>,
+    /// The pod whose network namespace that is.
+    pub pod: Option<String>,
     /// The counter: `filter:INPUT:rule:3`, `TcpExtListenDrops`, `eth0 rx_dropped`.
     pub name: String,
     /// The rule as the node's own tool prints it, or what the counter means.

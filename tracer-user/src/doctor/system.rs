@@ -5,6 +5,7 @@ use super::model::{Mechanism, State};
 use crate::netfilter::model::{Mechanism as Told, Mechanisms};
 use crate::output::escape;
 use crate::probe::environment::{self, Capability, Facts, KernelVersion, OLDEST, TESTED};
+use crate::probe::offsets::MissingField;
 
 /// What the rest of the system says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,6 +41,23 @@ pub fn lines(facts: &Facts, about: &Surroundings) -> Vec<Mechanism> {
     lines.extend(about.conntrack.map(|(count, max)| conntrack(count, max)));
     lines.extend(about.is_clock_kept.map(clock));
     lines
+}
+
+/// The line about the tracepoint on which all is built. `missing` are the fields that this kernel does not have; none if the
+/// program is not attached.
+#[must_use]
+pub fn tracepoint(missing: Option<&[MissingField]>) -> Mechanism {
+    let name = "tracepoint";
+    let Some(missing) = missing else {
+        let fix = "see the error that is printed with this, and the lines that say \"missing\"";
+        return off(name, "skb:kfree_skb is not attached: drops are not seen", fix);
+    };
+    if missing.is_empty() {
+        return works(name, "skb:kfree_skb is attached, and all fields are known");
+    }
+    let what: Vec<_> =
+        missing.iter().map(|field| format!("no {}: {}", field.what, field.consequence)).collect();
+    limited(name, format!("skb:kfree_skb is attached; {}", what.join("; ")), "boot a newer kernel")
 }
 
 /// The lines about which rule dropped a packet.
@@ -217,6 +235,14 @@ mod tests {
     fn a_machine_on_which_all_is_well() {
         let lines = lines(&facts(), &about());
         assert!(lines.iter().all(|line| line.state == State::Works && line.fix.is_none()), "{lines:?}");
+    }
+
+    #[test]
+    fn the_tracepoint_with_and_without_its_fields() {
+        let field = MissingField { what: "sk_buff.mark", consequence: "no marks", essential: false };
+        let states = [None, Some(&[][..]), Some(&[field][..])].map(|missing| tracepoint(missing).state);
+        assert_eq!(states, [State::Off, State::Works, State::Limited]);
+        assert!(tracepoint(Some(&[field])).says.ends_with("no sk_buff.mark: no marks"));
     }
 
     #[test]

@@ -79,7 +79,7 @@ fn dropped(text: &mut String, report: &Report) {
     }
 }
 
-/// `  9,157  +12 in the last moments (6.0 a second)  filter:INPUT:rule:1 (legacy, netns 4026531840, unknown): -A INPUT ...`
+/// `  9,157  +12 now, 6.0/s  filter:INPUT:rule:1 (netns 4026531840, owner unknown, iptables-legacy-save -c): -A INPUT ...`
 fn counted(dropped: &Dropped) -> String {
     let rate = match (dropped.more, dropped.rate) {
         (Some(0), _) => "still".to_owned(),
@@ -87,6 +87,7 @@ fn counted(dropped: &Dropped) -> String {
         _ => "not read again".to_owned(),
     };
     let mut about = Vec::new();
+    about.extend(dropped.pod.as_deref().map(|pod| format!("pod {}", escape(pod))));
     about.extend(dropped.netns.map(|netns| format!("netns {netns}")));
     about.extend(dropped.owner.as_deref().map(|owner| format!("owner {}", escape(owner))));
     about.push(escape(&dropped.source).into_owned());
@@ -172,6 +173,7 @@ mod tests {
         Dropped {
             by: Counter::Rule,
             netns: Some(7),
+            pod: Some("shop/cart".to_owned()),
             name: name.to_owned(),
             text: Some("-A INPUT\x1b -j DROP".to_owned()),
             owner: Some("docker".to_owned()),
@@ -233,7 +235,7 @@ mod tests {
         for part in [
             "  error  ip-forward-off: off\n    where: netns 7, eth\\x0a0\n    seen: net.ipv4.ip_forward = 0 (sysctl)\n    fix: \
              sysctl -w net.ipv4.ip_forward=1\n",
-            "         1,234  +5 now, 2.5/s       filter:INPUT:rule:3 (netns 7, owner docker, iptables-legacy-save): -A INPUT\\x1b \
+            "         1,234  +5 now, 2.5/s       filter:INPUT:rule:3 (pod shop/cart, netns 7, owner docker, iptables-legacy-save): -A INPUT\\x1b \
              -j DROP\n",
             "  not read again      x (",
             "  and 3 counters more: -o json has all\n",

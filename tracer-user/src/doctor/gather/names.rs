@@ -2,6 +2,7 @@
 
 use super::super::facts::{Cluster, Service};
 use super::super::model::Unread;
+use crate::event::model::Timestamp;
 use crate::identity::inventory::{Inventory, Known};
 use crate::identity::object::{Kind, Source, Update};
 use crate::identity::sources::{self, Feed};
@@ -24,41 +25,38 @@ pub struct Names {
     feed: Option<Feed>,
     inventory: Inventory,
     unread: Vec<Unread>,
-    has_api: bool,
-    /// The API server or a file has begun to tell.
+    /// The API server or a file was asked.
+    is_asked: bool,
+    /// One of them has begun to tell.
     has_begun: bool,
 }
 
 impl Names {
-    /// Asks them.
+    /// Asks them: also the node's container runtime, which tells whose a network namespace is.
     #[must_use]
     pub fn ask(options: sources::Options) -> Self {
-        let has_api = options.api.is_some();
-        let is_asked = has_api || !options.files.is_empty();
+        let is_asked = options.api.is_some() || !options.files.is_empty();
         let mut names = Self {
             feed: None,
             inventory: Inventory::default(),
             unread: Vec::new(),
-            has_api,
+            is_asked,
             has_begun: false,
         };
-        if is_asked {
-            match sources::start(options) {
-                Ok(feed) => names.feed = Some(feed),
-                Err(error) => names.note(error.to_string()),
-            }
+        match sources::start(options) {
+            Ok(feed) => names.feed = Some(feed),
+            Err(error) => names.note(error.to_string()),
         }
         names
     }
 
     fn note(&mut self, why: String) {
-        self.unread.push(Unread { what: "the cluster".to_owned(), why });
+        self.unread.push(Unread { what: "names of pods and services".to_owned(), why });
     }
 
-    /// What they have told, when they have told all or the time is over: `soon` if the API server has not begun by then, else
+    /// Waits until they have told all or the time is over: `soon` if neither the API server nor a file has begun by then, else
     /// [`LONGER`] after it.
-    #[must_use]
-    pub fn cluster(mut self, node: &str, soon: Instant) -> (Option<Cluster>, Vec<Unread>) {
+    pub fn wait(&mut self, soon: Instant) {
         while let Some(feed) = &mut self.feed {
             match feed.updates.try_recv() {
                 Ok(Update::Change(source, at, change)) => {
@@ -72,22 +70,36 @@ impl Names {
                 Err(TryRecvError::Empty) => thread::sleep(PAUSE),
             }
         }
-        match self.source() {
-            Some(source) => (Some(cluster(&self.inventory, source, node)), Vec::new()),
-            None => {
-                if self.unread.is_empty() {
-                    let why = if self.has_api {
-                        "the API server has not told of all pods, services, endpoints and nodes in time; name it with \
-                         --kubeconfig, or a file with --inventory"
-                    } else {
-                        "without the API server and without a file with pods, services, endpointslices and nodes \
-                         (--inventory) services can't be compared with what the node translates"
-                    };
-                    self.note(why.to_owned());
-                }
-                (None, self.unread)
-            }
+    }
+
+    /// The cluster, if somebody has told all that is needed of it.
+    #[must_use]
+    pub fn cluster(&self, node: &str) -> Option<Cluster> {
+        self.source().map(|source| cluster(&self.inventory, source, node))
+    }
+
+    /// Why names may be missing.
+    #[must_use]
+    pub fn unread(&self) -> Vec<Unread> {
+        let mut unread = self.unread.clone();
+        if self.source().is_none() {
+            let why = if self.is_asked {
+                "neither the API server nor a file has told of all pods, services, endpointslices and nodes in time, so \
+                 services are not compared with what the node translates; name one with --kubeconfig or --inventory"
+            } else {
+                "without the API server services are not compared with what the node translates; give a file with pods, \
+                 services, endpointslices and nodes: --inventory"
+            };
+            unread.push(Unread { what: "the cluster".to_owned(), why: why.to_owned() });
         }
+        unread
+    }
+
+    /// Whose a network namespace is: `namespace/name` of a pod.
+    #[must_use]
+    pub fn pod_in(&self, netns: u32) -> Option<String> {
+        let now = Timestamp(jiff::Timestamp::now().as_nanosecond());
+        Some(self.inventory.pod_in(netns, now)?.name.to_string())
     }
 
     fn is_over(&self, soon: Instant) -> bool {
@@ -156,7 +168,9 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), text).unwrap();
         let options = sources::Options { api: None, files: vec![file.path().to_owned()] };
-        Names::ask(options).cluster("n1", Instant::now() + Duration::from_secs(2))
+        let mut names = Names::ask(options);
+        names.wait(Instant::now() + Duration::from_secs(2));
+        (names.cluster("n1"), names.unread())
     }
 
     #[test]
@@ -186,8 +200,10 @@ mod tests {
     #[test]
     fn what_is_not_all_is_no_cluster() {
         let (cluster, unread) = of_file("{");
-        assert!(cluster.is_none() && unread.len() == 1, "{unread:?}");
-        let (cluster, unread) = Names::ask(sources::Options::default()).cluster("n1", Instant::now());
-        assert!(cluster.is_none() && unread[0].why.contains("--inventory"), "{unread:?}");
+        assert!(cluster.is_none() && unread.len() >= 2, "{unread:?}");
+        let names = Names::ask(sources::Options::default());
+        assert!(
+            names.cluster("n1").is_none() && names.unread().iter().any(|it| it.why.contains("--inventory"))
+        );
     }
 }
