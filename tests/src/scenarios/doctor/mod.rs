@@ -36,6 +36,7 @@ pub(super) fn trials() -> Vec<Trial> {
         alone("doctor::conntrack_nearly_full", node::conntrack_nearly_full),
         beside("doctor::services", services::of_iptables),
         beside("doctor::services_of_nft", services::of_nft),
+        beside("doctor::services_of_cilium", services::of_cilium),
     ]));
     trials
 }

@@ -1,8 +1,10 @@
 //! Every Service against what the node translates.
 
 use super::Report;
+use crate::bed::cilium;
+use crate::bed::mount::with_bpffs;
 use crate::bed::namespace::Namespace;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use std::io::Write as _;
 use tempfile::NamedTempFile;
@@ -115,6 +117,33 @@ pub(super) fn of_iptables() -> Result<()> {
         ]),
     )?;
     cluster(&["n1", "n2"]).compare(&netns)?.expect_findings(&[])
+}
+
+/// Cilium's maps translate instead of kube-proxy; what Cilium counted of its drops is told, too.
+pub(super) fn of_cilium() -> Result<()> {
+    /// Policy denied, and a packet that it let pass.
+    const DENIED: u8 = 133;
+    const FORWARDED: u8 = 3;
+    with_bpffs(|| {
+        let netns = Namespace::new()?;
+        let metrics = cilium::Metrics::new()?;
+        metrics.set(DENIED, 10)?;
+        metrics.set(FORWARDED, 1000)?;
+        let (cart, pod) = ("10.96.0.9:80".parse()?, ["10.244.0.7:8080".parse()?]);
+        cilium::services(&[(cart, &pod), ("10.96.0.10:80".parse()?, &[])])?;
+        let told = Cluster::new(&["n1", "n2"])
+            .service("cart", "10.96.0.9", (&["10.244.0.7"], &[]))
+            .service("redis", "10.96.0.10", (&["10.244.0.8"], &[]))
+            .compare(&netns)?;
+        told.expect_findings(&["svc-not-programmed"])?;
+        let ready = "not translated, 1 endpoints ready";
+        told.expect_evidence("svc-not-programmed", "shop/redis 10.96.0.10:80/TCP", ready)?;
+        told.expect_evidence("svc-not-programmed", "looked at", "Cilium's maps of services")?;
+        let counted: Vec<_> = told.all("dropped").filter(|row| row["by"] == "cilium").collect();
+        let [denied] = counted[..] else { anyhow::bail!("not one counter of Cilium's: {counted:#?}") };
+        ensure!((&denied["name"], &denied["count"]) == (&"Policy denied".into(), &10.into()), "{denied}");
+        Ok(())
+    })
 }
 
 /// kube-proxy's own table of nftables, as it wrote it.

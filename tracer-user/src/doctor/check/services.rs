@@ -80,7 +80,7 @@ impl Translated {
             }
         }
         if let Some(Ok(servers)) = &facts.cilium {
-            all.add("Cilium (cilium_lb*_services_v2)");
+            all.add("Cilium's maps of services");
             for server in servers {
                 let backends = server.backends.as_ref().map(|all| all.iter().copied().collect());
                 // One that has none in the map is refused.

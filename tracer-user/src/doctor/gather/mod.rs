@@ -7,12 +7,12 @@ pub mod links;
 pub mod names;
 pub mod rules;
 
-use super::facts::{Facts, Link};
+use super::facts::{Facts, Link, VirtualServer};
 use super::model::{Counter, Unread};
 use super::rules::Id;
 use super::system::Surroundings;
 use crate::cilium::pins::{Pins, ROOTS};
-use crate::cilium::{codes, maps::Unread as CiliumUnread};
+use crate::cilium::{codes, maps::Unread as CiliumUnread, services::Translated};
 use crate::netfilter::tools;
 use crate::xdp;
 use counters::Count;
@@ -65,6 +65,7 @@ pub fn facts(unread: &mut Vec<Unread>) -> Facts {
         has_policy_routing,
         neighbours: [entries("arp_cache"), entries("ndisc_cache")],
         ipvs: ipvs::read(proc()),
+        cilium: cilium_services(),
         links,
         ..Facts::default()
     }
@@ -154,6 +155,26 @@ fn cilium() -> Vec<Count> {
         Count::new(Counter::Cilium, name, "cilium_metrics", count)
     };
     metrics.into_iter().filter(|(code, _)| *code >= codes::FIRST).map(count).collect()
+}
+
+/// What Cilium translates; `None` where there is no Cilium, or it keeps no services.
+fn cilium_services() -> Option<Result<Vec<VirtualServer>, String>> {
+    /// TCP, UDP and SCTP.
+    const PROTOCOLS: [u8; 3] = [6, 17, 132];
+    let translated = match Pins::find(&ROOTS).and_then(|pins| pins.services()) {
+        Ok(translated) => translated,
+        Err(CiliumUnread::Absent { .. } | CiliumUnread::Missing { .. }) => return None,
+        Err(error) => return Some(Err(error.to_string())),
+    };
+    let of_each = |it: Translated| {
+        let protocols = if it.protocol == 0 { PROTOCOLS.to_vec() } else { vec![it.protocol] };
+        protocols.into_iter().map(move |protocol| VirtualServer {
+            address: it.address,
+            protocol,
+            backends: it.backends.clone(),
+        })
+    };
+    Some(Ok(translated.into_iter().flat_map(of_each).collect()))
 }
 
 /// Why Cilium's maps can't be read, where it is there.
