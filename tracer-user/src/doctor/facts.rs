@@ -41,9 +41,9 @@ impl Facts {
         self.settings.get(name)?.parse().ok()
     }
 
-    /// The tables of the node's own network namespace.
+    /// The tables of the node's own network namespace that are known as a whole.
     pub fn own_tables(&self) -> impl Iterator<Item = &Table> {
-        self.tables.iter().filter(|table| table.netns == self.netns)
+        self.tables.iter().filter(|table| table.netns == self.netns && table.is_whole)
     }
 
     /// An interface by its index.

@@ -24,7 +24,7 @@ pub mod words;
 use crate::{
     filter::Filter,
     identity::sources,
-    netfilter::model::{Backend, Mechanism, Mechanisms, TableSummary},
+    netfilter::model::{Backend, Mechanism, Mechanisms, Netfilter, TableSummary},
     probe::{environment, tracer::Settings as Probes},
     start::start,
     stream::Stream,
@@ -35,6 +35,7 @@ use dropped::Reading;
 use facts::{Facts, Offload, OffloadKind};
 use gather::{counters::Count, names::Names, rules::Rules};
 use model::{Report, Table, Unread};
+use rules::Id;
 use std::{
     ffi::OsString,
     io::{self, Write as _},
@@ -82,13 +83,18 @@ struct Look {
 }
 
 impl Look {
-    fn take(known: &[Table]) -> Self {
+    fn take(known: &[Table], stream: Option<&Stream>) -> Self {
         let mut unread = Vec::new();
         let mut facts = gather::facts(&mut unread);
         let counts = gather::counts();
-        let Rules { tables, unread: of_rules } = gather::rules::read(&gather::ids(known));
+        let ids = gather::ids(known);
+        let Rules { mut tables, unread: of_rules } = gather::rules::read(&ids);
+        if tables.len() < ids.len() {
+            let counted = stream.map(Stream::counted_rules).unwrap_or_default();
+            tables.extend(unprinted(&ids, &tables, &counted));
+        }
         unread.extend(of_rules);
-        facts.offloads = flowtables(&tables, facts.netns);
+        facts.offloads.extend(flowtables(&tables, facts.netns));
         facts.tables = tables;
         Self { at: Instant::now(), facts, counts, unread }
     }
@@ -96,6 +102,27 @@ impl Look {
     fn reading(&self) -> Reading<'_> {
         Reading { counts: &self.counts, tables: &self.facts.tables }
     }
+}
+
+/// The tables that no tool printed, as far as the kernel itself tells of them.
+fn unprinted(ids: &[Id], printed: &[rules::Table], counted: &[(u32, Netfilter, u64)]) -> Vec<rules::Table> {
+    let is_printed = |id: &Id| {
+        let is_it = |table: &rules::Table| {
+            (table.netns, table.backend, table.family, &table.name)
+                == (id.netns, id.backend, id.family, &id.name)
+        };
+        printed.iter().any(is_it)
+    };
+    let of_one = |id: &Id| {
+        let is_its = |netns: u32, place: &Netfilter| {
+            let (backend, family) = (Some(id.backend), Some(id.family));
+            netns == id.netns
+                && (place.backend, place.family, place.table.as_deref()) == (backend, family, Some(&id.name))
+        };
+        let own = counted.iter().filter(|(netns, place, _)| is_its(*netns, place));
+        rules::Table::counted(id, &own.map(|(_, place, packets)| (place, *packets)).collect::<Vec<_>>())
+    };
+    ids.iter().filter(|id| !is_printed(id)).map(of_one).collect()
 }
 
 /// The flowtables of a network namespace.
@@ -118,6 +145,8 @@ pub fn run(settings: &Settings, arguments: &[OsString]) -> anyhow::Result<u8> {
     // They begin first: much of what they tell has come when it is needed.
     let mut names = Names::ask(settings.names.clone());
     let system = environment::Facts::gather().context("can't find out what this system allows")?;
+    // After the sources have begun: they reach the API server from where droptrace is.
+    let elsewhere = gather::enter_node().err();
     let mut report = Report::default();
     let probes = Probes { probes: settings.probes, verbose: 0 };
     // What can be said of the node without is said, too.
@@ -132,7 +161,7 @@ pub fn run(settings: &Settings, arguments: &[OsString]) -> anyhow::Result<u8> {
         report.tables = tables(&mechanisms, stream.tables());
         report.rules = system::rules(&mechanisms);
     }
-    let before = Look::take(&report.tables);
+    let before = Look::take(&report.tables, stream.as_ref());
     report.xdp = xdp::read().map_err(|error| error.to_string());
     if let Some(stream) = &mut stream
         && let Err(error) = self_test(settings, stream, &mut report)
@@ -143,7 +172,7 @@ pub fn run(settings: &Settings, arguments: &[OsString]) -> anyhow::Result<u8> {
     names.wait(before.at + APART);
     let cluster = names.cluster(&node);
     thread::sleep(APART.saturating_sub(before.at.elapsed()));
-    let mut after = Look::take(&report.tables);
+    let mut after = Look::take(&report.tables, stream.as_ref());
     after.facts.cluster.clone_from(&cluster);
     let before = Look { facts: Facts { cluster, ..before.facts }, ..before };
     report.system = system::lines(&system, &gather::surroundings(&after.facts));
@@ -155,6 +184,7 @@ pub fn run(settings: &Settings, arguments: &[OsString]) -> anyhow::Result<u8> {
     report.findings = check::lasting(&before.facts, &after.facts);
     let mut unread = names.unread();
     unread.extend(after.unread.iter().cloned());
+    unread.extend(elsewhere);
     unread.extend(gather::unread_cilium());
     unread.extend(after.facts.cluster.as_ref().and_then(|_| check::unjudged(&after.facts)));
     unread.extend(uncounted(&after.facts.tables));

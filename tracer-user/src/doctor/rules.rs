@@ -1,7 +1,7 @@
 //! Tables of rules as plain data, out of what the node's own tools print: which rules can drop, what they counted, where
 //! they lead. Text of rules and names of chains are anybody's.
 
-use crate::netfilter::model::{Backend, Family};
+use crate::netfilter::model::{Backend, Family, Netfilter};
 use crate::netfilter::owner::{self, Subject, UNKNOWN, owner};
 use crate::netfilter::text;
 use serde_json::Value;
@@ -17,6 +17,8 @@ pub struct Table {
     pub backend: Backend,
     /// True if iptables keeps it there, of either backend.
     pub is_iptables: bool,
+    /// False if it has no more than what the kernel itself says of the rules that can drop: no tool printed it.
+    pub is_whole: bool,
     /// Its family.
     pub family: Family,
     /// Its name.
@@ -99,6 +101,7 @@ impl Table {
             netns: id.netns,
             backend: id.backend,
             is_iptables,
+            is_whole: true,
             family: id.family,
             name: id.name.clone(),
             rules: Vec::new(),
@@ -166,6 +169,32 @@ impl Table {
         Some(table)
     }
 
+    /// What the kernel itself counted of the rules of a table that can drop, for one that no tool printed.
+    #[must_use]
+    pub fn counted(id: &Id, droppers: &[(&Netfilter, u64)]) -> Self {
+        let mut table = Self { is_whole: false, ..Self::new(id, false) };
+        for (place, packets) in droppers {
+            let chain = place.chain.clone().unwrap_or_default();
+            let (owner, packets) = (id.owner(&chain, ""), Some(*packets));
+            if place.verdict.as_deref() == Some("policy") {
+                let hook = place.hook.clone().unwrap_or_default();
+                table.bases.push(Base { chain, hook, drops: true, packets, owner: "" });
+            } else {
+                let (number, handle) = (place.rule, place.handle);
+                table.rules.push(Rule {
+                    chain,
+                    number,
+                    handle,
+                    drops: true,
+                    packets,
+                    owner,
+                    ..Rule::default()
+                });
+            }
+        }
+        table
+    }
+
     /// The rules of each chain.
     #[must_use]
     pub fn by_chain(&self) -> HashMap<&str, Vec<&Rule>> {
@@ -179,6 +208,9 @@ impl Table {
     /// What prints it.
     #[must_use]
     pub fn tool(&self) -> &'static str {
+        if !self.is_whole {
+            return "the kernel's memory";
+        }
         match (self.backend, self.is_iptables, self.family) {
             (Backend::Legacy, _, Family::Ipv6) => "ip6tables-legacy-save -c",
             (Backend::Legacy, ..) => "iptables-legacy-save -c",
@@ -362,6 +394,24 @@ mod tests {
         assert_eq!(
             Table::saved(&id(Backend::Legacy, Family::Ipv4, "filter"), &listing.replace("COMMIT", "")),
             None
+        );
+    }
+
+    #[test]
+    fn without_tools_the_kernel_tells_of_what_drops() {
+        let place = |rule, verdict: &str| Netfilter {
+            chain: Some("DOCKER-USER".into()),
+            rule,
+            verdict: Some(verdict.into()),
+            ..Netfilter::default()
+        };
+        let (rule, policy) = (place(Some(3), "drop"), place(None, "policy"));
+        let table = Table::counted(&id(Backend::Legacy, Family::Ipv4, "filter"), &[(&rule, 5), (&policy, 6)]);
+        let [rule] = &table.rules[..] else { panic!("{:?}", table.rules) };
+        assert_eq!((rule.number, rule.drops, rule.packets, rule.owner), (Some(3), true, Some(5), "docker"));
+        assert_eq!(
+            (table.bases[0].packets, table.is_whole, table.tool()),
+            (Some(6), false, "the kernel's memory")
         );
     }
 

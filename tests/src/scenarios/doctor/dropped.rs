@@ -1,10 +1,11 @@
 //! What was dropped before droptrace began, and still is.
 
 use super::Report;
-use crate::bed::packet;
 use crate::bed::topology::{Family, Pair};
+use crate::bed::{droptrace, packet};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -76,5 +77,41 @@ pub(super) fn already_dropped() -> Result<()> {
         .all("unread")
         .any(|it| it["what"].as_str().is_some_and(|what| what.contains("rules and policies of nft")));
     ensure!(uncounted, "nothing is said of the rule without a counter: {}", report.text);
+    Ok(())
+}
+
+/// Where no tool prints rules, the kernel's own memory tells what they counted.
+pub(super) fn without_tools() -> Result<()> {
+    let pair = Pair::new()?;
+    let netns = &pair.server.netns;
+    netns.run(&format!("iptables-legacy -A INPUT -p udp --dport {FAST} -j ACCEPT"))?;
+    netns.run(&format!("iptables-legacy -A INPUT -p udp --dport {FAST} -j DROP"))?;
+    netns.run(&format!("iptables-legacy -A INPUT -p udp --dport {ONCE} -j DROP"))?;
+    let rules = format!(
+        "table inet shop {{\n chain in {{\n type filter hook input priority -5;\n udp dport {NEVER} counter drop\n }}\n}}\n"
+    );
+    netns.feed("nft -f -", &rules)?;
+    let from = pair.client.port(Family::V4, 40_000);
+    let packet = |port| packet::udp(from, pair.server.port(Family::V4, port), b"unwanted");
+    pair.client.inject(&vec![packet(ONCE); 7])?;
+    pair.client.inject(&vec![packet(NEVER); 5])?;
+    // Nothing is where the tools were, for this process and those that it starts.
+    let nothing = tempfile::tempdir()?;
+    let script = "mount --bind \"$1\" /usr/sbin && exec \"$2\" doctor -o json --offline";
+    let report = netns.enter(|| {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", script, "sh"]).arg(nothing.path()).arg(droptrace::binary()?);
+        Report::read(&command.output().context("can't start droptrace")?)
+    })?;
+    report.expect_findings(&[])?;
+    let own = |row: &&Value| row["netns"] == netns.inode() && row["source"] == "the kernel's memory";
+    let told: Vec<_> = report.all("dropped").filter(own).collect();
+    let [legacy, nft] = told[..] else { anyhow::bail!("not two rules: {told:#?}\n{}", report.text) };
+    ensure!((&legacy["name"], &legacy["count"]) == (&"filter:INPUT:rule:3".into(), &7.into()), "{legacy}");
+    ensure!(nft["name"].as_str().is_some_and(|name| name.starts_with("inet:shop:in:handle:")), "{nft}");
+    ensure!((&nft["count"], &nft["more"], &nft["text"]) == (&5.into(), &0.into(), &Value::Null), "{nft}");
+    let says =
+        |why: &str| report.all("unread").any(|it| it["why"].as_str().is_some_and(|it| it.contains(why)));
+    ensure!(says("iptables-legacy-save is not installed") && says("nft is not installed"), "{}", report.text);
     Ok(())
 }

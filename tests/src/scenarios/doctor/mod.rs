@@ -31,6 +31,7 @@ pub(super) fn trials() -> Vec<Trial> {
     ];
     trials.extend(here_only([
         beside("doctor::already_dropped", dropped::already_dropped),
+        beside("doctor::already_dropped_without_tools", dropped::without_tools),
         beside("doctor::misconfigurations", node::misconfigurations),
         beside("doctor::without_privileges", node::without_privileges),
         alone("doctor::conntrack_nearly_full", node::conntrack_nearly_full),

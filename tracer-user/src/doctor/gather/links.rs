@@ -1,7 +1,7 @@
 //! Interfaces, routes, rules of policy routing and queueing disciplines of this thread's network namespace, as rtnetlink(7)
 //! lists them. Layouts: include/uapi/linux/{if_link,rtnetlink,fib_rules,gen_stats}.h; numbers in the machine's order.
 
-use super::super::facts::{Link, Route, Tunnel};
+use super::super::facts::{Link, Offload, OffloadKind, Route, Tunnel};
 use super::super::model::Counter;
 use super::counters::Count;
 use crate::probe::netlink::{self, attribute, text, word};
@@ -13,6 +13,8 @@ const IFINFOMSG: usize = 16;
 const RTMSG: usize = 12;
 const RULE: usize = 12;
 const TCMSG: usize = 20;
+/// TC_H_CLSACT, which is TC_H_INGRESS: where both have their place.
+const CLSACT: u32 = 0xffff_fff1;
 /// IFF_UP and IFF_PROMISC (include/uapi/linux/if.h).
 const UP: u32 = 0x1;
 const PROMISCUOUS: u32 = 0x100;
@@ -198,9 +200,8 @@ pub fn qdiscs(links: &[Link]) -> io::Result<Vec<Count>> {
 }
 
 fn qdisc(body: &[u8], links: &[Link]) -> Option<Count> {
-    /// TC_H_ROOT and TC_H_CLSACT (TC_H_INGRESS).
+    /// TC_H_ROOT
     const ROOT: u32 = 0xffff_ffff;
-    const CLSACT: u32 = 0xffff_fff1;
     /// TCA_KIND, TCA_STATS2, and in it TCA_STATS_QUEUE.
     const KIND: u16 = 1;
     const STATS: u16 = 7;
@@ -215,6 +216,54 @@ fn qdisc(body: &[u8], links: &[Link]) -> Option<Count> {
     let link = links.iter().find(|link| link.index == index)?;
     let name = format!("{} qdisc {}", link.name, text(attribute(attributes, KIND)?));
     Some(Count::new(Counter::Qdisc, name, "rtnetlink", drops.into()))
+}
+
+/// The tc filters that the card runs, by device: RTM_GETTFILTER, for each device with a hook for them.
+///
+/// # Errors
+/// When the kernel does not list them.
+pub fn hardware_filters(links: &[Link]) -> io::Result<Vec<Offload>> {
+    /// TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS or TC_H_MIN_EGRESS) (include/uapi/linux/pkt_sched.h); the ingress qdisc's
+    /// only hook is the first of them, too.
+    const PARENTS: [u32; 2] = [0xffff_fff2, 0xffff_fff3];
+    let qdiscs = netlink::list(netlink::GET_QDISC, &[0; TCMSG], netlink::NEW_QDISC)?;
+    let with_hooks =
+        qdiscs.iter().filter(|body| word(body, 12) == Some(CLSACT)).filter_map(|body| word(body, 4));
+    let mut found = Vec::new();
+    for link in with_hooks.filter_map(|index| links.iter().find(|link| link.index == index)) {
+        let mut count = 0;
+        for parent in PARENTS {
+            let question = [0, link.index, 0, parent, 0].map(u32::to_ne_bytes).concat();
+            let filters = netlink::list(netlink::GET_FILTER, &question, netlink::NEW_FILTER)?;
+            count += filters.iter().filter(|body| is_in_hardware(body)).count();
+        }
+        if count > 0 {
+            let name = format!("tc filters on the card: {count}");
+            found.push(Offload {
+                kind: OffloadKind::HardwareFilter,
+                name,
+                interfaces: vec![link.name.clone()],
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// Whether the card runs a filter, by its flags (include/uapi/linux/pkt_cls.h).
+fn is_in_hardware(body: &[u8]) -> bool {
+    /// TCA_FLOWER_FLAGS, TCA_MATCHALL_FLAGS, TCA_U32_FLAGS, TCA_BPF_FLAGS_GEN.
+    const FLAGS: [(&str, u16); 4] = [("flower", 22), ("matchall", 3), ("u32", 11), ("bpf", 9)];
+    /// TCA_CLS_FLAGS_IN_HW
+    const IN_HARDWARE: u32 = 1 << 2;
+    /// TCA_KIND and TCA_OPTIONS.
+    const KIND: u16 = 1;
+    const OPTIONS: u16 = 2;
+    let attributes = body.get(TCMSG..).unwrap_or_default();
+    let kind = attribute(attributes, KIND).map(text).unwrap_or_default();
+    let flags = FLAGS.iter().find(|(name, _)| *name == kind).and_then(|(_, flags)| {
+        attribute(attribute(attributes, OPTIONS)?, *flags).and_then(|value| word(value, 0))
+    });
+    flags.is_some_and(|flags| flags & IN_HARDWARE != 0)
 }
 
 #[cfg(test)]
@@ -301,11 +350,24 @@ mod tests {
     }
 
     #[test]
+    fn a_filter_is_on_the_card_by_its_flags() {
+        let of = |kind: &[u8], flag: u16, flags: u32| {
+            let options = nested(2, &[(flag, &flags.to_ne_bytes())]);
+            is_in_hardware(&message(&[0; 5], &[encoded(1, kind), options]))
+        };
+        assert!(of(b"flower\0", 22, 4) && of(b"matchall\0", 3, 5) && of(b"bpf\0", 9, 4));
+        // Not in hardware; another attribute; a kind that is not known.
+        assert!(!of(b"flower\0", 22, 8) && !of(b"flower\0", 3, 4) && !of(b"basic\0", 3, 4));
+        assert!(!is_in_hardware(&[]));
+    }
+
+    #[test]
     fn the_own_namespace_lists_them() {
         let (links, counts) = links().unwrap();
         assert!(links.iter().any(|link| link.name == "lo") && !counts.is_empty());
         routes().unwrap();
         has_policy_routing().unwrap();
         qdiscs(&links).unwrap();
+        hardware_filters(&links).unwrap();
     }
 }

@@ -17,7 +17,9 @@ use crate::netfilter::tools;
 use crate::xdp;
 use counters::Count;
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -34,6 +36,32 @@ fn proc() -> &'static Path {
 pub fn own_netns() -> u32 {
     let own = fs::metadata("/proc/thread-self/ns/net").ok();
     own.and_then(|file| u32::try_from(file.ino()).ok()).unwrap_or(0)
+}
+
+/// Moves this thread to the node's network namespace, if droptrace is in a container that has another and the node's root at
+/// /host. It stays there: the node's does not end.
+///
+/// # Errors
+/// If it may not go there.
+pub fn enter_node() -> Result<(), Unread> {
+    enter(Path::new("/host/proc/1/ns/net")).map_err(|error| Unread {
+        what: "the node's network namespace".to_owned(),
+        why: format!(
+            "{error}, so settings and counters are those of droptrace's own; give its pod hostNetwork: true, or the \
+             capabilities SYS_ADMIN and SYS_PTRACE"
+        ),
+    })
+}
+
+fn enter(path: &Path) -> io::Result<()> {
+    let Ok(there) = fs::metadata(path) else { return Ok(()) };
+    if there.ino() == u64::from(own_netns()) {
+        return Ok(());
+    }
+    let namespace = File::open(path)?;
+    // SAFETY: an open descriptor; only this thread moves.
+    let moved = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
+    if moved == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The facts of this thread's network namespace, without rules and cluster.
@@ -58,8 +86,13 @@ pub fn facts(unread: &mut Vec<Unread>) -> Facts {
         let name = format!("{table} entries");
         counts.iter().find(|count| count.name == name).map(|count| count.count)
     };
+    let offloads = links::hardware_filters(&links).unwrap_or_else(|error| {
+        missing("tc filters", &error);
+        Vec::new()
+    });
     Facts {
         netns,
+        offloads,
         settings: settings(&links),
         routes,
         has_policy_routing,
@@ -191,13 +224,19 @@ pub fn unread_cilium() -> Option<Unread> {
 pub fn ids(known: &[super::model::Table]) -> Vec<Id> {
     let own = own_netns();
     let mut ids = rules::own_tables(own, proc());
-    let others = known.iter().filter(|table| table.netns != own && table.rules > 0);
-    ids.extend(others.map(|table| Id {
+    let id = |table: &super::model::Table| Id {
         netns: table.netns,
         backend: table.backend,
         family: table.family,
         name: table.name.clone(),
-    }));
+    };
+    // In other namespaces one without rules says nothing.
+    let others = known.iter().filter(|table| table.netns == own || table.rules > 0).map(id);
+    for id in others {
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
     ids
 }
 
@@ -232,6 +271,29 @@ mod tests {
     fn names_as_sysctl_has_them() {
         assert_eq!(name_of("net/ipv4/conf/eth0.5/rp_filter"), "net.ipv4.conf.eth0/5.rp_filter");
         assert_eq!(without_numbers("rx_queue_10_drops2"), "rx_queue_*_drops*");
+    }
+
+    #[test]
+    fn the_nodes_namespace_is_entered_if_it_is_another() {
+        assert!(enter(Path::new("/nowhere")).is_ok() && enter(Path::new("/proc/thread-self/ns/net")).is_ok());
+        let (tell, path) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || {
+            // SAFETY: only this thread's network namespace becomes its own.
+            let made = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
+            let own = fs::canonicalize("/proc/thread-self").unwrap();
+            tell.send((made, own.join("ns/net"), own_netns())).unwrap();
+            let _ = ended.recv();
+        });
+        let (made, path, netns) = path.recv().unwrap();
+        // Without root there is no other to go to.
+        if made {
+            assert_ne!(netns, own_netns());
+            enter(&path).unwrap();
+            assert_eq!(netns, own_netns());
+        }
+        drop(end);
+        other.join().unwrap();
     }
 
     #[test]
