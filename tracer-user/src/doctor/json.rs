@@ -89,6 +89,7 @@ pub(crate) fn example() -> Report {
             attached: Attached { interface: text(), mode: Mode::Driver, program: 9 },
             program: Program { name: Some(text()), tag: None, pinned: None },
             counters: vec![(text(), 2), (text(), 3)],
+            more: Some(1),
         }]),
         ..Report::default()
     }
@@ -103,7 +104,9 @@ mod tests {
         let text = lines(&example());
         assert!(!text.contains('\u{202e}') && text.contains("x\\u202e"), "{text}");
         assert!(
-            text.contains("\"program\":\"x\\u202e\",\"id\":9,\"tag\":null,\"pinned\":null,\"dropped\":5}"),
+            text.contains(
+                "\"program\":\"x\\u202e\",\"id\":9,\"tag\":null,\"pinned\":null,\"dropped\":5,\"more\":1}"
+            ),
             "{text}"
         );
     }

@@ -177,13 +177,15 @@ pub struct Xdp {
     pub pinned: Option<String>,
     /// Packets that its drops were counted as; none where nothing counts them.
     pub dropped: Option<u64>,
+    /// Of these, in the last moments.
+    pub more: Option<u64>,
 }
 
 impl Xdp {
     /// Of what is known of a program.
     #[must_use]
     pub fn of(known: &Known) -> Self {
-        let sum = |sum: u64, counter: &(String, u64)| sum.saturating_add(counter.1);
+        let is_counted = !known.counters.is_empty();
         Self {
             interface: known.attached.interface.clone(),
             mode: known.attached.mode.name(),
@@ -191,7 +193,8 @@ impl Xdp {
             id: known.attached.program,
             tag: known.program.tag.clone(),
             pinned: known.program.pinned.clone(),
-            dropped: (!known.counters.is_empty()).then(|| known.counters.iter().fold(0, sum)),
+            dropped: is_counted.then(|| known.dropped()),
+            more: known.more.filter(|_| is_counted),
         }
     }
 }

@@ -82,7 +82,7 @@ fn dropped(text: &mut String, report: &Report) {
 /// `  9,157  +12 now, 6.0/s  filter:INPUT:rule:1 (netns 4026531840, owner unknown, iptables-legacy-save -c): -A INPUT ...`
 fn counted(dropped: &Dropped) -> String {
     let rate = match (dropped.more, dropped.rate) {
-        (Some(0), _) => "still".to_owned(),
+        (Some(0), _) => "+0 now".to_owned(),
         (Some(more), Some(rate)) => format!("+{} now, {rate:.1}/s", thousands(more)),
         _ => "not read again".to_owned(),
     };

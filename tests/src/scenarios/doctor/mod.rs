@@ -174,6 +174,8 @@ fn xdp() -> Result<()> {
     ] {
         ensure!(line.contains(what), "no {what:?} in {line}");
     }
+    let counted = told.lines().find(|line| line.contains("  s0 rx_queue_*_xdp_drops ("));
+    ensure!(counted.is_some_and(|line| line.trim_start().starts_with("3  ")), "no such counter in\n{told}");
     // Another network namespace's programs are not this one's.
     ensure!(!doctor_in(&pair.client.netns)?.contains(xdp::NAME));
     Ok(())

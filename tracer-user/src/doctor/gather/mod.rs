@@ -4,6 +4,7 @@
 pub mod counters;
 pub mod ipvs;
 pub mod links;
+pub mod look;
 pub mod names;
 pub mod rules;
 
@@ -146,12 +147,18 @@ pub fn counts() -> Vec<Count> {
     if let Ok((links, of_links)) = links::links() {
         counts.extend(of_links);
         counts.extend(links::qdiscs(&links).unwrap_or_default());
-        for link in links.iter().take(DRIVERS) {
+        for link in links.iter().filter(|link| has_driver(link)).take(DRIVERS) {
             counts.extend(driver(&link.name));
         }
     }
     counts.extend(cilium());
     counts
+}
+
+/// Whether an interface's driver may count drops of its own: hardware, and veth. Others are not asked: were the device gone by
+/// then, the kernel would load the module that makes one of its name, `gre0` for example (dev_load, net/core/dev_ioctl.c).
+fn has_driver(link: &Link) -> bool {
+    ["", "veth"].contains(&&*link.kind)
 }
 
 /// What a driver's own statistics say that it dropped, queues together.
