@@ -461,6 +461,12 @@ impl Stream {
         all
     }
 
+    /// True if tables of nf_tables are among [`Stream::tables`].
+    #[must_use]
+    pub fn lists_nft(&self) -> bool {
+        self.rulesets.knows_nft()
+    }
+
     /// The tables of all network namespaces.
     #[must_use]
     pub fn tables(&self) -> Vec<TableSummary> {

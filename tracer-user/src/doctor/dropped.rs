@@ -175,7 +175,7 @@ fn of_table(table: &Table) -> impl Iterator<Item = Dropped> + '_ {
         name,
         text,
         owner: (!owner.is_empty()).then(|| owner.to_owned()),
-        source: table.tool().to_owned(),
+        source: table.source.to_owned(),
         count,
         more: None,
         rate: None,

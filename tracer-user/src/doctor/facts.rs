@@ -24,6 +24,8 @@ pub struct Facts {
     pub addresses: Vec<IpAddr>,
     /// The tables of rules, also those of other network namespaces.
     pub tables: Vec<Table>,
+    /// True if there are tables of the own network namespace that are not known as a whole.
+    pub has_unread_tables: bool,
     /// What IPVS translates; `None` where the kernel has no IPVS.
     pub ipvs: Option<Vec<VirtualServer>>,
     /// Where packets may pass netfilter's rules by.

@@ -17,8 +17,10 @@ pub struct Table {
     pub backend: Backend,
     /// True if iptables keeps it there, of either backend.
     pub is_iptables: bool,
-    /// False if it has no more than what the kernel itself says of the rules that can drop: no tool printed it.
+    /// False if not all is known of its rules: where they lead, or more than those that drop.
     pub is_whole: bool,
+    /// Who told of it.
+    pub source: &'static str,
     /// Its family.
     pub family: Family,
     /// Its name.
@@ -102,6 +104,7 @@ impl Table {
             backend: id.backend,
             is_iptables,
             is_whole: true,
+            source: id.tool(is_iptables),
             family: id.family,
             name: id.name.clone(),
             rules: Vec::new(),
@@ -172,7 +175,7 @@ impl Table {
     /// What the kernel itself counted of the rules of a table that can drop, for one that no tool printed.
     #[must_use]
     pub fn counted(id: &Id, droppers: &[(&Netfilter, u64)]) -> Self {
-        let mut table = Self { is_whole: false, ..Self::new(id, false) };
+        let mut table = Self { is_whole: false, source: "the kernel's memory", ..Self::new(id, false) };
         for (place, packets) in droppers {
             let chain = place.chain.clone().unwrap_or_default();
             let (owner, packets) = (id.owner(&chain, ""), Some(*packets));
@@ -204,14 +207,12 @@ impl Table {
         }
         chains
     }
+}
 
+impl Id {
     /// What prints it.
-    #[must_use]
-    pub fn tool(&self) -> &'static str {
-        if !self.is_whole {
-            return "the kernel's memory";
-        }
-        match (self.backend, self.is_iptables, self.family) {
+    fn tool(&self, is_iptables: bool) -> &'static str {
+        match (self.backend, is_iptables, self.family) {
             (Backend::Legacy, _, Family::Ipv6) => "ip6tables-legacy-save -c",
             (Backend::Legacy, ..) => "iptables-legacy-save -c",
             (Backend::Nft, true, Family::Ipv6) => "ip6tables-nft-save -c",
@@ -219,9 +220,7 @@ impl Table {
             (Backend::Nft, false, _) => "nft list ruleset",
         }
     }
-}
 
-impl Id {
     fn owner(&self, chain: &str, text: &str) -> &'static str {
         let (table, chain) = (Some(&*self.name), Some(chain));
         owner(&Subject { backend: Some(self.backend), table, chain, text: Some(text) })
@@ -260,6 +259,10 @@ fn listed_rule(rule: &Value, id: &Id, texts: &mut HashMap<u64, String>) -> Optio
             "counter" => counted = value.get("packets").and_then(Value::as_u64),
             "drop" | "reject" => (drops, packets) = (true, counted),
             "accept" => accepts = true,
+            // What iptables-nft has no expression of nft's for.
+            "xt" if value.get("name").and_then(Value::as_str) == Some("REJECT") => {
+                (drops, packets) = (true, counted);
+            }
             "jump" | "goto" => targets.extend(string(value, "target")),
             "vmap" => targets.extend(verdicts(value)),
             "dnat" => dnat.extend(sockets(value)),
@@ -410,7 +413,7 @@ mod tests {
         let [rule] = &table.rules[..] else { panic!("{:?}", table.rules) };
         assert_eq!((rule.number, rule.drops, rule.packets, rule.owner), (Some(3), true, Some(5), "docker"));
         assert_eq!(
-            (table.bases[0].packets, table.is_whole, table.tool()),
+            (table.bases[0].packets, table.is_whole, table.source),
             (Some(6), false, "the kernel's memory")
         );
     }

@@ -226,6 +226,12 @@ impl Rulesets {
         self.netns.clear();
     }
 
+    /// True if it is known where this kernel keeps the rules of nf_tables.
+    #[must_use]
+    pub fn knows_nft(&self) -> bool {
+        self.layout.is_some()
+    }
+
     /// The answer for a drop by netfilter. `name` tells the function at an address.
     pub fn attribute(
         &mut self,

@@ -1,6 +1,7 @@
 //! What was dropped before droptrace began, and still is.
 
 use super::Report;
+use super::services::Cluster;
 use crate::bed::topology::{Family, Pair};
 use crate::bed::{droptrace, packet};
 use anyhow::{Context as _, Result, ensure};
@@ -80,7 +81,7 @@ pub(super) fn already_dropped() -> Result<()> {
     Ok(())
 }
 
-/// Where no tool prints rules, the kernel's own memory tells what they counted.
+/// Where no tool prints rules, the kernel's own memory tells what they counted; what else they do is not guessed at.
 pub(super) fn without_tools() -> Result<()> {
     let pair = Pair::new()?;
     let netns = &pair.server.netns;
@@ -95,12 +96,21 @@ pub(super) fn without_tools() -> Result<()> {
     let packet = |port| packet::udp(from, pair.server.port(Family::V4, port), b"unwanted");
     pair.client.inject(&vec![packet(ONCE); 7])?;
     pair.client.inject(&vec![packet(NEVER); 5])?;
+    // A node's, whose services nobody can say anything of.
+    netns.run("ip link add cni0 type bridge")?;
+    netns.run("ip link set cni0 up")?;
+    netns.sysctl("net.ipv4.ip_forward", "1")?;
+    let cluster = Cluster::new(&[]).service("cart", "10.96.0.9", (&["10.244.0.7"], &[])).file()?;
     // Nothing is where the tools were, for this process and those that it starts.
     let nothing = tempfile::tempdir()?;
-    let script = "mount --bind \"$1\" /usr/sbin && exec \"$2\" doctor -o json --offline";
+    let script = "mount --bind \"$1\" /usr/sbin && exec \"$2\" doctor -o json --offline --inventory \"$3\"";
     let report = netns.enter(|| {
         let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c", script, "sh"]).arg(nothing.path()).arg(droptrace::binary()?);
+        command
+            .args(["--mount", "sh", "-c", script, "sh"])
+            .arg(nothing.path())
+            .arg(droptrace::binary()?)
+            .arg(cluster.path());
         Report::read(&command.output().context("can't start droptrace")?)
     })?;
     report.expect_findings(&[])?;
@@ -113,5 +123,6 @@ pub(super) fn without_tools() -> Result<()> {
     let says =
         |why: &str| report.all("unread").any(|it| it["why"].as_str().is_some_and(|it| it.contains(why)));
     ensure!(says("iptables-legacy-save is not installed") && says("nft is not installed"), "{}", report.text);
+    ensure!(says("not all tables of rules could be read"), "{}", report.text);
     Ok(())
 }

@@ -13,12 +13,12 @@ use tempfile::NamedTempFile;
 const NFT: &str = include_str!("../../../fixtures/kube-proxy/ruleset.nft");
 
 /// A cluster of two nodes, of which only those named run Cilium's agent.
-struct Cluster {
+pub(super) struct Cluster {
     items: Vec<Value>,
 }
 
 impl Cluster {
-    fn new(with_cilium: &[&str]) -> Self {
+    pub(super) fn new(with_cilium: &[&str]) -> Self {
         let node = |name: &str| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
         let pod = |name: &str, node: &str, labels: Value| {
             json!({"apiVersion": "v1", "kind": "Pod",
@@ -33,7 +33,7 @@ impl Cluster {
     }
 
     /// A service of one port, and where its endpoints listen: some are ready.
-    fn service(mut self, name: &str, address: &str, (ready, others): (&[&str], &[&str])) -> Self {
+    pub(super) fn service(mut self, name: &str, address: &str, (ready, others): (&[&str], &[&str])) -> Self {
         let endpoint =
             |ready: bool| move |at: &&str| json!({"addresses": [at], "conditions": {"ready": ready}});
         let endpoints: Vec<Value> =
@@ -46,11 +46,17 @@ impl Cluster {
         self
     }
 
-    /// What doctor says of it in a network namespace.
-    fn compare(self, netns: &Namespace) -> Result<Report> {
+    /// A file of it, as kubectl prints it.
+    pub(super) fn file(self) -> Result<NamedTempFile> {
         let mut file = NamedTempFile::new().context("a file for the cluster")?;
         let list = json!({"apiVersion": "v1", "kind": "List", "items": self.items});
         file.write_all(list.to_string().as_bytes())?;
+        Ok(file)
+    }
+
+    /// What doctor says of it in a network namespace.
+    fn compare(self, netns: &Namespace) -> Result<Report> {
+        let file = self.file()?;
         let path = file.path().to_str().context("its path")?;
         Report::of(netns, &["--inventory", path])
     }

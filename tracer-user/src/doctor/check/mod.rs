@@ -111,11 +111,30 @@ mod fixtures {
 mod tests {
     use super::fixtures::{ids, node, set};
     use super::*;
+    use crate::cause::Base;
 
     #[test]
     fn a_healthy_node_has_no_findings() {
         assert_eq!(all(&node()), []);
         assert_eq!(all(&Facts::default()), []);
+    }
+
+    #[test]
+    fn findings_are_called_as_the_causes_of_the_drops_that_they_lead_to() {
+        let causes = [
+            "ip-forward-off",
+            "ipv6-forward-off",
+            "forward-policy-drop",
+            "conntrack-full",
+            "neighbour-table-full",
+            "rp-filter",
+            "mtu",
+            "svc-no-endpoints",
+        ];
+        let base = Base::own();
+        for id in causes {
+            assert!(base.entries().iter().any(|entry| entry.id() == id), "{id}");
+        }
     }
 
     #[test]

@@ -40,6 +40,9 @@ pub fn unjudged(facts: &Facts) -> Option<Unread> {
     if let Some((_, why)) = other {
         return said(&format!("{why}, which is not read"));
     }
+    if facts.has_unread_tables {
+        return said("not all tables of rules could be read as a whole; see what else was not looked at");
+    }
     let translated = Translated::by(facts);
     if translated.backends.is_empty() && signs::of_kubernetes(facts).is_empty() {
         return said(
@@ -101,7 +104,7 @@ impl Translated {
     fn add_iptables(&mut self, table: &Table) {
         let chains = table.by_chain();
         let Some(services) = chains.get("KUBE-SERVICES") else { return };
-        self.add(table.tool());
+        self.add(table.source);
         for rule in services {
             // Others only mark what will have to be masqueraded.
             let Some(target) = rule.targets.iter().find(|target| is_of_service(target)) else { continue };
@@ -440,6 +443,14 @@ mod tests {
         cilium.cilium = Some(Err("refused".into()));
         assert_eq!(check(&cilium), []);
         assert!(unjudged(&cilium).unwrap().why.contains("refused"));
+    }
+
+    #[test]
+    fn nothing_is_said_where_rules_could_not_be_read() {
+        let redis = vec![service("redis", "10.96.0.10:80", &["10.244.0.8:80"])];
+        let facts = Facts { has_unread_tables: true, ..with(vec![nat(CART)], redis) };
+        assert_eq!(check(&facts), []);
+        assert!(unjudged(&facts).is_some());
     }
 
     #[test]

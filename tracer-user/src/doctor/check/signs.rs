@@ -73,7 +73,7 @@ fn signs(facts: &Facts, counts: &dyn Fn(&str) -> bool) -> Vec<Evidence> {
     let of_table = |table| owners(table).into_iter().find(|(owner, _)| is_whose(owner)).zip(Some(table));
     if let Some(((owner, count), table)) = facts.own_tables().find_map(of_table) {
         let name = format!("rules of {owner} in {} table {}", table.family.name(), table.name);
-        signs.push(evidence(name, count, table.tool()));
+        signs.push(evidence(name, count, table.source));
     }
     signs
 }

@@ -32,7 +32,7 @@ fn mixed(facts: &Facts, family: Family) -> Option<Finding> {
         let whose = owners(table).into_iter().take(3).map(|(owner, count)| format!("{count} of {owner}"));
         let value = format!("{} rules: {}", table.rules.len(), whose.collect::<Vec<_>>().join(", "));
         let backend = if table.backend == Backend::Legacy { "legacy" } else { "nft" };
-        evidence(format!("{backend} table {}", table.name), value, table.tool())
+        evidence(format!("{backend} table {}", table.name), value, table.source)
     };
     let tool = if family == Family::Ipv6 { "ip6tables" } else { "iptables" };
     Some(Finding {
@@ -76,11 +76,11 @@ fn forward_policy(facts: &Facts, table: &Table, base: &Base, signs: &[Evidence])
         evidence(
             format!("packets that {}:{} dropped by policy", table.name, base.chain),
             packets,
-            table.tool(),
+            table.source,
         )
     });
     let known = !base.owner.is_empty() && base.owner != crate::netfilter::owner::UNKNOWN;
-    let setter = known.then(|| evidence("policy set by", base.owner, table.tool()));
+    let setter = known.then(|| evidence("policy set by", base.owner, table.source));
     Finding {
         id: "forward-policy-drop",
         severity: Severity::Error,
@@ -90,7 +90,7 @@ fn forward_policy(facts: &Facts, table: &Table, base: &Base, signs: &[Evidence])
             base.chain,
             table.family.name()
         ),
-        evidence: std::iter::once(evidence(format!("policy of {}:{}", table.name, base.chain), "DROP", table.tool()))
+        evidence: std::iter::once(evidence(format!("policy of {}:{}", table.name, base.chain), "DROP", table.source))
             .chain(counted)
             .chain(setter)
             .chain(signs.to_vec())

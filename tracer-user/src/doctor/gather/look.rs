@@ -33,7 +33,9 @@ impl Look {
         let mut facts = super::facts(&mut unread);
         let counts = super::counts();
         let programs = xdp::read().map_err(|error| error.to_string());
-        let ids = super::ids(known);
+        let (ids, unlisted) = super::ids(known);
+        // The kernel half may know them all the same.
+        let unlisted = unlisted.filter(|_| !stream.is_some_and(Stream::lists_nft));
         let Rules { mut tables, unread: of_rules } = super::rules::read(&ids);
         if tables.len() < ids.len() {
             let counted = stream.map(Stream::counted_rules).unwrap_or_default();
@@ -41,6 +43,10 @@ impl Look {
         }
         unread.extend(of_rules);
         facts.offloads.extend(flowtables(&tables, facts.netns));
+        let whole = tables.iter().filter(|table| table.netns == facts.netns && table.is_whole).count();
+        let own = ids.iter().filter(|id| id.netns == facts.netns).count();
+        facts.has_unread_tables = whole < own || unlisted.is_some();
+        unread.extend(unlisted);
         facts.tables = tables;
         Self { at: Instant::now(), facts, counts, programs, unread }
     }

@@ -226,11 +226,11 @@ pub fn unread_cilium() -> Option<Unread> {
     }
 }
 
-/// The tables of the own network namespace, which come first, and all others that are known.
+/// The tables of the own network namespace, which come first, and all others that are known; and why tables may be missing.
 #[must_use]
-pub fn ids(known: &[super::model::Table]) -> Vec<Id> {
+pub fn ids(known: &[super::model::Table]) -> (Vec<Id>, Option<Unread>) {
     let own = own_netns();
-    let mut ids = rules::own_tables(own, proc());
+    let (mut ids, unlisted) = rules::own_tables(own, proc());
     let id = |table: &super::model::Table| Id {
         netns: table.netns,
         backend: table.backend,
@@ -244,7 +244,7 @@ pub fn ids(known: &[super::model::Table]) -> Vec<Id> {
             ids.push(id);
         }
     }
-    ids
+    (ids, unlisted)
 }
 
 /// What the rest of the system says.

@@ -66,16 +66,23 @@ fn table(id: &Id, limits: Limits) -> Result<Table, String> {
         let printed = print(Wanted::LegacyCounters { family, table: name }).map_err(|error| why(&error))?;
         return Table::saved(id, &printed).ok_or_else(garbled);
     }
+    let mut is_whole = true;
     if matches!(family, Family::Ipv4 | Family::Ipv6) && IPTABLES.contains(&name) {
-        // One that nft made with the same name is incompatible to it, and asked for as nft has it.
-        let printed = print(Wanted::IptablesNftCounters { family, table: name });
-        if let Some(table) = printed.ok().and_then(|printed| Table::saved(id, &printed)) {
-            return Ok(table);
+        match print(Wanted::IptablesNftCounters { family, table: name }) {
+            // One that nft made with the same name is incompatible to it, and asked for as nft has it.
+            Ok(printed) => {
+                if let Some(table) = Table::saved(id, &printed) {
+                    return Ok(table);
+                }
+            }
+            // nft does not tell all of what iptables means: its matches and targets are closed to it.
+            Err(_) => is_whole = false,
         }
     }
     let json = print(Wanted::NftTable { family, table: name, json: true }).map_err(|error| why(&error))?;
     let texts = print(Wanted::NftTable { family, table: name, json: false }).unwrap_or_default();
-    Table::listed(id, &json, &texts).ok_or_else(garbled)
+    let table = Table::listed(id, &json, &texts).ok_or_else(garbled)?;
+    Ok(Table { is_whole, ..table })
 }
 
 fn why(error: &ToolError) -> String {
@@ -85,20 +92,29 @@ fn why(error: &ToolError) -> String {
     }
 }
 
-/// The tables of the own network namespace, known without the kernel's memory: from what lists them there.
+/// The tables of the own network namespace, known without the kernel's memory: from what lists them there; and why those of
+/// nf_tables are not, if nobody lists them.
 #[must_use]
-pub fn own_tables(netns: u32, proc: &Path) -> Vec<Id> {
+pub fn own_tables(netns: u32, proc: &Path) -> (Vec<Id>, Option<Unread>) {
     let mut ids = Vec::new();
     for (file, family) in [("ip_tables_names", Family::Ipv4), ("ip6_tables_names", Family::Ipv6)] {
         let names = fs::read_to_string(proc.join("thread-self/net").join(file)).unwrap_or_default();
         let id = |name: &str| Id { netns, backend: Backend::Legacy, family, name: name.to_owned() };
         ids.extend(names.lines().map(id));
     }
-    // Where nf_tables is not loaded there are none.
     let limits = Limits { time: ONE, bytes: BYTES };
-    let listed = listing(netns, &Wanted::NftTables, limits).unwrap_or_default();
-    ids.extend(nft_tables(netns, &listed));
-    ids
+    let unlisted = match listing(netns, &Wanted::NftTables, limits) {
+        Ok(listed) => {
+            ids.extend(nft_tables(netns, &listed));
+            None
+        }
+        // Then there are none.
+        Err(ToolError::NotLoaded { .. }) => None,
+        Err(error) => {
+            Some(Unread { what: format!("tables of nf_tables in netns {netns}"), why: why(&error) })
+        }
+    };
+    (ids, unlisted)
 }
 
 fn nft_tables(netns: u32, json: &str) -> Vec<Id> {
