@@ -28,6 +28,8 @@ pub(super) fn trials() -> Vec<Trial> {
         alone("doctor::self_test", self_test),
         alone("doctor::probes_agree_with_the_stack", probes_agree_with_the_stack),
         alone("doctor::looking_changes_nothing", looking_changes_nothing),
+        // Needs a kernel with IPVS.
+        beside("doctor::services_of_ipvs", services::of_ipvs),
     ];
     trials.extend(here_only([
         beside("doctor::already_dropped", dropped::already_dropped),

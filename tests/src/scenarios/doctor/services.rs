@@ -1,9 +1,10 @@
 //! Every Service against what the node translates.
 
+use super::super::skip;
 use super::Report;
-use crate::bed::cilium;
 use crate::bed::mount::with_bpffs;
 use crate::bed::namespace::Namespace;
+use crate::bed::{cilium, command};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use std::io::Write as _;
@@ -123,6 +124,32 @@ pub(super) fn of_iptables() -> Result<()> {
         ]),
     )?;
     cluster(&["n1", "n2"]).compare(&netns)?.expect_findings(&[])
+}
+
+/// IPVS translates instead, both families.
+pub(super) fn of_ipvs() -> Result<()> {
+    for module in ["ip_vs", "ip_vs_rr"] {
+        let _ = command::run(&format!("modprobe {module}"));
+    }
+    if !std::path::Path::new("/proc/net/ip_vs").exists() {
+        return Err(skip("this kernel has no IPVS"));
+    }
+    let netns = Namespace::new()?;
+    for (service, backend) in [("10.96.0.9", "10.244.0.7"), ("[fd77:96::9]", "[fd77:244::7]")] {
+        netns.run(&format!("ipvsadm -A -t {service}:80 -s rr"))?;
+        netns.run(&format!("ipvsadm -a -t {service}:80 -r {backend}:8080 -m"))?;
+    }
+    let told = Cluster::new(&[])
+        .service("cart", "10.96.0.9", (&["10.244.0.7"], &[]))
+        .service("cart-six", "fd77:96::9", (&["fd77:244::8"], &[]))
+        .service("redis", "10.96.0.10", (&["10.244.0.8"], &[]))
+        .compare(&netns)?;
+    told.expect_findings(&["svc-not-programmed", "svc-stale-endpoint"])?;
+    let ready = "not translated, 1 endpoints ready";
+    told.expect_evidence("svc-not-programmed", "shop/redis 10.96.0.10:80/TCP", ready)?;
+    told.expect_evidence("svc-not-programmed", "looked at", "IPVS (/proc/net/ip_vs)")?;
+    let gone = "leads to [fd77:244::7]:8080, no endpoint";
+    told.expect_evidence("svc-stale-endpoint", "shop/cart-six [fd77:96::9]:80/TCP", gone)
 }
 
 /// Cilium's maps translate instead of kube-proxy; what Cilium counted of its drops is told, too.
