@@ -2,7 +2,7 @@
 //! stands in the way of the whole tool is what [`environment::check`] refuses, too.
 
 use super::model::{Mechanism, State};
-use crate::netfilter::model::{Mechanism as Told, Mechanisms};
+use crate::netfilter::model::{Backend, Mechanism as Told, Mechanisms};
 use crate::output::escape;
 use crate::probe::environment::{self, Capability, Facts, KernelVersion, OLDEST, TESTED};
 use crate::probe::offsets::MissingField;
@@ -12,6 +12,8 @@ use crate::probe::offsets::MissingField;
 pub struct Surroundings {
     /// tracefs is mounted where it belongs.
     pub tracefs: bool,
+    /// Tables of iptables in this network namespace: the backend, and the table.
+    pub backends: Vec<(Backend, String)>,
     /// Programs that print rules, and whether they are installed.
     pub tools: Vec<(&'static str, bool)>,
     /// The kernel's clock is kept by somebody (NTP); `None` if it doesn't say.
@@ -37,6 +39,7 @@ pub fn lines(facts: &Facts, about: &Surroundings) -> Vec<Mechanism> {
         .into(),
         fix: None,
     });
+    lines.push(backends(about));
     lines.push(tools(about));
     lines.extend(about.conntrack.map(|(count, max)| conntrack(count, max)));
     lines.extend(about.is_clock_kept.map(clock));
@@ -175,6 +178,18 @@ fn addresses(facts: &Facts) -> Mechanism {
     }
 }
 
+fn backends(about: &Surroundings) -> Mechanism {
+    let of = |(name, backend): (&str, Backend)| {
+        let tables: Vec<_> =
+            about.backends.iter().filter(|it| it.0 == backend).map(|it| escape(&it.1)).collect();
+        (!tables.is_empty()).then(|| format!("{name} has {}", tables.join(", ")))
+    };
+    let there: Vec<_> =
+        [("legacy", Backend::Legacy), ("nft", Backend::Nft)].into_iter().filter_map(of).collect();
+    let none = "neither has a table in this network namespace";
+    works("iptables", if there.is_empty() { none.to_owned() } else { there.join("; ") })
+}
+
 fn tools(about: &Surroundings) -> Mechanism {
     let name = "rule tools";
     let (there, missing): (Vec<_>, Vec<_>) = about.tools.iter().partition(|(_, is_there)| *is_there);
@@ -225,6 +240,7 @@ mod tests {
     fn about() -> Surroundings {
         Surroundings {
             tracefs: true,
+            backends: vec![(Backend::Nft, "ipv4 nat".into()), (Backend::Nft, "ipv4 filter".into())],
             tools: vec![("nft", true)],
             is_clock_kept: Some(true),
             conntrack: Some((3, 100)),
@@ -235,6 +251,9 @@ mod tests {
     fn a_machine_on_which_all_is_well() {
         let lines = lines(&facts(), &about());
         assert!(lines.iter().all(|line| line.state == State::Works && line.fix.is_none()), "{lines:?}");
+        let says = |about| backends(&about).says;
+        assert_eq!(says(about()), "nft has ipv4 nat, ipv4 filter");
+        assert_eq!(says(Surroundings::default()), "neither has a table in this network namespace");
     }
 
     #[test]

@@ -255,6 +255,11 @@ pub fn surroundings(facts: &Facts) -> Surroundings {
         tracefs: ["/sys/kernel/tracing/events", "/sys/kernel/debug/tracing/events"]
             .iter()
             .any(|path| Path::new(path).exists()),
+        backends: facts
+            .own_tables()
+            .filter(|table| table.is_iptables)
+            .map(|table| (table.backend, format!("{} {}", table.family.name(), table.name)))
+            .collect(),
         tools: tools::installed(),
         is_clock_kept: is_clock_kept(),
         conntrack: number("net.netfilter.nf_conntrack_count").zip(number("net.netfilter.nf_conntrack_max")),
