@@ -241,6 +241,12 @@ impl Rulesets {
         self.netns.clear();
     }
 
+    /// True if it is known where this kernel keeps the rules of nf_tables.
+    #[must_use]
+    pub fn knows_nft(&self) -> bool {
+        self.layout.is_some()
+    }
+
     /// The answer for a drop by netfilter. `name` tells the function at an address.
     pub fn attribute(
         &mut self,
@@ -411,6 +417,31 @@ impl Rulesets {
             Counted::read(memory, layout, hooks, id.address, netns.generations.back()?)
         };
         counters.refresh(memory, netns, most, Some(NftRules { layout, read: &mut read }))
+    }
+
+    /// The rules and policies of a netns that can drop and are counted, of both backends, as they are now: what each is, and
+    /// the address of its packets, which is per-CPU.
+    pub fn droppers(&self, memory: &mut impl KernelMemory, netns: NetnsId) -> Vec<(Netfilter, u64)> {
+        let mut all = self.counters.droppers(memory, netns);
+        let Some((layout, hooks)) = self.layout.zip(self.hooks) else { return all };
+        let Some(ruleset) = Ruleset::read(memory, &layout, netns.address) else { return all };
+        let Some(counted) = Counted::read(memory, &layout, &hooks, netns.address, &ruleset) else {
+            return all;
+        };
+        all.extend(counted.droppers.iter().filter_map(|dropper| {
+            let exact = Confidence::Exact;
+            let place = match dropper.expression {
+                Some(_) => {
+                    attribute::by_nft_rule(&ruleset, ruleset.rule_at(dropper.address)?, None, None, exact)?
+                }
+                None => {
+                    let chain = ruleset.base_chain_at(dropper.address)?;
+                    attribute::by_nft_policy(&ruleset, chain, None, exact)?
+                }
+            };
+            Some((place, dropper.counter))
+        }));
+        all
     }
 
     /// The tables of network namespaces.
