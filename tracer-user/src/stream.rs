@@ -462,11 +462,11 @@ impl Stream {
         let netns = Evidence::of_event(raw).netns;
         let chains = match self.tracer.memory() {
             Ok(mut memory) => self.rulesets.base_chains(&mut memory, netns, family, state.hook),
-            Err(_) => Vec::new(),
+            Err(_) => None,
         };
         let has_legacy = self.rulesets.engines.legacy;
         let offsets = self.kernel.conntrack_offsets();
-        self.rules.met(packet, raw, until, has_legacy, &chains, &offsets)
+        self.rules.met(packet, raw, until, has_legacy, chains.as_deref(), &offsets)
     }
 
     /// The tracer, for its ring's descriptor.

@@ -104,7 +104,8 @@ impl Story {
         let all = self.in_short();
         let mut rest = all.iter();
         for step in wanted {
-            ensure!(rest.any(|it| it == step), "no {step} in its place among {all:#?}; {}", self.end.brief());
+            let is_it = |it: &String| it == step || it.starts_with(&format!("{step} ("));
+            ensure!(rest.any(is_it), "no {step} in its place among {all:#?}; {}", self.end.brief());
         }
         Ok(())
     }
@@ -133,7 +134,10 @@ fn short(step: &Record) -> String {
                 text("/netfilter/verdict")
             )
         }
-        Some("netfilter") => text("/netfilter/hook"),
+        Some("netfilter") => match step.text("/note") {
+            Some(note) => format!("{} ({note})", text("/netfilter/hook")),
+            None => text("/netfilter/hook"),
+        },
         Some("nat") => format!("{} => {}", ends("/nat/before"), ends("/nat/after")),
         Some("route") => format!("{} {}", text("/route/decision"), text("/route/interface")),
         Some("device" | "tc" | "qdisc") => match step.text("/interface_in") {
@@ -198,8 +202,9 @@ fn through_nat(backend: Backend, family: Family) -> Result<()> {
 
 /// What of these a kernel shows: before 6.4 hooks are seen only where a function is on them.
 fn shown(steps: &[String], router: u32) -> Vec<String> {
+    let is_of_hooks = |step: &str| step.contains(" netfilter ") || step.contains(" route local ");
     let is_shown = |step: &&String| {
-        kernel::version() >= (6, 4) || !step.contains(" netfilter ") || step.starts_with(&router.to_string())
+        kernel::version() >= (6, 4) || !is_of_hooks(step) || step.starts_with(&router.to_string())
     };
     steps.iter().filter(is_shown).cloned().collect()
 }

@@ -434,18 +434,22 @@ impl Rulesets {
         tables
     }
 
-    /// nft's base chains on a hook of IPv4 or IPv6, those of `inet` tables too, in order of their priority.
+    /// nft's base chains on a hook of IPv4 or IPv6, those of `inet` tables too, in order of their priority. `None` where this
+    /// kernel doesn't describe its rule sets, or that of the netns can't be read now.
     pub fn base_chains(
         &mut self,
         memory: &mut impl KernelMemory,
         netns: NetnsId,
         family: Family,
         hook: u8,
-    ) -> Vec<BaseChain> {
-        let Some(layout) = self.layout else { return Vec::new() };
+    ) -> Option<Vec<BaseChain>> {
+        if !self.engines.nft {
+            return Some(Vec::new());
+        }
+        let layout = self.layout?;
         let netns = self.netns_mut(netns);
         netns.refresh(memory, &layout);
-        let Some(newest) = netns.generations.back() else { return Vec::new() };
+        let newest = netns.generations.back()?;
         let mut found: Vec<BaseChain> = newest
             .chains
             .iter()
@@ -462,7 +466,7 @@ impl Rulesets {
             })
             .collect();
         found.sort_by_key(|chain| chain.priority);
-        found
+        Some(found)
     }
 
     /// The netns of a drop, also of one that only its inode number is known of.

@@ -29,9 +29,9 @@ const BURST: Duration = Duration::from_millis(500);
 /// Bytes of one listing, and time that a tool may take.
 const LIMITS: Limits = Limits { time: Duration::from_secs(2), bytes: 16 << 20 };
 
-/// Where legacy tables are: name, hooks (NF_INET_*), priority there (net/ipv4/netfilter/iptable_*.c; the nat table changes
+/// Where tables of iptables are: name, hooks (NF_INET_*), priority there (net/ipv4/netfilter/iptable_*.c; the nat table changes
 /// destinations at -100 and sources at 100).
-const LEGACY: [(&str, &[u8], i32); 6] = [
+const IPTABLES: [(&str, &[u8], i32); 6] = [
     ("raw", &[0, 3], -300),
     ("mangle", &[0, 1, 2, 3, 4], -150),
     ("nat", &[0, 3], -100),
@@ -97,14 +97,14 @@ impl Rules {
     }
 
     /// What the packet met since the last look at it, if that was on the hook that it is on now. `chains` are nft's base chains on
-    /// the hook.
+    /// the hook; where they are not known, iptables-nft's tables are looked for by their names.
     pub fn met(
         &mut self,
         packet: u64,
         now: &Raw,
         until: &Until<'_>,
         has_legacy: bool,
-        chains: &[BaseChain],
+        chains: Option<&[BaseChain]>,
         offsets: &ConntrackOffsets,
     ) -> Met {
         let Some(Look { raw, priority }) = self.looks.remove(&packet) else { return Met::default() };
@@ -122,18 +122,7 @@ impl Rules {
                 ..Met::default()
             };
         }
-        let began = Instant::now();
-        let met = self.evaluate(
-            &seen,
-            Packet::of(now, offsets).as_ref(),
-            hook,
-            priority,
-            until,
-            has_legacy,
-            chains,
-        );
-        self.evaluation.take(began.elapsed());
-        met
+        self.evaluate(&seen, Packet::of(now, offsets).as_ref(), hook, priority, until, has_legacy, chains)
     }
 
     #[allow(clippy::too_many_arguments, reason = "facts of one look")]
@@ -145,9 +134,15 @@ impl Rules {
         from: i32,
         until: &Until<'_>,
         has_legacy: bool,
-        chains: &[BaseChain],
+        chains: Option<&[BaseChain]>,
     ) -> Met {
         let mut met = Met::default();
+        if chains.is_none() {
+            met.unsure = Some(
+                "which base chains nft has here is not known; of its rules only those of iptables are told"
+                    .to_owned(),
+            );
+        }
         let Some(family) = Family::from_number(family) else { return met };
         let Some(base) = hook_name(family, hook) else { return met };
         let end = if let Until::Past(priority) = until { *priority } else { i32::MAX };
@@ -177,7 +172,9 @@ impl Rules {
                 }
             };
             let text = TableText { table: table.name, chain: table.chain, listing: &listing };
+            let began = Instant::now();
             let way = path(&packet, &text, table.backend);
+            self.evaluation.take(began.elapsed());
             let is_end = matches!(until, Until::Dropped(answer) if table.is_named(*answer));
             match way.ends {
                 Ends::Dropped if !matches!(until, Until::Dropped(_)) => {
@@ -223,6 +220,8 @@ impl Rules {
             Backend::Nft => Wanted::IptablesNftTable { family, table },
         };
         let listing = match tools::listing(netns, &wanted, LIMITS) {
+            // iptables-nft prints nothing of a table that is not there.
+            Ok(text) if !text.lines().any(|line| line.strip_prefix('*') == Some(table)) => Listing::NoTable,
             Ok(text) => Listing::Text(text.into()),
             Err(ToolError::NoTable { .. } | ToolError::NotLoaded { .. }) => Listing::NoTable,
             Err(error) => Listing::Unknown(error.to_string()),
@@ -262,18 +261,16 @@ fn tables<'a>(
     from: i32,
     end: i32,
     has_legacy: bool,
-    chains: &'a [BaseChain],
+    chains: Option<&'a [BaseChain]>,
 ) -> Vec<OnHook<'a>> {
-    let legacy = LEGACY.iter().filter(|(_, hooks, _)| has_legacy && hooks.contains(&hook));
-    let legacy = legacy.map(|(name, _, priority)| OnHook {
-        backend: Backend::Legacy,
-        name,
-        chain: base,
-        priority: *priority,
-        is_iptables: true,
-        full: String::new(),
-    });
-    let nft = chains.iter().map(|chain| OnHook {
+    let of_iptables = |backend| {
+        IPTABLES.iter().filter(move |(_, hooks, _)| hooks.contains(&hook)).map(move |(name, _, priority)| {
+            OnHook { backend, name, chain: base, priority: *priority, is_iptables: true, full: String::new() }
+        })
+    };
+    let legacy = of_iptables(Backend::Legacy).filter(|_| has_legacy);
+    let likely = of_iptables(Backend::Nft).filter(|_| chains.is_none());
+    let nft = chains.unwrap_or_default().iter().map(|chain| OnHook {
         backend: Backend::Nft,
         name: &chain.table,
         chain: &chain.chain,
@@ -282,7 +279,7 @@ fn tables<'a>(
         full: format!("{}:{}:{}", chain.family.nft_name(), chain.table, chain.chain),
     });
     let mut all: Vec<OnHook<'_>> =
-        legacy.chain(nft).filter(|table| (from..end).contains(&table.priority)).collect();
+        legacy.chain(likely).chain(nft).filter(|table| (from..end).contains(&table.priority)).collect();
     all.sort_by_key(|table| table.priority);
     all
 }
