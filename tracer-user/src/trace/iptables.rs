@@ -2,7 +2,7 @@
 //! net/netfilter/nf_log_syslog.c prints it with all flags of NF_LOG_DEFAULT_MASK), so that what parses that parses this. What was
 //! not captured of a packet, and the owner of its socket, is left out.
 
-use super::model::{Kind, Seen, Step, Story};
+use super::model::{Kind, Outcome, Seen, Step, Story};
 use super::tree::place;
 use crate::output::{escape, iptables};
 use std::fmt::Write as _;
@@ -26,7 +26,7 @@ pub(super) fn lines(story: &Story, mut time: impl FnMut(&Step) -> String) -> Str
         {
             add(format!("TRACE: {rule} {}", packet(step, seen)));
         }
-        if step.kind == Kind::Drop {
+        if step.kind == Kind::Drop && story.end.outcome == Outcome::Dropped {
             add(iptables::line(&seen.view));
         }
         last = rule.or(last);
@@ -390,6 +390,16 @@ mod tests {
         assert_eq!(lines.len(), 2);
         assert!(lines[0].starts_with("TRACE: filter:FORWARD:rule:3 IN=veth1 OUT=veth2 "), "{lines:?}");
         assert!(lines[1].starts_with("DROP: filter:FORWARD:rule:3 IN=veth1 OUT=veth2 "), "{lines:?}");
+    }
+
+    #[test]
+    fn what_was_delivered_is_no_drop() {
+        let mut seen = fixtures::udp_read();
+        seen.truncate(3);
+        let mut freed = Seen { place: crate::trace::model::Place::Dropped, ..seen[2].clone() };
+        freed.view.drop.class = crate::event::model::Class::Routine;
+        seen.push(freed);
+        assert_eq!(told(seen), Vec::<String>::new());
     }
 
     #[test]

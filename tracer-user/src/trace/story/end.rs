@@ -45,7 +45,7 @@ fn outcome(trail: &Trail, last: &Seen, quiet: bool, reply: &Reply) -> Option<(Ou
     let is_freed = trail.freed().is_some();
     match &last.place {
         // What it came for was done.
-        Place::Dropped if last.view.drop.class == Class::Routine && trail.visit().is_here() => {
+        Place::Dropped if is_done_with(trail, &last.view) => {
             let note =
                 format!("delivered{pod}: done with, as a matter of routine: {}", words::place(&last.view));
             Some((Outcome::Delivered, note))
@@ -76,6 +76,12 @@ fn outcome(trail: &Trail, last: &Seen, quiet: bool, reply: &Reply) -> Option<(Ou
         }
         _ => Some((Outcome::Vanished, vanished(trail, last, &normally(trail, last)))),
     }
+}
+
+/// Whether that is no drop but how the kernel ends with a packet that came where it was to come, or became part of another.
+fn is_done_with(trail: &Trail, view: &Drop) -> bool {
+    let is_part = view.drop.cause.as_ref().is_some_and(|cause| cause.id == "consumed-fragments");
+    view.drop.class == Class::Routine && (is_part || trail.visit().is_here())
 }
 
 /// `None` while its answer may still come.

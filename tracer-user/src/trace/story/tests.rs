@@ -1,5 +1,5 @@
 use super::*;
-use crate::event::model::Class;
+use crate::event::model::{Cause, Class};
 use crate::netfilter::model::{Confidence, Family};
 use crate::trace::fixtures::{self, POD, Walker, passed, route, rule};
 use crate::trace::model::{Decision, Kind, Outcome, Passed, Point, Step};
@@ -214,6 +214,10 @@ fn a_routine_drop_at_its_end_is_none() {
     assert_eq!(story.end.drop.map(|drop| drop.drop.class), Some(Class::Routine));
     // It was freed where it was before.
     assert_eq!(story.steps.last().unwrap().netns, Some(fixtures::NODE));
+    let mut part = seen.last().cloned().unwrap();
+    part.route = None;
+    part.view.drop.cause = Some(Cause { id: "consumed-fragments".into(), ..Cause::default() });
+    assert_eq!(one(vec![part], Duration::ZERO).end.outcome, Outcome::Delivered);
     let early = seen.into_iter().filter(|seen| matches!(seen.place, Place::Received | Place::Dropped));
     let early = early.map(|seen| Seen { route: None, ..seen }).collect();
     assert_eq!(one(early, Duration::ZERO).end.outcome, Outcome::Dropped);
