@@ -160,6 +160,12 @@ impl Droptrace {
         self.shared.lock().clone()
     }
 
+    /// Takes the lines that are kept so far: there is room for more then.
+    #[must_use]
+    pub fn take_records(&self) -> Vec<Record> {
+        std::mem::take(&mut self.shared.lock().records)
+    }
+
     /// Lines that are kept so far.
     #[must_use]
     pub fn lines(&self) -> usize {

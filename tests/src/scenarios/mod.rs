@@ -34,6 +34,7 @@ mod storm;
 mod tc;
 pub mod times;
 mod trace;
+mod trace_differential;
 mod tunnel;
 
 use crate::bed::topology::Family;
@@ -94,6 +95,7 @@ pub fn all() -> Vec<Trial> {
         clock::trials(),
         storm::trials(),
         differential::trials(),
+        trace_differential::trials(),
     ]
     .into_iter()
     .flatten()

@@ -2,7 +2,7 @@
 //! evaluated for the packet as it was at the first look.
 
 use super::model::RuleMet;
-use crate::event::decode::Raw;
+use crate::event::{decode::Raw, packet::is_icmp};
 use crate::netfilter::{
     budget::Budget,
     evaluate::{
@@ -285,10 +285,12 @@ fn tables<'a>(
 }
 
 /// Whether the nat table is asked on a hook: for packets of new connections, until it has given its answer (nf_nat_inet_fn(),
-/// net/netfilter/nf_nat_core.c). `None` if that can't be known.
+/// net/netfilter/nf_nat_core.c). ICMP errors about a connection are not its packets: they are translated as their connection is,
+/// without rules (nf_nat_ipv4_fn() and nf_nat_ipv6_fn(), net/netfilter/nf_nat_proto.c). `None` if that can't be known.
 fn is_asked(packet: &Packet<'_>, hook: u8) -> Option<bool> {
     let is_destination = matches!(hook, 0 | 3);
     match packet.connection? {
+        Connection::Tracked { state: State::Related, .. } if is_icmp(packet.protocol?) => Some(false),
         Connection::Tracked { state: State::New | State::Related, status, .. } => {
             Some(!evaluate::is_translated(status?, is_destination))
         }
