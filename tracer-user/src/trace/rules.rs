@@ -29,6 +29,9 @@ const BURST: Duration = Duration::from_millis(500);
 /// Bytes of one listing, and time that a tool may take.
 const LIMITS: Limits = Limits { time: Duration::from_secs(2), bytes: 16 << 20 };
 
+/// Priority of connection tracking (NF_IP_PRI_CONNTRACK, include/uapi/linux/netfilter_ipv4.h).
+const CONNTRACK: i32 = -200;
+
 /// Where tables of iptables are: name, hooks (NF_INET_*), priority there (net/ipv4/netfilter/iptable_*.c; the nat table changes
 /// destinations at -100 and sources at 100).
 const IPTABLES: [(&str, &[u8], i32); 6] = [
@@ -147,10 +150,16 @@ impl Rules {
         let Some(base) = hook_name(family, hook) else { return met };
         let end = if let Until::Past(priority) = until { *priority } else { i32::MAX };
         let mut packet = *before;
+        let mut is_tracked_since = false;
         for table in tables(hook, base, from, end, has_legacy, chains) {
             let name = format!("{}:{}", table.name, table.chain);
+            if matches!(hook, 0 | 3) && from < CONNTRACK && table.priority > CONNTRACK && !is_tracked_since {
+                // Connection tracking came in between: what it said is what it says now.
+                is_tracked_since = true;
+                packet.connection = after.and_then(|after| after.connection);
+            }
             if table.name == "nat" && table.is_iptables {
-                match is_asked(&packet, hook) {
+                match is_asked(&packet, hook, is_tracked_since) {
                     Some(true) => {}
                     Some(false) => continue,
                     None => {
@@ -198,6 +207,8 @@ impl Rules {
             if is_end || way.ends == Ends::Dropped {
                 break;
             }
+            // Whether this table or a later one wrote a mark that it has now is not known.
+            packet.mark = packet.mark.filter(|mark| after.is_some_and(|after| after.mark == Some(*mark)));
             // What comes after NAT sees what NAT made of it.
             if table.name == "nat"
                 && let Some(after) = after
@@ -287,13 +298,17 @@ fn tables<'a>(
 /// Whether the nat table is asked on a hook: for packets of new connections, until it has given its answer (nf_nat_inet_fn(),
 /// net/netfilter/nf_nat_core.c). ICMP errors about a connection are not its packets: they are translated as their connection is,
 /// without rules (nf_nat_ipv4_fn() and nf_nat_ipv6_fn(), net/netfilter/nf_nat_proto.c). `None` if that can't be known.
-fn is_asked(packet: &Packet<'_>, hook: u8) -> Option<bool> {
+///
+/// With `is_tracked_since` the connection is as it was after the table: then it is new to NAT if it is not confirmed yet.
+fn is_asked(packet: &Packet<'_>, hook: u8, is_tracked_since: bool) -> Option<bool> {
     let is_destination = matches!(hook, 0 | 3);
     match packet.connection? {
         Connection::Tracked { state: State::Related, .. } if is_icmp(packet.protocol?) => Some(false),
-        Connection::Tracked { state: State::New | State::Related, status, .. } => {
-            Some(!evaluate::is_translated(status?, is_destination))
-        }
+        Connection::Tracked { state: State::New | State::Related, status, .. } => Some(if is_tracked_since {
+            !evaluate::is_confirmed(status?)
+        } else {
+            !evaluate::is_translated(status?, is_destination)
+        }),
         _ => Some(false),
     }
 }
