@@ -438,8 +438,10 @@ impl Stream {
                     let met = self.met(head.packet, &raw, &until);
                     (passed.rules, passed.unsure) = (met.rules, met.unsure);
                 }
-                if passed.point != Point::Left {
-                    self.rules.look(head.packet, raw, head.priority);
+                match passed.point {
+                    Point::Entered => self.rules.look(head.packet, raw, i32::MIN),
+                    Point::Past(priority) => self.rules.look(head.packet, raw, priority),
+                    Point::Left => {}
                 }
             }
             Place::Dropped => {
