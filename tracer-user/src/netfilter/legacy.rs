@@ -343,6 +343,22 @@ impl Table {
             && memory.pointer(self.private.0) == Some(self.private.1)
     }
 
+    /// Whether the table at an address has this name.
+    pub fn is_named(memory: &mut impl KernelMemory, layout: &LegacyLayout, address: u64, name: &str) -> bool {
+        memory.string(address + u64::from(layout.table_name), MAX_NAME).as_deref() == Some(name)
+    }
+
+    /// A number that the table at an address has as long as it has the same rules: their hash, with the place where they lie.
+    /// `None` if they can't be read, or are replaced just now.
+    pub fn version(memory: &mut impl KernelMemory, layout: &LegacyLayout, address: u64) -> Option<u64> {
+        let at = address + u64::from(layout.table_private);
+        let private = memory.pointer(at)?;
+        let rules = Info::read(memory, layout, private)?.entries().rest(memory)?;
+        let mut hasher = DefaultHasher::new();
+        (private, rules).hash(&mut hasher);
+        (memory.pointer(at) == Some(private)).then(|| hasher.finish())
+    }
+
     /// True if a table of the same size is still there, with the same rule in the rule's place.
     pub fn has_same(&self, memory: &mut impl KernelMemory, layout: &LegacyLayout, rule: &Rule) -> bool {
         if !self.has_same_place(memory, layout) {

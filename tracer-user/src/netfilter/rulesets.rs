@@ -222,6 +222,17 @@ pub struct BaseChain {
     pub is_iptables: bool,
 }
 
+/// Which rules of a table are in force, as kernel memory tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InForce {
+    /// Those of this version: the table has the same rules as long as it is the same.
+    Version(u64),
+    /// There is no such table.
+    NoTable,
+    /// It can't be told.
+    Unknown,
+}
+
 /// What is known of one netns.
 #[derive(Debug, Default)]
 struct Netns {
@@ -434,18 +445,20 @@ impl Rulesets {
         tables
     }
 
-    /// nft's base chains on a hook of IPv4 or IPv6, those of `inet` tables too, in order of their priority.
+    /// nft's base chains on a hook of IPv4 or IPv6, those of `inet` tables too, in order of their priority. `None` if they can't
+    /// be read now.
     pub fn base_chains(
         &mut self,
         memory: &mut impl KernelMemory,
         netns: NetnsId,
         family: Family,
         hook: u8,
-    ) -> Vec<BaseChain> {
-        let Some(layout) = self.layout else { return Vec::new() };
+    ) -> Option<Vec<BaseChain>> {
+        let Some(layout) = self.layout else { return (!self.engines.nft).then(Vec::new) };
+        let address = netns.address;
         let netns = self.netns_mut(netns);
         netns.refresh(memory, &layout);
-        let Some(newest) = netns.generations.back() else { return Vec::new() };
+        let newest = netns.generations.back().filter(|it| it.is_current(memory, &layout, address))?;
         let mut found: Vec<BaseChain> = newest
             .chains
             .iter()
@@ -462,7 +475,24 @@ impl Rulesets {
             })
             .collect();
         found.sort_by_key(|chain| chain.priority);
-        found
+        Some(found)
+    }
+
+    /// Which rules a table has now, that a packet may meet on a hook.
+    pub fn in_force(
+        &self,
+        memory: &mut impl KernelMemory,
+        netns: NetnsId,
+        (family, hook): (Family, u8),
+        (backend, table): (Backend, &str),
+    ) -> InForce {
+        match backend {
+            Backend::Legacy => self.counters.in_force(memory, netns, (family, hook), table),
+            Backend::Nft => {
+                let sequence = self.layout.and_then(|layout| layout.sequence(memory, netns.address));
+                sequence.map_or(InForce::Unknown, |sequence| InForce::Version(sequence.into()))
+            }
+        }
     }
 
     /// The netns of a drop, also of one that only its inode number is known of.

@@ -1,34 +1,27 @@
 //! Which rules a followed packet met between two looks at it on a hook: its tables, as the node's own tools print them, are
 //! evaluated for the packet as it was at the first look.
 
+use super::listings::{Listing, Listings, Table};
 use super::model::RuleMet;
 use crate::event::{decode::Raw, packet::is_icmp};
 use crate::netfilter::{
+    NetnsId,
     budget::Budget,
     evaluate::{
         self, Connection, Packet, State, TableText,
         path::{Ends, path},
     },
     model::{Backend, Family, Netfilter, hook_name},
-    rulesets::BaseChain,
-    tools::{self, Limits, ToolError, Wanted},
+    rulesets::{BaseChain, InForce},
 };
 use std::collections::{HashMap, VecDeque};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tracer_common::ConntrackOffsets;
 
-/// How long a listing is believed: rules that were changed since are those of before.
-const FRESH: Duration = Duration::from_secs(5);
-/// Listings that are kept, of all network namespaces.
-const MAX_LISTINGS: usize = 256;
 /// Packets on hooks that are remembered.
 const MAX_PACKETS: usize = 4096;
 /// Time that evaluating may take at once.
 const BURST: Duration = Duration::from_millis(500);
-/// Bytes of one listing, and time that a tool may take.
-const LIMITS: Limits = Limits { time: Duration::from_secs(2), bytes: 16 << 20 };
-
 /// Where legacy tables are: name, hooks (NF_INET_*), priority there (net/ipv4/netfilter/iptable_*.c; the nat table changes
 /// destinations at -100 and sources at 100).
 const LEGACY: [(&str, &[u8], i32); 6] = [
@@ -55,22 +48,26 @@ pub struct Met {
     pub unsure: Option<String>,
 }
 
-/// A listing, or that there is no such table, or why it can't be had.
-#[derive(Clone)]
-enum Listing {
-    Text(Rc<str>),
-    NoTable,
-    Unknown(String),
-}
-
 /// See the module's documentation.
 #[derive(Default)]
 pub struct Rules {
     looks: HashMap<u64, Look>,
     /// In the order in which they were first looked at.
     order: VecDeque<u64>,
-    listings: HashMap<(u32, Backend, Family, String), (Instant, Listing)>,
+    listings: Listings,
     evaluation: Budget,
+}
+
+/// What of the hook's tables kernel memory tells.
+pub struct OfHook<'a> {
+    /// The network namespace.
+    pub netns: NetnsId,
+    /// It may have legacy tables.
+    pub has_legacy: bool,
+    /// nft's base chains on the hook; `None` if they can't be read now.
+    pub chains: Option<Vec<BaseChain>>,
+    /// Which rules of a table are in force.
+    pub in_force: &'a mut dyn FnMut(Backend, &str) -> InForce,
 }
 
 /// How far a packet has come since.
@@ -96,15 +93,13 @@ impl Rules {
         }
     }
 
-    /// What the packet met since the last look at it, if that was on the hook that it is on now. `chains` are nft's base chains on
-    /// the hook.
+    /// What the packet met since the last look at it, if that was on the hook that it is on now.
     pub fn met(
         &mut self,
         packet: u64,
         now: &Raw,
         until: &Until<'_>,
-        has_legacy: bool,
-        chains: &[BaseChain],
+        of_hook: OfHook<'_>,
         offsets: &ConntrackOffsets,
     ) -> Met {
         let Some(Look { raw, priority }) = self.looks.remove(&packet) else { return Met::default() };
@@ -123,36 +118,31 @@ impl Rules {
             };
         }
         let began = Instant::now();
-        let met = self.evaluate(
-            &seen,
-            Packet::of(now, offsets).as_ref(),
-            hook,
-            priority,
-            until,
-            has_legacy,
-            chains,
-        );
+        let (family, hook, _) = hook;
+        let after = Packet::of(now, offsets);
+        let met = self.evaluate(&seen, after.as_ref(), (family, hook), priority, until, of_hook);
         self.evaluation.take(began.elapsed());
         met
     }
 
-    #[allow(clippy::too_many_arguments, reason = "facts of one look")]
     fn evaluate(
         &mut self,
         before: &Packet<'_>,
         after: Option<&Packet<'_>>,
-        (family, hook, netns): (u8, u8, u32),
+        (family, hook): (u8, u8),
         from: i32,
         until: &Until<'_>,
-        has_legacy: bool,
-        chains: &[BaseChain],
+        OfHook { netns, has_legacy, chains, in_force }: OfHook<'_>,
     ) -> Met {
         let mut met = Met::default();
         let Some(family) = Family::from_number(family) else { return met };
         let Some(base) = hook_name(family, hook) else { return met };
         let end = if let Until::Past(priority) = until { *priority } else { i32::MAX };
         let mut packet = *before;
-        for table in tables(hook, base, from, end, has_legacy, chains) {
+        if chains.is_none() {
+            met.unsure = Some("rules of nft can't be read now".to_owned());
+        }
+        for table in tables(hook, base, from, end, has_legacy, chains.as_deref().unwrap_or_default()) {
             let name = format!("{}:{}", table.name, table.chain);
             if table.name == "nat" && table.is_iptables {
                 match is_asked(&packet, hook) {
@@ -168,7 +158,9 @@ impl Rules {
                 met.unsure = Some(format!("rules of {} are nft's own, which are not evaluated", table.full));
                 continue;
             }
-            let listing = match self.listing(netns, table.backend, family, table.name) {
+            let wanted = Table { netns, backend: table.backend, family, name: table.name.to_owned() };
+            let mut in_force = || in_force(table.backend, table.name);
+            let listing = match self.listings.get(wanted, &mut in_force) {
                 Listing::Text(text) => text,
                 Listing::NoTable => continue,
                 Listing::Unknown(why) => {
@@ -209,31 +201,6 @@ impl Rules {
             }
         }
         met
-    }
-
-    fn listing(&mut self, netns: u32, backend: Backend, family: Family, table: &str) -> Listing {
-        let key = (netns, backend, family, table.to_owned());
-        if let Some((when, listing)) = self.listings.get(&key)
-            && when.elapsed() < FRESH
-        {
-            return listing.clone();
-        }
-        let wanted = match backend {
-            Backend::Legacy => Wanted::LegacyTable { family, table },
-            Backend::Nft => Wanted::IptablesNftTable { family, table },
-        };
-        let listing = match tools::listing(netns, &wanted, LIMITS) {
-            Ok(text) => Listing::Text(text.into()),
-            Err(ToolError::NoTable { .. } | ToolError::NotLoaded { .. }) => Listing::NoTable,
-            Err(error) => Listing::Unknown(error.to_string()),
-        };
-        if self.listings.len() >= MAX_LISTINGS {
-            self.listings.retain(|_, (when, _)| when.elapsed() < FRESH);
-        }
-        if self.listings.len() < MAX_LISTINGS {
-            self.listings.insert(key, (Instant::now(), listing.clone()));
-        }
-        listing
     }
 }
 
