@@ -383,7 +383,10 @@ impl Outcome {
             if told.len() != traced.len() || (!is_sent && told.len() != 1) {
                 self.unpaired += told.len().max(traced.len()) as u64;
                 if is_sent {
-                    self.fault(set, &format!("{ends:?}: told {} times, traced {}", told.len(), traced.len()));
+                    let told: Vec<String> =
+                        told.iter().map(|it| brief(it.met.iter().map(|(_, met)| met))).collect();
+                    let traced: Vec<String> = traced.iter().map(|it| brief(&it.met)).collect();
+                    self.fault(set, &format!("{ends:?}:\n  told {told:#?}\n  traced {traced:#?}"));
                 }
                 continue;
             }

@@ -247,7 +247,12 @@ impl Counters {
             return InForce::Unknown;
         };
         let hooked = layout.hooks.hooked(memory, netns.address, family, hook);
-        let addresses = Table::addresses(layout, &hooked);
+        let addresses = if table == "nat" {
+            let Some(of_nat) = Table::of_nat(memory, layout, &hooked) else { return InForce::Unknown };
+            of_nat
+        } else {
+            Table::addresses(layout, &hooked)
+        };
         let Some(address) = addresses.into_iter().find(|it| Table::is_named(memory, layout, *it, table))
         else {
             return InForce::NoTable;
