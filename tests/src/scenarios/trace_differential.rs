@@ -42,8 +42,9 @@ const ROUND: Duration = Duration::from_millis(700);
 const FIRST_PORT: u16 = 1024;
 /// Of all that the kernel tells, so much may be left out by droptrace as not known, in hundredths.
 const MOST_UNSURE: u64 = 20;
-/// Of all packets, so many may be compared at least, in hundredths.
-const LEAST_PAIRED: u64 = 90;
+/// Of all packets, so many must be compared at least, in hundredths: all that were sent, and of the answers those that can be told
+/// from others.
+const LEAST_PAIRED: u64 = 70;
 /// Faults kept for the message.
 const KEPT: usize = 8;
 

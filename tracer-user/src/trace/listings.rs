@@ -2,6 +2,7 @@
 
 use crate::netfilter::{
     NetnsId,
+    budget::Budget,
     model::{Backend, Family},
     rulesets::InForce,
     tools::{self, Limits, ToolError, Wanted},
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 const FRESH: Duration = Duration::from_secs(1);
 /// Listings that are kept, of all network namespaces.
 const MAX_LISTINGS: usize = 256;
+/// Time that the tools may take at once.
+const BURST: Duration = Duration::from_secs(2);
 /// Bytes of one listing, and time that a tool may take.
 const LIMITS: Limits = Limits { time: Duration::from_secs(2), bytes: 16 << 20 };
 
@@ -38,6 +41,8 @@ pub(super) enum Listing {
 #[derive(Debug, Default)]
 pub(super) struct Listings {
     kept: HashMap<Table, Kept>,
+    budget: Budget,
+    took: Duration,
 }
 
 #[derive(Debug)]
@@ -69,13 +74,24 @@ impl Listings {
         {
             return kept.listing.clone();
         }
+        if !self.budget.is_left(BURST) {
+            return Listing::Unknown("too many tables to list".to_owned());
+        }
+        let began = Instant::now();
         let listing = print(&table);
+        self.budget.take(began.elapsed());
+        self.took += began.elapsed();
         if in_force() != now {
             // What was printed may be of either.
             return Listing::Unknown("they were changed meanwhile".to_owned());
         }
         self.keep(table, Kept { of: now, when: Instant::now(), listing: listing.clone() });
         listing
+    }
+
+    /// The time that the tools took since this was asked last.
+    pub(super) fn took(&mut self) -> Duration {
+        std::mem::take(&mut self.took)
     }
 
     /// Keeps a listing, instead of the oldest one if there are too many.

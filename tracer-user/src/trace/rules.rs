@@ -121,7 +121,7 @@ impl Rules {
         let (family, hook, _) = hook;
         let after = Packet::of(now, offsets);
         let met = self.evaluate(&seen, after.as_ref(), (family, hook), priority, until, of_hook);
-        self.evaluation.take(began.elapsed());
+        self.evaluation.take(began.elapsed().saturating_sub(self.listings.took()));
         met
     }
 
@@ -142,8 +142,13 @@ impl Rules {
         if chains.is_none() {
             met.unsure = Some("rules of nft can't be read now".to_owned());
         }
-        for table in tables(hook, base, from, end, has_legacy, chains.as_deref().unwrap_or_default()) {
+        let tables = tables(hook, base, from, end, has_legacy, chains.as_deref().unwrap_or_default());
+        for (index, table) in tables.iter().enumerate() {
             let name = format!("{}:{}", table.name, table.chain);
+            let rest = tables.get(index..).unwrap_or_default();
+            if met.unsure.is_some() && !surely_reaches(until, rest) {
+                break;
+            }
             if table.name == "nat" && table.is_iptables {
                 match is_asked(&packet, hook) {
                     Some(true) => {}
@@ -185,12 +190,11 @@ impl Rules {
                 }
                 _ => {}
             }
+            packet = way.after(&packet);
+            let ends = way.ends;
             met.rules.extend(way.met);
-            if let Some(unsure) = way.unsure {
-                met.unsure = Some(unsure);
-                packet.mark = None;
-            }
-            if is_end || way.ends == Ends::Dropped {
+            met.unsure = way.unsure.or(met.unsure);
+            if is_end || ends == Ends::Dropped {
                 break;
             }
             // What comes after NAT sees what NAT made of it.
@@ -201,6 +205,15 @@ impl Rules {
             }
         }
         met
+    }
+}
+
+/// Whether a packet surely came to the first of these tables, where what was before may have dropped it, for all that is known: if
+/// it was not dropped there, or if one of these did it.
+fn surely_reaches(until: &Until<'_>, tables: &[OnHook<'_>]) -> bool {
+    match until {
+        Until::Dropped(answer) => tables.iter().any(|table| table.is_named(*answer)),
+        Until::Past(_) | Until::Left => true,
     }
 }
 

@@ -44,6 +44,11 @@ impl Mark {
         Self { value: mark & known, known }
     }
 
+    /// All of it, if it is known.
+    pub(super) fn whole(self) -> Option<u32> {
+        (self.known == u32::MAX).then_some(self.value)
+    }
+
     /// After a write.
     pub(super) fn written(self, write: Write) -> Self {
         let known = (self.known | !write.keep) & !write.lose;
