@@ -2,6 +2,7 @@
 //! refuses, it points at.
 
 use crate::cause::{BadCauses, Base, Causes, Language};
+use crate::doctor;
 use crate::event::model::Timestamp;
 use crate::filter::{Family, Filter, Flag, RawWord, Side, WordError, netns::NetnsError};
 use crate::hist;
@@ -34,12 +35,7 @@ pub enum Command {
     /// Make a page of recordings ([`crate::report`]).
     Report(Box<Report>),
     /// Say what this kernel and node allow ([`crate::doctor`]).
-    Doctor {
-        /// Repeat the self-test many times.
-        self_test: bool,
-        /// Whether to arm probes.
-        probes: ProbesWhen,
-    },
+    Doctor(Box<doctor::Settings>),
     /// Print the JSON Schema ([`crate::output::SCHEMA`]).
     Schema,
     /// Print a shell's completions ([`completions`]).
@@ -145,7 +141,7 @@ Exit codes:
   1    error
   2    the command line has no meaning
   3    a privilege or a kernel feature is missing
-  4    drops were seen and --assert-no-drops was given
+  4    drops were seen and --assert-no-drops was given; doctor found a misconfiguration
   5    events were lost and --strict was given
   130  SIGINT or SIGTERM a second time
 
@@ -171,6 +167,11 @@ routine drops, which --all counts too, and losses are said beside it. pod, names
 packet was for, else the one that it came from; their from- and to- twins mean one end. With -c the run ends once N drops \
 are counted. Of drops that are only counted (more than some a second of one flow) it is known that they happened in an \
 interval of time: the bucket of its middle has them; their interface is not known, so it is (none).";
+
+const DOCTOR_HELP: &str = "\
+It looks at the network namespace that it runs in (on a node, the node's own), at the rules of all others, and at all \
+Services, waits two seconds, and looks again. Exit code 4: something is wrong with the node; 3: a privilege or kernel \
+feature that droptrace needs is missing.";
 
 const REPORT_HELP: &str = "\
 The page needs nothing but itself: no network, no other file. Every count on it adds up to the exact total; what was lost is \
@@ -290,7 +291,8 @@ enum Other {
         #[command(flatten)]
         causes: CauseArgs,
     },
-    /// Say what this kernel and node allow: how drops are attributed, and why
+    /// Say what is wrong with this node, what was dropped before, and what droptrace can tell here
+    #[command(after_help = DOCTOR_HELP)]
     Doctor {
         /// Repeat the self-test a hundred times
         #[arg(long)]
@@ -298,6 +300,14 @@ enum Other {
         /// Whether to run on packets that are not dropped, too
         #[arg(long, value_name = "WHEN", default_value = "auto")]
         probes: ProbesWhen,
+        /// Form of the report
+        #[arg(short, long, value_name = "FORMAT", default_value = "text")]
+        output: doctor::Format,
+        /// Same as -o json
+        #[arg(long, conflicts_with = "output")]
+        json: bool,
+        #[command(flatten)]
+        names: NamesArgs,
     },
     /// Print the JSON Schema of the lines of `-o json`
     Schema,
@@ -841,7 +851,14 @@ pub fn parse(
             let part = part.of(filter(matches, arguments, resolve_netns)?);
             return Ok(Command::Report(Box::new(Report { files, part, causes, page })));
         }
-        Some(Other::Doctor { self_test, probes }) => return Ok(Command::Doctor { self_test, probes }),
+        Some(Other::Doctor { self_test, probes, output, json, names }) => {
+            return Ok(Command::Doctor(Box::new(doctor::Settings {
+                self_test,
+                probes: probes == ProbesWhen::Always,
+                format: if json { doctor::Format::Json } else { output },
+                names: names.sources(),
+            })));
+        }
         Some(Other::Schema) => return Ok(Command::Schema),
         Some(Other::Completions { shell }) => return Ok(Command::Completions(shell)),
         Some(Other::Man) => return Ok(Command::Man),
@@ -1432,14 +1449,25 @@ mod tests {
         let page = String::from_utf8(man().unwrap()).unwrap();
         assert!(page.contains("assert\\-no\\-drops") && page.contains("Exit codes"));
         assert!(matches!(parse_line(&["completions", "zsh"]), Ok(Command::Completions(_))));
-        assert!(matches!(
-            parse_line(&["doctor"]),
-            Ok(Command::Doctor { self_test: false, probes: ProbesWhen::Auto })
-        ));
-        assert!(matches!(
-            parse_line(&["doctor", "--self-test"]),
-            Ok(Command::Doctor { self_test: true, .. })
-        ));
+        let doctor = |line: &[&str]| match parse_line(line) {
+            Ok(Command::Doctor(settings)) => *settings,
+            other => panic!("{other:?}"),
+        };
+        let plain = doctor(&["doctor"]);
+        assert_eq!((plain.self_test, plain.probes, plain.format), (false, false, doctor::Format::Text));
+        assert!(plain.names.api.is_some());
+        let all = doctor(&[
+            "doctor",
+            "--self-test",
+            "--json",
+            "--offline",
+            "--inventory",
+            "f",
+            "--probes",
+            "always",
+        ]);
+        assert_eq!((all.self_test, all.probes, all.format), (true, true, doctor::Format::Json));
+        assert!(all.names.api.is_none() && all.names.files.len() == 1);
         assert!(matches!(parse_line(&["schema"]), Ok(Command::Schema)));
         assert!(matches!(parse_line(&["man"]), Ok(Command::Man)));
     }

@@ -58,7 +58,7 @@ fn run(command: Command, arguments: &[OsString]) -> anyhow::Result<u8> {
             );
         }
         Command::Report(settings) => return report::run(&settings),
-        Command::Doctor { self_test, probes } => return doctor::run(self_test, probes, arguments),
+        Command::Doctor(settings) => return doctor::run(&settings, arguments),
         Command::Schema => io::stdout().write_all(output::SCHEMA.as_bytes())?,
         Command::Completions(shell) => io::stdout().write_all(&cli::completions(shell))?,
         Command::Man => io::stdout().write_all(&cli::man()?)?,

@@ -27,6 +27,7 @@ use crate::probe::{
     connections::{Connections, Table},
     kernel::Kernel,
     lab::{Backends, Lab},
+    offsets::MissingField,
     selftest::{self, Layouts, Learned, NftCounters, Proof, SelfTestError},
     tracer::{Losses, RING_BYTES, Reading, Tracer, TracerError},
 };
@@ -437,8 +438,10 @@ impl Stream {
                     let met = self.met(head.packet, &raw, &until);
                     (passed.rules, passed.unsure) = (met.rules, met.unsure);
                 }
-                if passed.point != Point::Left {
-                    self.rules.look(head.packet, raw, head.priority);
+                match passed.point {
+                    Point::Entered => self.rules.look(head.packet, raw, i32::MIN),
+                    Point::Past(priority) => self.rules.look(head.packet, raw, priority),
+                    Point::Left => {}
                 }
             }
             Place::Dropped => {
@@ -543,6 +546,39 @@ impl Stream {
             ),
             is_second_kept: self.tracer.is_second_kept(),
         }
+    }
+
+    /// Fields that this kernel's types don't have, and what that means.
+    #[must_use]
+    pub fn missing_fields(&self) -> &[MissingField] {
+        self.kernel.missing()
+    }
+
+    /// What the rules and policies that can drop have counted, of all network namespaces, as the kernel itself keeps it: inode
+    /// number, what it is (without its text), and packets. Rules that nothing counts are not among them.
+    #[must_use]
+    pub fn counted_rules(&self) -> Vec<(u32, Netfilter, u64)> {
+        if !self.tracer.learn_per_cpu(self.kernel.layout()).unwrap_or(false) {
+            return Vec::new();
+        }
+        let own = self.lab.as_ref().map(Lab::inode);
+        let Ok(netns) = self.tracer.network_namespaces(self.kernel.layout()) else { return Vec::new() };
+        let Ok(mut memory) = self.tracer.memory() else { return Vec::new() };
+        let mut all = Vec::new();
+        for netns in netns.into_iter().filter(|netns| Some(netns.inode) != own) {
+            for (place, counter) in self.rulesets.droppers(&mut memory, netns) {
+                all.extend(
+                    self.tracer.sum(&mut memory, counter).map(|packets| (netns.inode, place, packets)),
+                );
+            }
+        }
+        all
+    }
+
+    /// True if tables of nf_tables are among [`Stream::tables`].
+    #[must_use]
+    pub fn lists_nft(&self) -> bool {
+        self.rulesets.knows_nft()
     }
 
     /// The tables of all network namespaces.

@@ -4,7 +4,7 @@
 use super::program::{self, MAP_CREATE, MAP_UPDATE, OBJ_PIN};
 use anyhow::{Context, Result};
 use std::ffi::CString;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddrV4};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -169,6 +169,33 @@ pub fn authenticated(entries: &[(u32, u32, u16, u8, i64)]) -> Result<()> {
     }
     std::fs::create_dir_all(GLOBALS)?;
     pinned("cilium_auth_map", HASH, (12, 8), &encoded).map(drop)
+}
+
+/// What Cilium translates: TCP services of IPv4, each with where it leads (cilium_lb4_services_v2, cilium_lb4_backends_v3).
+/// Needs a bpffs of the test's own.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn services(of: &[(SocketAddrV4, &[SocketAddrV4])]) -> Result<()> {
+    const TCP: u8 = 6;
+    let socket = |at: &SocketAddrV4| [&at.ip().octets()[..], &at.port().to_be_bytes()].concat();
+    let (mut services, mut backends) = (Vec::new(), Vec::new());
+    for (address, to) in of {
+        // Slot 0 is the service; the others have the number of a backend each.
+        let key = |slot: u16| [&socket(address)[..], &slot.to_ne_bytes(), &[TCP, 0, 0, 0]].concat();
+        let value =
+            |backend: u32, count: u16| [&backend.to_ne_bytes()[..], &count.to_ne_bytes(), &[0; 6]].concat();
+        services.push((key(0), value(0, u16::try_from(to.len())?)));
+        for (slot, backend) in (1_u16..).zip(*to) {
+            let id = u32::try_from(backends.len())? + 1;
+            services.push((key(slot), value(id, 0)));
+            backends
+                .push((id.to_ne_bytes().to_vec(), [&socket(backend)[..], &[TCP, 0, 0, 0, 0, 0]].concat()));
+        }
+    }
+    std::fs::create_dir_all(GLOBALS)?;
+    pinned("cilium_lb4_services_v2", HASH, (12, 12), &services)?;
+    pinned("cilium_lb4_backends_v3", HASH, (4, 12), &backends).map(drop)
 }
 
 /// What Cilium counts (cilium_metrics), by drop code.

@@ -2,11 +2,13 @@
 //! leaves by it has left the kernel, as on a real wire.
 
 use super::namespace::Namespace;
+use super::{command, kernel};
 use anyhow::{Context as _, Result, ensure};
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -31,6 +33,7 @@ impl Outside {
     /// # Errors
     /// When the kernel refuses (without the module `tun`).
     pub fn new(netns: &Namespace, device: &str) -> Result<Self> {
+        prepare()?;
         let tap = netns.enter(|| open(device))?;
         netns.run(&format!("ip link set {device} up"))?;
         let (taken, ended) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
@@ -56,6 +59,23 @@ impl Drop for Outside {
             let _ = thread.join();
         }
     }
+}
+
+/// The module, and the file that the virtual machines' /dev has none of.
+fn prepare() -> Result<()> {
+    let path = c"/dev/net/tun";
+    if Path::new("/dev/net/tun").exists() {
+        return Ok(());
+    }
+    // Built in it can't be loaded, and is there.
+    let _ = command::run("modprobe tun");
+    if kernel::in_vm() && !Path::new("/dev/net/tun").exists() {
+        fs::create_dir_all("/dev/net")?;
+        // SAFETY: a path that ends with NUL. The number is that of Documentation/admin-guide/devices.txt.
+        let result = unsafe { libc::mknod(path.as_ptr(), libc::S_IFCHR | 0o600, libc::makedev(10, 200)) };
+        ensure!(result == 0, "make /dev/net/tun: {}", io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 fn open(device: &str) -> Result<File> {

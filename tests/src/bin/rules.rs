@@ -9,7 +9,12 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, ValueEnum};
 use droptrace_tests::{
-    bed::{self, backend::Backend, droptrace::command as droptrace, flood},
+    bed::{
+        self,
+        backend::Backend,
+        droptrace::{Droptrace, command as droptrace},
+        flood,
+    },
     bench::{
         delivery::Delivery,
         figures::median,
@@ -68,6 +73,8 @@ enum Part {
     Healthy,
     /// Packets that are dropped
     Drops,
+    /// Packets that pass while a trace is armed for others
+    Trace,
     /// The time that reading the largest rule sets takes
     Reading,
 }
@@ -109,7 +116,8 @@ fn run(cli: &Cli) -> Result<()> {
     let has = |part| cli.only.is_empty() || cli.only.contains(&part);
     let healthy_rows = if has(Part::Healthy) { 2 * Backend::ALL.len() } else { 0 };
     let drop_rows = if has(Part::Drops) { DROP_CAPABLE.len() + NFT_RULES.len() + 1 } else { 0 };
-    let mut budget = Budget::new(Duration::from_secs(cli.seconds), u32::try_from(healthy_rows + drop_rows)?);
+    let rows = healthy_rows + drop_rows + usize::from(has(Part::Trace));
+    let mut budget = Budget::new(Duration::from_secs(cli.seconds), u32::try_from(rows)?);
     print(&format!(
         "{machine}; `{}`.\nAll packets on CPU {}, droptrace on CPU {}, veth.\n",
         machine::command_line(),
@@ -121,6 +129,9 @@ fn run(cli: &Cli) -> Result<()> {
     }
     if has(Part::Drops) {
         drops(cli, &mut budget)?;
+    }
+    if has(Part::Trace) {
+        trace(cli, &mut budget)?;
     }
     if has(Part::Reading) {
         reading(cli)?;
@@ -138,7 +149,7 @@ fn healthy(cli: &Cli, budget: &mut Budget) -> Result<()> {
         "\nDelivered through {} rules, nothing dropped; at most {} rounds of {} packets.\n\n{HEALTHY_HEAD}",
         cli.rules, cli.rounds, cli.packets
     ))?;
-    let has_probes = droptrace(&["doctor", PROBES[0], PROBES[1]])?.output()?.status.success();
+    let has_probes = droptrace(&["doctor", PROBES[0], PROBES[1]])?.output()?.status.code() != Some(3);
     let plain = Backend::ALL.map(|backend| (backend, &[][..]));
     let probed = Backend::ALL.map(|backend| (backend, &PROBES[..]));
     for (backend, arguments) in plain.into_iter().chain(probed.into_iter().filter(|_| has_probes)) {
@@ -193,6 +204,41 @@ fn drops(cli: &Cli, budget: &mut Budget) -> Result<()> {
     }
     Ok(())
 }
+
+/// Packets that don't match the filter of a trace, on their way through few rules, so that the trace is much of what they cost.
+fn trace(cli: &Cli, budget: &mut Budget) -> Result<()> {
+    const RULES: usize = 10;
+    let storm = load(Shape { backend: Backend::Legacy, rules: RULES, drop_capable: RULES })?;
+    let delivery = Delivery::new(&storm)?;
+    let mut mechanism = String::new();
+    let rounds = Rounds::run(cli.rounds, budget.next_end(), |on| {
+        let armed = on.then(|| {
+            let armed =
+                Droptrace::spawn(droptrace(&["trace", "--offline", "-o", "json", "--ip", "192.0.2.77"])?)?;
+            armed.wait("packets are followed", |output| output.stderr.contains(FOLLOWING))?;
+            anyhow::Ok(armed)
+        });
+        let armed = armed.transpose()?;
+        delivery.run(cli.cpu, warm_up(cli.packets))?;
+        let took = delivery.run(cli.cpu, cli.packets)?;
+        if let Some(armed) = armed {
+            let said = armed.stop()?.stderr;
+            let line = said.lines().find(|line| line.contains(FOLLOWING)).unwrap_or_default();
+            mechanism = line.split_once(": ").map_or_else(String::new, |(_, by)| by.to_owned());
+        }
+        Ok(took)
+    })?;
+    print(&format!(
+        "\nDelivered through {RULES} rules while a trace of other packets is armed ({mechanism}); at most {} rounds of {} packets.\n\n\
+         {HEALTHY_HEAD}{}",
+        cli.rounds,
+        cli.packets,
+        rounds::healthy_row("legacy", &rounds)
+    ))
+}
+
+/// What droptrace says once a trace is armed.
+const FOLLOWING: &str = "following packets";
 
 /// How long droptrace takes from its start to a drop in a large rule set, and what memory.
 fn reading(cli: &Cli) -> Result<()> {

@@ -96,6 +96,8 @@ facts! {
     DestinationPort "destination_port" Packet true;
     /// The destination's kind: `loopback`, `multicast`, `unicast`.
     DestinationKind "destination_kind" Packet false;
+    /// `yes` where it is from and to the same address: translated, it goes back to its sender.
+    ToItself "to_itself" Packet false;
     /// Who sent it, by name and address, or by address.
     From "from" Packet false;
     /// Who was to get it, likewise.
@@ -345,6 +347,10 @@ impl<'a> Facts<'a> {
             Fact::Destination => destination.address.as_ref().map(shown),
             Fact::SourcePort => source.port.map(number),
             Fact::DestinationPort => destination.port.map(number),
+            Fact::ToItself => {
+                let is_itself = source.address.is_some() && source.address == destination.address;
+                is_itself.then(|| borrowed("yes"))
+            }
             Fact::DestinationKind => destination.address.map(|address| {
                 borrowed(if address.is_loopback() {
                     "loopback"

@@ -20,3 +20,4 @@ pub mod policy;
 pub mod programs;
 #[cfg(test)]
 mod random;
+pub mod services;

@@ -3,8 +3,9 @@
 
 use super::maps::{
     Authentication, Authentications, IpcacheLayout, LocalEndpoint, Maps, Metrics, PERCPU_HASH, POLICY_PINS,
-    PolicyLayout, PolicyMap, Resolved, Shape, Unread, check_metrics, is_xdp_drop, metric,
+    PolicyLayout, PolicyMap, Resolved, Shape, UnknownLayout, Unread, check_metrics, is_xdp_drop, metric,
 };
+use super::services::{self, Translated};
 use crate::probe::bpf;
 use aya_obj::generated::{bpf_cmd, bpf_map_info};
 use std::collections::BTreeMap;
@@ -78,15 +79,54 @@ impl Pins {
         Ok(told)
     }
 
-    /// The entries of cilium_metrics.
-    fn counted(&self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Unread> {
-        let (pin, map) = self.open(&["cilium_metrics"], "this Cilium counts nothing")?;
-        check_metrics(&pin, map.shape)?;
+    /// What services it translates, of both families.
+    ///
+    /// # Errors
+    /// When the maps can't be read, or there are none.
+    pub fn services(&self) -> Result<Vec<Translated>, Unread> {
+        let mut all = Vec::new();
+        let mut missing = None;
+        for (of_services, of_backends) in &services::PINS {
+            match self.read_whole(of_services, services::check_services) {
+                Ok(entries) => {
+                    let backends = self.read_whole(of_backends, services::check_backends);
+                    let backends = backends.map_err(|error| match error {
+                        // Services without it are no family that is off.
+                        Unread::Missing { .. } => {
+                            self.refused(of_backends[0], io::ErrorKind::NotFound.into())
+                        }
+                        other => other,
+                    })?;
+                    all.push(services::translated(&entries, &backends));
+                }
+                Err(error @ Unread::Missing { .. }) => missing = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match missing {
+            Some(error) if all.is_empty() => Err(error),
+            _ => Ok(all.concat()),
+        }
+    }
+
+    /// All entries of the first of some maps that is there.
+    fn read_whole(
+        &self,
+        names: &[&str],
+        check: fn(&str, Shape) -> Result<(), UnknownLayout>,
+    ) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Unread> {
+        let (pin, map) = self.open(names, "this Cilium does not keep one")?;
+        check(&pin, map.shape)?;
         let entries = map.entries().map_err(|source| self.refused(&pin, source))?;
         if !entries.is_whole {
             return Err(self.refused(&pin, io::Error::other("it is too large")));
         }
         Ok(entries.read)
+    }
+
+    /// The entries of cilium_metrics.
+    fn counted(&self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Unread> {
+        self.read_whole(&["cilium_metrics"], check_metrics)
     }
 
     /// The first of some pins that is there, and its name.
@@ -484,6 +524,27 @@ mod tests {
             update(&map, &[144, 1, 9, 0, 4, 0, 0, 0], &cpus).unwrap();
             update(&map, &[133, 1, 9, 0, 2, 0, 0, 0], &cpus).unwrap();
             assert_eq!(pins.xdp_drops().unwrap(), Some(each));
+        });
+    }
+
+    #[test]
+    fn services_of_the_families_that_there_are() {
+        with_bpffs(|root| {
+            pin(root, "cilium_lxc", HASH, &[(vec![1; 20], vec![1; 48])]);
+            let pins = Pins::find(&[root]).unwrap();
+            assert!(matches!(pins.services(), Err(Unread::Missing { .. })));
+            let service = |slot: u8| [&[10, 96, 0, 9, 0, 80, slot, 0][..], &[6, 0, 0, 0]].concat();
+            let entries = [(service(0), vec![0; 12]), (service(1), [&[7, 0, 0, 0][..], &[0; 8]].concat())];
+            pin(root, "cilium_lb4_services_v2", HASH, &entries);
+            // Without the other map it is not known where they lead.
+            assert!(matches!(pins.services(), Err(Unread::Refused { .. })));
+            let backend = [&[10, 244, 0, 7, 31, 144][..], &[0; 6]].concat();
+            pin(root, "cilium_lb4_backends_v3", HASH, &[(vec![7, 0, 0, 0], backend)]);
+            let [told] = &pins.services().unwrap()[..] else { panic!() };
+            assert_eq!((told.address.to_string(), told.protocol), ("10.96.0.9:80".to_owned(), 6));
+            assert_eq!(told.backends, Some(vec!["10.244.0.7:8080".parse().unwrap()]));
+            pin(root, "cilium_lb6_services_v2", HASH, &[(vec![0; 24], vec![0; 16])]);
+            assert!(matches!(pins.services(), Err(Unread::Layout(_))));
         });
     }
 

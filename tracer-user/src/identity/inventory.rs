@@ -645,14 +645,19 @@ impl Inventory {
         self.services.values().map(|service| &**service)
     }
 
+    /// The EndpointSlices of a service.
+    pub fn slices_of<'a>(&'a self, service: &'a Name) -> impl Iterator<Item = &'a Slice> {
+        let is_its =
+            |slice: &&Slice| slice.name.namespace == service.namespace && slice.service == service.name;
+        self.slices.values().filter(is_its)
+    }
+
     /// Where backends of a service listen.
     pub fn backends_of<'a>(
         &'a self,
         service: &'a Name,
     ) -> impl Iterator<Item = (IpAddr, Protocol, u16)> + 'a {
-        let is_its =
-            |slice: &&Slice| slice.name.namespace == service.namespace && slice.service == service.name;
-        self.slices.values().filter(is_its).flat_map(ends)
+        self.slices_of(service).flat_map(ends)
     }
 
     /// Every node.

@@ -317,6 +317,18 @@ impl Counters {
         left_out.filter(is_here).filter_map(|it| hook_name(it.family, it.hook))
     }
 
+    /// The rules and policies of a netns that can drop, in the legacy tables as they are now, each with the address of its
+    /// packets, which is per-CPU.
+    pub fn droppers(&self, memory: &mut impl KernelMemory, netns: NetnsId) -> Vec<(Netfilter, u64)> {
+        let Some(layout) = self.layout else { return Vec::new() };
+        let seen = read(memory, &layout, netns);
+        let of_table = |table: &Table| {
+            let of_rule = |rule: &Rule| (answer(table, rule, None, Confidence::Exact), rule.counter);
+            table.rules.iter().map(of_rule).collect::<Vec<_>>()
+        };
+        seen.tables.iter().flat_map(of_table).collect()
+    }
+
     /// The tables that are known.
     #[must_use]
     pub fn tables(&self) -> Vec<TableSummary> {

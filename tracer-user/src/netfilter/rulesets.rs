@@ -252,6 +252,12 @@ impl Rulesets {
         self.netns.clear();
     }
 
+    /// True if it is known where this kernel keeps the rules of nf_tables.
+    #[must_use]
+    pub fn knows_nft(&self) -> bool {
+        self.layout.is_some()
+    }
+
     /// The answer for a drop by netfilter. `name` tells the function at an address.
     pub fn attribute(
         &mut self,
@@ -424,6 +430,31 @@ impl Rulesets {
         counters.refresh(memory, netns, most, Some(NftRules { layout, read: &mut read }))
     }
 
+    /// The rules and policies of a netns that can drop and are counted, of both backends, as they are now: what each is, and
+    /// the address of its packets, which is per-CPU.
+    pub fn droppers(&self, memory: &mut impl KernelMemory, netns: NetnsId) -> Vec<(Netfilter, u64)> {
+        let mut all = self.counters.droppers(memory, netns);
+        let Some((layout, hooks)) = self.layout.zip(self.hooks) else { return all };
+        let Some(ruleset) = Ruleset::read(memory, &layout, netns.address) else { return all };
+        let Some(counted) = Counted::read(memory, &layout, &hooks, netns.address, &ruleset) else {
+            return all;
+        };
+        all.extend(counted.droppers.iter().filter_map(|dropper| {
+            let exact = Confidence::Exact;
+            let place = match dropper.expression {
+                Some(_) => {
+                    attribute::by_nft_rule(&ruleset, ruleset.rule_at(dropper.address)?, None, None, exact)?
+                }
+                None => {
+                    let chain = ruleset.base_chain_at(dropper.address)?;
+                    attribute::by_nft_policy(&ruleset, chain, None, exact)?
+                }
+            };
+            Some((place, dropper.counter))
+        }));
+        all
+    }
+
     /// The tables of network namespaces.
     pub fn tables(&self, memory: &mut impl KernelMemory, netns: &[NetnsId]) -> Vec<TableSummary> {
         let mut tables = self.counters.tables();
@@ -445,8 +476,8 @@ impl Rulesets {
         tables
     }
 
-    /// nft's base chains on a hook of IPv4 or IPv6, those of `inet` tables too, in order of their priority. `None` if they can't
-    /// be read now.
+    /// nft's base chains on a hook of IPv4 or IPv6, those of `inet` tables too, in order of their priority. `None` where this
+    /// kernel doesn't describe its rule sets, or that of the netns can't be read now.
     pub fn base_chains(
         &mut self,
         memory: &mut impl KernelMemory,
@@ -454,7 +485,10 @@ impl Rulesets {
         family: Family,
         hook: u8,
     ) -> Option<Vec<BaseChain>> {
-        let Some(layout) = self.layout else { return (!self.engines.nft).then(Vec::new) };
+        if !self.engines.nft {
+            return Some(Vec::new());
+        }
+        let layout = self.layout?;
         let address = netns.address;
         let netns = self.netns_mut(netns);
         netns.refresh(memory, &layout);

@@ -16,6 +16,8 @@ pub struct SavedRule<'a> {
     pub ordinal: u32,
     /// The whole rule from `-A` on. A quoted comment may contain line breaks.
     pub text: &'a str,
+    /// Packets that it counted, where the tool was asked for counters.
+    pub packets: Option<u64>,
 }
 
 /// The rules of the first table of an `iptables-save` listing, in its order. Ends early at a chain whose name can't be
@@ -23,11 +25,11 @@ pub struct SavedRule<'a> {
 pub fn saved_rules(listing: &str) -> impl Iterator<Item = SavedRule<'_>> {
     let mut ordinals: HashMap<&str, u32> = HashMap::new();
     saved_lines(listing).map_while(Line::known).filter_map(move |(line, _)| {
-        let Line::Rule(text) = line else { return None };
+        let Line::Rule { text, packets } = line else { return None };
         let chain = chain_of(text)?;
         let ordinal = ordinals.entry(chain).or_default();
         *ordinal = ordinal.checked_add(1)?;
-        Some(SavedRule { chain, ordinal: *ordinal, text })
+        Some(SavedRule { chain, ordinal: *ordinal, text, packets })
     })
 }
 
@@ -49,7 +51,7 @@ impl SavedIndex {
     pub fn of(listing: &str) -> Self {
         let mut index = Self::default();
         for (line, at) in saved_lines(listing).map_while(Line::known) {
-            let Line::Rule(text) = line else { continue };
+            let Line::Rule { text, .. } = line else { continue };
             let (Some(chain), Ok(start)) = (chain_of(text), u32::try_from(at)) else { continue };
             match index.chains.get_mut(chain) {
                 Some(starts) => starts.push(start),
@@ -65,7 +67,7 @@ impl SavedIndex {
         let nth = usize::try_from(ordinal.checked_sub(1)?).ok()?;
         let start = usize::try_from(*self.chains.get(chain)?.get(nth)?).ok()?;
         match Line::first(listing.get(start..)?) {
-            (Line::Rule(text), _) => Some(text),
+            (Line::Rule { text, .. }, _) => Some(text),
             _ => None,
         }
     }
@@ -78,15 +80,23 @@ pub fn saved_policies(listing: &str) -> impl Iterator<Item = (&str, &str)> {
 }
 
 /// All chains of the first table of an `iptables-save` listing, with their policies: `-` for one that is no base chain.
-pub(super) fn saved_chains(listing: &str) -> impl Iterator<Item = (&str, &str)> {
+pub(crate) fn saved_chains(listing: &str) -> impl Iterator<Item = (&str, &str)> {
     saved_lines(listing).map_while(Line::known).filter_map(|(line, _)| match line {
-        Line::Chain { name, policy } => Some((name, policy)),
+        Line::Chain { name, policy, .. } => Some((name, policy)),
+        _ => None,
+    })
+}
+
+/// As [`saved_policies`], with the packets that each policy decided.
+pub fn counted_policies(listing: &str) -> impl Iterator<Item = (&str, &str, u64)> {
+    saved_lines(listing).map_while(Line::known).filter_map(|(line, _)| match line {
+        Line::Chain { name, policy, packets } if policy != "-" => Some((name, policy, packets)),
         _ => None,
     })
 }
 
 /// Whether the first table of an `iptables-save` listing can be read to its end, so that no rule of it is missing.
-pub(super) fn is_whole(listing: &str) -> bool {
+pub(crate) fn is_whole(listing: &str) -> bool {
     let last = saved_lines(listing).find(|(line, _)| matches!(line, Line::Unknown | Line::End));
     matches!(last, Some((Line::End, _)))
 }
@@ -96,8 +106,12 @@ enum Line<'a> {
     Chain {
         name: &'a str,
         policy: &'a str,
+        packets: u64,
     },
-    Rule(&'a str),
+    Rule {
+        text: &'a str,
+        packets: Option<u64>,
+    },
     /// `# comment`, `*table`, or nothing.
     Other,
     /// `COMMIT`
@@ -111,9 +125,12 @@ impl<'a> Line<'a> {
     fn first(rest: &'a str) -> (Self, usize) {
         let end = rest.find('\n').unwrap_or(rest.len());
         let (line, _) = rest.split_at(end);
-        if line.starts_with("-A ") {
-            return match rule_end(rest) {
-                Some(end) => (Self::Rule(rest.get(..end).unwrap_or_default()), end),
+        let (packets, before) = counters(line).unwrap_or_default();
+        if let Some(rule) = rest.get(before..).filter(|rule| rule.starts_with("-A ")) {
+            return match rule_end(rule) {
+                Some(end) => {
+                    (Self::Rule { text: rule.get(..end).unwrap_or_default(), packets }, before + end)
+                }
                 None => (Self::Unknown, end),
             };
         }
@@ -132,13 +149,22 @@ impl<'a> Line<'a> {
         let counters = counters.strip_prefix('[')?.strip_suffix(']')?;
         let (name, policy) = rest.rsplit_once(' ')?;
         let numbers = counters.bytes().all(|c| c.is_ascii_digit() || c == b':');
-        (numbers && !name.contains(char::is_whitespace)).then_some(Self::Chain { name, policy })
+        let packets = counters.split(':').next()?.parse().unwrap_or(0);
+        (numbers && !name.contains(char::is_whitespace)).then_some(Self::Chain { name, policy, packets })
     }
 
     /// A line, with its place, that others may follow.
     fn known((line, at): (Self, usize)) -> Option<(Self, usize)> {
         (!matches!(line, Self::Unknown | Self::End)).then_some((line, at))
     }
+}
+
+/// The packets of `[PACKETS:BYTES] `, which a rule begins with where the tool was asked for counters, and its length.
+fn counters(line: &str) -> Option<(Option<u64>, usize)> {
+    let (numbers, _) = line.strip_prefix('[')?.split_once("] ")?;
+    let (packets, bytes) = numbers.split_once(':')?;
+    bytes.parse::<u64>().ok()?;
+    Some((Some(packets.parse().ok()?), numbers.len() + "[] ".len()))
 }
 
 /// The lines of a listing, and where they begin.
@@ -308,7 +334,7 @@ pub(crate) fn comments(rule: &str) -> impl Iterator<Item = Cow<'_, str>> {
 }
 
 /// The chains that a rule jumps or goes to. For iptables also other targets, such as `DROP`.
-pub(super) fn targets(rule: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn targets(rule: &str) -> impl Iterator<Item = &str> {
     let options = match Syntax::of(rule) {
         Syntax::Iptables => ["-j", "-g"],
         Syntax::Nft => ["jump", "goto"],
@@ -318,7 +344,7 @@ pub(super) fn targets(rule: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The words that follow a word.
-fn after(rule: &str, mut wanted: impl FnMut(&str) -> bool) -> impl Iterator<Item = &str> {
+pub(crate) fn after(rule: &str, mut wanted: impl FnMut(&str) -> bool) -> impl Iterator<Item = &str> {
     let mut follows = false;
     words(rule).filter(move |word| std::mem::replace(&mut follows, wanted(word)))
 }
@@ -402,6 +428,18 @@ COMMIT
         }
         let last = saved_rules(NAT).last().unwrap();
         assert_eq!((last.chain, last.ordinal), ("KUBE-SVC-HMFGOEA42SZG2MM4", 5));
+    }
+
+    #[test]
+    fn counters_come_before_rules_and_behind_policies() {
+        let listing = "*filter\n:FORWARD DROP [7:420]\n:X - [0:0]\n[3:180] -A FORWARD -m comment --comment \"[9:9] -A\nX\" \
+                       -j DROP\n[12:0] -A FORWARD -j X\nCOMMIT\n";
+        let rules: Vec<_> = saved_rules(listing).map(|rule| (rule.ordinal, rule.packets)).collect();
+        assert_eq!(rules, [(1, Some(3)), (2, Some(12))]);
+        assert_eq!(saved_rule(listing, "FORWARD", 2), Some("-A FORWARD -j X"));
+        assert_eq!(counted_policies(listing).collect::<Vec<_>>(), [("FORWARD", "DROP", 7)]);
+        assert!(is_whole(listing) && !is_whole("*filter\n[3:x] -A FORWARD -j X\nCOMMIT\n"));
+        assert_eq!(saved_rules(FILTER).next().and_then(|rule| rule.packets), None);
     }
 
     #[test]

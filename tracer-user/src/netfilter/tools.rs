@@ -36,6 +36,31 @@ pub enum Wanted<'a> {
         /// Its name.
         table: &'a str,
     },
+    /// As [`Self::LegacyTable`] with counters: `iptables-legacy-save -c -t TABLE`.
+    LegacyCounters {
+        /// IPv4 or IPv6.
+        family: Family,
+        /// Its name.
+        table: &'a str,
+    },
+    /// As [`Self::IptablesNftTable`] with counters: `iptables-nft-save -c -t TABLE`.
+    IptablesNftCounters {
+        /// IPv4 or IPv6.
+        family: Family,
+        /// Its name.
+        table: &'a str,
+    },
+    /// A table of nf_tables, as `nft -a list table FAMILY TABLE` prints it, or `nft -j list table ...` (libnftables-json(5)).
+    NftTable {
+        /// The table's family.
+        family: Family,
+        /// The table's name.
+        table: &'a str,
+        /// Whether to print JSON.
+        json: bool,
+    },
+    /// All tables of nf_tables without what is in them, as `nft -j list tables` prints them.
+    NftTables,
     /// A chain of nf_tables, as `nft -a list chain FAMILY TABLE CHAIN` prints it.
     NftChain {
         /// The table's family.
@@ -205,6 +230,19 @@ pub fn listing(netns: u32, what: &Wanted<'_>, limits: Limits) -> Result<String, 
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
+/// The programs that print rules, and whether each is installed.
+#[must_use]
+pub fn installed() -> Vec<(&'static str, bool)> {
+    let directories = directories();
+    let wanted = [
+        Wanted::LegacyTable { family: Family::Ipv4, table: "filter" },
+        Wanted::IptablesNftTable { family: Family::Ipv4, table: "filter" },
+        Wanted::NftTables,
+    ];
+    let plans = wanted.iter().filter_map(|wanted| Plan::of(wanted).ok());
+    plans.map(|plan| (plan.tool, plan.program(&directories, Limits::default()).is_ok())).collect()
+}
+
 /// How to ask.
 struct Plan<'a> {
     tool: &'static str,
@@ -226,6 +264,30 @@ const NFT_COMPAT: (&str, &str) = ("nft_compat", "nft_target_eval_xt");
 impl<'a> Plan<'a> {
     fn of(what: &Wanted<'a>) -> Result<Self, ToolError> {
         match *what {
+            Wanted::LegacyCounters { family, table } => {
+                Ok(Self::of(&Wanted::LegacyTable { family, table })?.with_counters())
+            }
+            Wanted::IptablesNftCounters { family, table } => {
+                Ok(Self::of(&Wanted::IptablesNftTable { family, table })?.with_counters())
+            }
+            Wanted::NftTable { family, table, json } => {
+                check_identifier(table)?;
+                let form = if json { "-j" } else { "-a" };
+                Ok(Self {
+                    tool: "nft",
+                    programs: &[("nft", None)],
+                    arguments: vec![form, "list", "table", family.nft_name(), table],
+                    modules: &[NF_TABLES],
+                    legacy_table: None,
+                })
+            }
+            Wanted::NftTables => Ok(Self {
+                tool: "nft",
+                programs: &[("nft", None)],
+                arguments: vec!["-j", "list", "tables"],
+                modules: &[NF_TABLES],
+                legacy_table: None,
+            }),
             Wanted::LegacyTable { family, table } => {
                 check_table("iptables-legacy-save", table)?;
                 let six = is_ipv6("iptables-legacy-save", family)?;
@@ -275,6 +337,11 @@ impl<'a> Plan<'a> {
                 })
             }
         }
+    }
+
+    fn with_counters(mut self) -> Self {
+        self.arguments.push("-c");
+        self
     }
 
     /// The first of the programs that is installed and of the right kind.

@@ -32,7 +32,7 @@ pub fn escape(text: &str) -> Cow<'_, str> {
 /// JSON with every dangerous character as `\uHHHH`: the same JSON, since such characters only stand in its
 /// strings. (RFC 8259 asks for escapes of U+0000 to U+001F only.)
 #[must_use]
-pub(super) fn escape_json(json: &str) -> Cow<'_, str> {
+pub(crate) fn escape_json(json: &str) -> Cow<'_, str> {
     if !json.contains(is_dangerous) {
         return Cow::Borrowed(json);
     }

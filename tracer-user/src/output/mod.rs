@@ -15,6 +15,7 @@ mod time;
 pub(crate) mod words;
 
 pub use escape::escape;
+pub(crate) use escape::escape_json;
 pub use exit::{End, MEANINGLESS, Outcome, exit_code};
 pub(crate) use line::Palette;
 pub use printer::Printer;

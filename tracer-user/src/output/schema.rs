@@ -9,6 +9,7 @@ mod tests {
     use crate::cilium::identity::Identity;
     use crate::cilium::maps::Direction;
     use crate::cilium::model::{Cilium, Entry, Policy, VerdictBy};
+    use crate::doctor;
     use crate::event::model::{
         Cause, Conntrack, Drop, Endpoint, Evidence, Inner, K8s, Lost, LostPlace, Network, Original, Packet,
         Peer, Reason, Record, ServiceBy, Stalled, Timestamp, Unreplied,
@@ -45,6 +46,7 @@ mod tests {
                     let actual = match value {
                         Value::Null => "null",
                         Value::Bool(_) => "boolean",
+                        Value::Number(_) if rule.to_string().contains("number") => "number",
                         Value::Number(_) => "integer",
                         Value::String(_) => "string",
                         Value::Array(_) => "array",
@@ -238,6 +240,17 @@ mod tests {
         }
     }
 
+    /// The lines of `droptrace doctor`.
+    const DOCTOR: [&str; 6] = ["finding", "dropped", "unread", "mechanism", "table", "xdp"];
+
+    #[test]
+    fn every_line_of_doctor_is_valid() {
+        let text = doctor::json::lines(&doctor::json::example());
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.iter().map(|line| line["type"].as_str().unwrap()).collect::<Vec<_>>(), DOCTOR);
+        lines.iter().for_each(|line| is_valid(line).unwrap());
+    }
+
     fn json_of(drop: Drop) -> Value {
         serde_json::to_value(Record::Drop(Box::new(drop))).unwrap()
     }
@@ -297,8 +310,8 @@ mod tests {
             let present = keys(full.pointer(pointer).and_then(Value::as_object).unwrap());
             assert_eq!(described, present, "{name}");
         }
-        // And `lost`, `stalled`, its `peer` and `unreplied`, and those of a trace.
-        assert_eq!(defs.len(), places.len() + 4 + TRACED.len());
+        // And `lost`, `stalled`, its `peer` and `unreplied`, those of a trace, and doctor's.
+        assert_eq!(defs.len(), places.len() + 4 + TRACED.len() + DOCTOR.len());
     }
 
     /// The definitions of a trace's lines, and where they are in [`full_story`].
@@ -340,6 +353,7 @@ mod tests {
                 handle: Some(2),
                 verdict: text(),
                 text: text(),
+                mark: Some(1),
                 priority: Some(-300),
             }),
             nat: Some(NatStep { before: ends(), after: ends() }),

@@ -11,9 +11,9 @@ use std::path::Path;
 pub const EXIT_CODE: u8 = 3;
 
 /// The oldest kernel that can do it: ring buffers, CAP_BPF and CAP_PERFMON came with 5.8.
-const OLDEST: KernelVersion = KernelVersion { major: 5, minor: 8 };
+pub(crate) const OLDEST: KernelVersion = KernelVersion { major: 5, minor: 8 };
 /// The oldest kernel that droptrace is tested on.
-const TESTED: KernelVersion = KernelVersion { major: 5, minor: 10 };
+pub(crate) const TESTED: KernelVersion = KernelVersion { major: 5, minor: 10 };
 /// The first that counts BPF memory by cgroup, not by RLIMIT_MEMLOCK.
 const NO_MEMLOCK: KernelVersion = KernelVersion { major: 5, minor: 11 };
 /// USER_NS_INIT_INO (include/uapi/linux/nsfs.h; PROC_USER_INIT_INO before): inode of the first user namespace.
@@ -54,7 +54,7 @@ impl fmt::Display for Capability {
 pub struct Capabilities(pub u64);
 
 impl Capabilities {
-    fn has(self, capability: Capability) -> bool {
+    pub(crate) fn has(self, capability: Capability) -> bool {
         let bit = |capability: Capability| self.0 >> (capability as u8) & 1 != 0;
         let implied =
             matches!(capability, Capability::Bpf | Capability::Perfmon) && bit(Capability::SysAdmin);
@@ -191,13 +191,8 @@ pub fn check(facts: &Facts) -> Result<Vec<Note>, Refusal> {
     let Some(kernel) = kernel else {
         return Err(Refusal::Kernel { release: facts.release.escape_debug().take(64).collect() });
     };
-    let memlock = kernel < NO_MEMLOCK && !facts.memlock_unlimited;
-    let needed = [(Capability::Bpf, true), (Capability::Perfmon, true), (Capability::SysResource, memlock)];
-    let missing: Vec<_> = needed
-        .into_iter()
-        .filter(|(capability, needed)| *needed && !facts.capabilities.has(*capability))
-        .map(|(capability, _)| capability)
-        .collect();
+    let memlock = must_raise_memlock(facts, kernel);
+    let missing = missing(facts, kernel);
     if !missing.is_empty() {
         return Err(Refusal::Capabilities { missing });
     }
@@ -217,6 +212,21 @@ pub fn check(facts: &Facts) -> Result<Vec<Note>, Refusal> {
         (facts.kptr_restrict.is_some_and(|level| level >= 2), Note::KptrRestrict),
     ];
     Ok(notes.into_iter().filter(|(applies, _)| *applies).map(|(_, note)| note).collect())
+}
+
+fn must_raise_memlock(facts: &Facts, kernel: KernelVersion) -> bool {
+    kernel < NO_MEMLOCK && !facts.memlock_unlimited
+}
+
+/// The capabilities that droptrace needs on this kernel and does not have.
+pub(crate) fn missing(facts: &Facts, kernel: KernelVersion) -> Vec<Capability> {
+    let memlock = must_raise_memlock(facts, kernel);
+    let needed = [(Capability::Bpf, true), (Capability::Perfmon, true), (Capability::SysResource, memlock)];
+    needed
+        .into_iter()
+        .filter(|(capability, needed)| *needed && !facts.capabilities.has(*capability))
+        .map(|(capability, _)| capability)
+        .collect()
 }
 
 /// Judges what BTF told: the tracepoint and the fields without which nothing can be said.
@@ -321,7 +331,7 @@ pub fn boot_id() -> io::Result<String> {
     Ok(text.trim().chars().filter(char::is_ascii_graphic).take(64).collect())
 }
 
-fn list(capabilities: &[Capability]) -> String {
+pub(crate) fn list(capabilities: &[Capability]) -> String {
     let names: Vec<_> = capabilities.iter().map(ToString::to_string).collect();
     names.join(" and ")
 }

@@ -13,6 +13,13 @@ pub(crate) const GET_LINK: u16 = 18;
 pub(crate) const NEW_LINK: u16 = 16;
 pub(crate) const GET_FILTER: u16 = 46;
 pub(crate) const NEW_FILTER: u16 = 44;
+/// Likewise RTM_GETROUTE, RTM_GETRULE and RTM_GETQDISC.
+pub(crate) const GET_ROUTE: u16 = 26;
+pub(crate) const NEW_ROUTE: u16 = 24;
+pub(crate) const GET_RULE: u16 = 34;
+pub(crate) const NEW_RULE: u16 = 32;
+pub(crate) const GET_QDISC: u16 = 38;
+pub(crate) const NEW_QDISC: u16 = 36;
 
 /// NLM_F_REQUEST
 const REQUEST: u16 = 1;

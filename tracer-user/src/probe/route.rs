@@ -6,8 +6,6 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::net::IpAddr;
 
-/// RTM_GETROUTE (include/uapi/linux/rtnetlink.h).
-const GET_ROUTE: u16 = 26;
 /// RTA_DST, RTA_OIF.
 const DESTINATION: u16 = 1;
 const INTERFACE: u16 = 4;
@@ -34,7 +32,7 @@ pub(crate) struct Route {
 /// # Errors
 /// If the kernel can't be asked.
 pub(crate) fn to(address: IpAddr) -> io::Result<Route> {
-    let answer = netlink::one(GET_ROUTE, &question(address));
+    let answer = netlink::one(netlink::GET_ROUTE, &question(address));
     match answer {
         Ok(body) => told(&body).ok_or_else(|| io::ErrorKind::InvalidData.into()),
         Err(error) => refused(&error).ok_or(error),

@@ -51,6 +51,7 @@ pub(super) fn rule(place: &str, verdict: &str) -> RuleMet {
         handle: None,
         verdict: verdict.into(),
         text: None,
+        mark: Some(0),
         confidence: Confidence::Inferred,
         method: "evaluated",
     }

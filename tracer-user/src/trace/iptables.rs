@@ -2,7 +2,7 @@
 //! net/netfilter/nf_log_syslog.c prints it with all flags of NF_LOG_DEFAULT_MASK), so that what parses that parses this. What was
 //! not captured of a packet, and the owner of its socket, is left out.
 
-use super::model::{Kind, Seen, Step, Story};
+use super::model::{Kind, Outcome, Seen, Step, Story};
 use super::tree::place;
 use crate::output::{escape, iptables};
 use std::fmt::Write as _;
@@ -26,7 +26,7 @@ pub(super) fn lines(story: &Story, mut time: impl FnMut(&Step) -> String) -> Str
         {
             add(format!("TRACE: {rule} {}", packet(step, seen)));
         }
-        if step.kind == Kind::Drop {
+        if step.kind == Kind::Drop && story.end.outcome == Outcome::Dropped {
             add(iptables::line(&seen.view));
         }
         last = rule.or(last);
@@ -54,7 +54,10 @@ fn packet(step: &Step, seen: &Seen) -> String {
         Some(6) => dump.ipv6(),
         _ => return dump.text.trim_end().to_owned(),
     };
-    if let Some(mark) = seen.view.packet.mark.filter(|&mark| mark != 0) {
+    // Of an evaluated rule it is known with which mark the packet came to it, or that it is not known.
+    let rule = step.netfilter.as_ref().filter(|_| step.method == "evaluated");
+    let mark = rule.map_or(seen.view.packet.mark, |rule| rule.mark);
+    if let Some(mark) = mark.filter(|&mark| mark != 0) {
         dump.add(format_args!("MARK=0x{mark:x} "));
     }
     dump.text.trim_end().to_owned()
@@ -369,11 +372,34 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_sees_the_mark_that_rules_before_it_set() {
+        let mut packet = fixtures::Walker::new(1, "udp", "10.0.0.1:1", "10.0.0.2:53");
+        packet.0.view.packet.mark = Some(1);
+        let set = |place, mark| crate::trace::model::RuleMet { mark, ..fixtures::rule(place, "continue") };
+        let rules = vec![set("mangle:INPUT:rule:1", Some(0x12)), set("mangle:INPUT:rule:2", None)];
+        let counted = crate::trace::model::RuleMet { method: "counter", ..set("filter:INPUT:rule:1", None) };
+        let rules = [rules, vec![counted]].concat();
+        let lines = told(vec![packet.enters("INPUT"), packet.leaves("INPUT", rules)]);
+        let marks: Vec<_> = lines.iter().map(|line| line.split(" MARK=").nth(1)).collect();
+        assert_eq!(marks, [Some("0x12"), None, Some("0x1")]);
+    }
+
+    #[test]
     fn the_rule_that_dropped_it() {
         let lines = told(fixtures::dropped_by_rule());
         assert_eq!(lines.len(), 2);
         assert!(lines[0].starts_with("TRACE: filter:FORWARD:rule:3 IN=veth1 OUT=veth2 "), "{lines:?}");
         assert!(lines[1].starts_with("DROP: filter:FORWARD:rule:3 IN=veth1 OUT=veth2 "), "{lines:?}");
+    }
+
+    #[test]
+    fn what_was_delivered_is_no_drop() {
+        let mut seen = fixtures::udp_read();
+        seen.truncate(3);
+        let mut freed = Seen { place: crate::trace::model::Place::Dropped, ..seen[2].clone() };
+        freed.view.drop.class = crate::event::model::Class::Routine;
+        seen.push(freed);
+        assert_eq!(told(seen), Vec::<String>::new());
     }
 
     #[test]

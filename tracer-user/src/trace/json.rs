@@ -43,7 +43,7 @@ mod tests {
         assert_eq!((&rule["kind"], &rule["method"]), (&json!("netfilter"), &json!("evaluated")));
         let expected = json!({"backend": "legacy", "family": "ipv4", "hook": "PREROUTING", "table": "raw",
             "chain": "cali-PREROUTING", "what": "return", "rule": 5, "handle": null, "verdict": "return",
-            "text": null, "priority": null});
+            "text": null, "mark": 0, "priority": null});
         assert_eq!(rule["netfilter"], expected);
         assert_eq!(lines[6]["nat"]["after"]["destination"]["address"], "10.244.3.7");
         assert_eq!(lines[7]["route"]["decision"], "refused");

@@ -111,6 +111,8 @@ fn print(table: &Table) -> Listing {
         Backend::Nft => Wanted::IptablesNftTable { family: *family, table: name },
     };
     match tools::listing(table.netns.inode, &wanted, LIMITS) {
+        // iptables-nft prints nothing of a table that is not there.
+        Ok(text) if !text.lines().any(|line| line.strip_prefix('*') == Some(name)) => Listing::NoTable,
         Ok(text) => Listing::Text(text.into()),
         Err(ToolError::NoTable { .. } | ToolError::NotLoaded { .. }) => Listing::NoTable,
         Err(error) => Listing::Unknown(error.to_string()),

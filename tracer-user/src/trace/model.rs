@@ -113,6 +113,8 @@ pub struct RuleMet {
     pub verdict: String,
     /// The rule's text.
     pub text: Option<String>,
+    /// skb->mark as the packet came to it; `None` where that is not known.
+    pub mark: Option<u32>,
     /// How that is known.
     pub confidence: Confidence,
     /// Likewise: `evaluated`, `counter`, `probe`.
@@ -273,6 +275,8 @@ pub struct NetfilterStep {
     pub verdict: Option<String>,
     /// The rule's text.
     pub text: Option<String>,
+    /// As in [`RuleMet::mark`].
+    pub mark: Option<u32>,
     /// Of the hook itself: the packet is past all functions with a smaller priority.
     pub priority: Option<i32>,
 }
@@ -326,7 +330,7 @@ pub struct End {
     pub last: Option<Kind>,
     /// One sentence: where it was last, and what that means.
     pub note: String,
-    /// The drop, as the line of a drop's event.
+    /// The drop, as the line of a drop's event; a routine one may be what happens to a packet that was delivered.
     #[serde(serialize_with = "as_event")]
     pub drop: Option<Box<Drop>>,
     /// Its cause.

@@ -93,17 +93,25 @@ fn route(head: &StepHead, raw: &Raw, names: &dyn Names) -> Option<Route> {
     // A packet that came in goes where `input` says, one that was made here where `output` does.
     let is_made_here =
         raw.ingress_ifindex == 0 && raw.hook.as_ref().is_none_or(|state| state.input.is_none());
-    let function = function(if is_made_here { head.route_output } else { head.route_input });
+    let [input, output] = [head.route_input, head.route_output].map(function);
+    let leaves = is_made_here || is_only_for_output(input.as_deref(), output.as_deref());
+    let function = if leaves { output } else { input };
     Some(Route {
-        decision: decision(function.as_deref(), is_made_here),
+        decision: decision(function.as_deref(), leaves),
         interface: interface_name(&head.route_device.name),
         gateway: gateway(head),
         function,
     })
 }
 
+/// A route for what is made here keeps the `input` that dst_init() (net/core/dst.c) gave it. So has a tunnel's packet, whose
+/// device is an incoming one for POSTROUTING.
+fn is_only_for_output(input: Option<&str>, output: Option<&str>) -> bool {
+    input == Some("dst_discard") && output.is_some_and(|output| output != "dst_discard_out")
+}
+
 /// What is done with the packet by a route's function (net/ipv4/route.c, net/ipv6/route.c, net/core/dst.c).
-fn decision(function: Option<&str>, is_made_here: bool) -> Decision {
+fn decision(function: Option<&str>, leaves: bool) -> Decision {
     match function {
         Some("ip_local_deliver" | "ip6_input") => Decision::Local,
         Some("ip_forward" | "ip6_forward" | "ip_mr_forward") => Decision::Forward,
@@ -117,7 +125,7 @@ fn decision(function: Option<&str>, is_made_here: bool) -> Decision {
             | "ip6_pkt_prohibit_out"
             | "ip_rt_bug",
         ) => Decision::Refused,
-        Some("ip_output" | "ip_mc_output" | "ip6_output") if is_made_here => Decision::Output,
+        Some("ip_output" | "ip_mc_output" | "ip6_output") if leaves => Decision::Output,
         _ => Decision::Other,
     }
 }
@@ -130,4 +138,18 @@ fn gateway(head: &StepHead) -> Option<IpAddr> {
         _ => return None,
     };
     (!gateway.is_unspecified()).then_some(gateway)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_for_output_refuses_nothing() {
+        assert!(is_only_for_output(Some("dst_discard"), Some("ip_output")));
+        assert!(!is_only_for_output(Some("dst_discard"), Some("dst_discard_out")));
+        assert!(!is_only_for_output(Some("ip_forward"), Some("ip_output")));
+        assert_eq!(decision(Some("ip_output"), true), Decision::Output);
+        assert_eq!(decision(Some("dst_discard"), false), Decision::Refused);
+    }
 }

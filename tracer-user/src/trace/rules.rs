@@ -22,9 +22,13 @@ use tracer_common::ConntrackOffsets;
 const MAX_PACKETS: usize = 4096;
 /// Time that evaluating may take at once.
 const BURST: Duration = Duration::from_millis(500);
-/// Where legacy tables are: name, hooks (NF_INET_*), priority there (net/ipv4/netfilter/iptable_*.c; the nat table changes
+
+/// Priority of connection tracking (NF_IP_PRI_CONNTRACK, include/uapi/linux/netfilter_ipv4.h).
+const CONNTRACK: i32 = -200;
+
+/// Where tables of iptables are: name, hooks (NF_INET_*), priority there (net/ipv4/netfilter/iptable_*.c; the nat table changes
 /// destinations at -100 and sources at 100).
-const LEGACY: [(&str, &[u8], i32); 6] = [
+const IPTABLES: [(&str, &[u8], i32); 6] = [
     ("raw", &[0, 3], -300),
     ("mangle", &[0, 1, 2, 3, 4], -150),
     ("nat", &[0, 3], -100),
@@ -135,22 +139,31 @@ impl Rules {
         OfHook { netns, has_legacy, chains, in_force }: OfHook<'_>,
     ) -> Met {
         let mut met = Met::default();
+        if chains.is_none() {
+            met.unsure = Some(
+                "which base chains nft has here is not known; of its rules only those of iptables are told"
+                    .to_owned(),
+            );
+        }
         let Some(family) = Family::from_number(family) else { return met };
         let Some(base) = hook_name(family, hook) else { return met };
         let end = if let Until::Past(priority) = until { *priority } else { i32::MAX };
         let mut packet = *before;
-        if chains.is_none() {
-            met.unsure = Some("rules of nft can't be read now".to_owned());
-        }
-        let tables = tables(hook, base, from, end, has_legacy, chains.as_deref().unwrap_or_default());
+        let mut is_tracked_since = false;
+        let tables = tables(hook, base, from, end, has_legacy, chains.as_deref());
         for (index, table) in tables.iter().enumerate() {
             let name = format!("{}:{}", table.name, table.chain);
             let rest = tables.get(index..).unwrap_or_default();
             if met.unsure.is_some() && !surely_reaches(until, rest) {
                 break;
             }
+            if matches!(hook, 0 | 3) && from < CONNTRACK && table.priority > CONNTRACK && !is_tracked_since {
+                // Connection tracking came in between: what it said is what it says now.
+                is_tracked_since = true;
+                packet.connection = after.and_then(|after| after.connection);
+            }
             if table.name == "nat" && table.is_iptables {
-                match is_asked(&packet, hook) {
+                match is_asked(&packet, hook, is_tracked_since) {
                     Some(true) => {}
                     Some(false) => continue,
                     None => {
@@ -161,6 +174,7 @@ impl Rules {
             }
             if !table.is_iptables {
                 met.unsure = Some(format!("rules of {} are nft's own, which are not evaluated", table.full));
+                packet = forgotten(packet);
                 continue;
             }
             let wanted = Table { netns, backend: table.backend, family, name: table.name.to_owned() };
@@ -170,6 +184,7 @@ impl Rules {
                 Listing::NoTable => continue,
                 Listing::Unknown(why) => {
                     met.unsure = Some(format!("rules of {name} can't be read: {why}"));
+                    packet = forgotten(packet);
                     continue;
                 }
             };
@@ -181,6 +196,7 @@ impl Rules {
                     met.unsure = Some(format!(
                         "evaluated, a rule of {name} would have dropped it: its rules can't be told"
                     ));
+                    packet = forgotten(packet);
                     continue;
                 }
                 Ends::Accepted if is_end => {
@@ -201,7 +217,7 @@ impl Rules {
             if table.name == "nat"
                 && let Some(after) = after
             {
-                packet = *after;
+                packet = Packet { mark: packet.mark, ..*after };
             }
         }
         met
@@ -215,6 +231,11 @@ fn surely_reaches(until: &Until<'_>, tables: &[OnHook<'_>]) -> bool {
         Until::Dropped(answer) => tables.iter().any(|table| table.is_named(*answer)),
         Until::Past(_) | Until::Left => true,
     }
+}
+
+/// What is known of a packet behind a table of which nothing is known.
+fn forgotten(packet: Packet<'_>) -> Packet<'_> {
+    Packet { mark: None, ttl: None, length: None, connection: None, ..packet }
 }
 
 /// A table's base chain on a hook.
@@ -242,18 +263,16 @@ fn tables<'a>(
     from: i32,
     end: i32,
     has_legacy: bool,
-    chains: &'a [BaseChain],
+    chains: Option<&'a [BaseChain]>,
 ) -> Vec<OnHook<'a>> {
-    let legacy = LEGACY.iter().filter(|(_, hooks, _)| has_legacy && hooks.contains(&hook));
-    let legacy = legacy.map(|(name, _, priority)| OnHook {
-        backend: Backend::Legacy,
-        name,
-        chain: base,
-        priority: *priority,
-        is_iptables: true,
-        full: String::new(),
-    });
-    let nft = chains.iter().map(|chain| OnHook {
+    let of_iptables = |backend| {
+        IPTABLES.iter().filter(move |(_, hooks, _)| hooks.contains(&hook)).map(move |(name, _, priority)| {
+            OnHook { backend, name, chain: base, priority: *priority, is_iptables: true, full: String::new() }
+        })
+    };
+    let legacy = of_iptables(Backend::Legacy).filter(|_| has_legacy);
+    let likely = of_iptables(Backend::Nft).filter(|_| chains.is_none());
+    let nft = chains.unwrap_or_default().iter().map(|chain| OnHook {
         backend: Backend::Nft,
         name: &chain.table,
         chain: &chain.chain,
@@ -262,7 +281,7 @@ fn tables<'a>(
         full: format!("{}:{}:{}", chain.family.nft_name(), chain.table, chain.chain),
     });
     let mut all: Vec<OnHook<'_>> =
-        legacy.chain(nft).filter(|table| (from..end).contains(&table.priority)).collect();
+        legacy.chain(likely).chain(nft).filter(|table| (from..end).contains(&table.priority)).collect();
     all.sort_by_key(|table| table.priority);
     all
 }
@@ -270,13 +289,17 @@ fn tables<'a>(
 /// Whether the nat table is asked on a hook: for packets of new connections, until it has given its answer (nf_nat_inet_fn(),
 /// net/netfilter/nf_nat_core.c). ICMP errors about a connection are not its packets: they are translated as their connection is,
 /// without rules (nf_nat_ipv4_fn() and nf_nat_ipv6_fn(), net/netfilter/nf_nat_proto.c). `None` if that can't be known.
-fn is_asked(packet: &Packet<'_>, hook: u8) -> Option<bool> {
+///
+/// With `is_tracked_since` the connection is as it was after the table: then it is new to NAT if it is not confirmed yet.
+fn is_asked(packet: &Packet<'_>, hook: u8, is_tracked_since: bool) -> Option<bool> {
     let is_destination = matches!(hook, 0 | 3);
     match packet.connection? {
         Connection::Tracked { state: State::Related, .. } if is_icmp(packet.protocol?) => Some(false),
-        Connection::Tracked { state: State::New | State::Related, status, .. } => {
-            Some(!evaluate::is_translated(status?, is_destination))
-        }
+        Connection::Tracked { state: State::New | State::Related, status, .. } => Some(if is_tracked_since {
+            !evaluate::is_confirmed(status?)
+        } else {
+            !evaluate::is_translated(status?, is_destination)
+        }),
         _ => Some(false),
     }
 }

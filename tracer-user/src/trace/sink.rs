@@ -4,6 +4,7 @@ use super::model::{Outcome, Step, Story};
 use super::pcapng::Pcapng;
 use super::tree::{Look, tree};
 use super::{iptables, json};
+use crate::event::model::Class;
 use crate::output::{Clock, Palette, Stop, TimeFormat, words};
 use jiff::tz::TimeZone;
 use std::collections::BTreeMap;
@@ -58,6 +59,7 @@ pub struct TraceOutput<O: Write> {
     count: Option<u64>,
     pcapng: Option<Pcapng>,
     packets: u64,
+    dropped: u64,
     outcomes: [u64; 5],
     /// How many packets were dropped where.
     places: BTreeMap<String, u64>,
@@ -86,6 +88,7 @@ impl<O: Write> TraceOutput<O> {
             count,
             pcapng: None,
             packets: 0,
+            dropped: 0,
             outcomes: [0; 5],
             places: BTreeMap::new(),
         }
@@ -138,11 +141,10 @@ impl<O: Write> TraceOutput<O> {
         format!("{total} packet{s}{colon}{}", parts.join(", "))
     }
 
-    /// Packets that were dropped.
+    /// Packets that were dropped, but for those where nothing is wrong ([`Class::Routine`]).
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        let told = OUTCOMES.iter().zip(self.outcomes);
-        told.filter(|((outcome, _), _)| *outcome == Outcome::Dropped).map(|(_, count)| count).sum()
+        self.dropped
     }
 
     /// ` (filter:FORWARD:rule:3 x2, IP_INNOROUTES)`
@@ -166,7 +168,10 @@ impl<O: Write> TraceOutput<O> {
         if let Some(count) = position.and_then(|position| self.outcomes.get_mut(position)) {
             *count += 1;
         }
-        if let Some(drop) = &story.end.drop {
+        if story.end.outcome == Outcome::Dropped
+            && let Some(drop) = &story.end.drop
+        {
+            self.dropped += u64::from(drop.drop.class != Class::Routine);
             let rule = drop.drop.netfilter.as_deref().and_then(words::rule);
             let mut place = rule.unwrap_or_else(|| words::place(drop));
             if self.places.len() >= MAX_PLACES && !self.places.contains_key(&place) {
@@ -276,6 +281,20 @@ mod tests {
         let mut stories = stories().into_iter();
         assert!(output.story(stories.next().unwrap()).is_continue());
         assert!(matches!(output.story(stories.next().unwrap()), ControlFlow::Break(Stop::Count)));
+    }
+
+    #[test]
+    fn routine_drops_are_no_drops() {
+        let mut output = TraceOutput::new(settings(Format::Iptables), Vec::new());
+        for mut story in stories() {
+            if story.end.packet == "1"
+                && let Some(drop) = &mut story.end.drop
+            {
+                drop.drop.class = Class::Routine;
+            }
+            let _ = output.story(story);
+        }
+        assert_eq!(output.dropped(), 1);
     }
 
     #[test]

@@ -64,6 +64,13 @@ impl Stories {
             // Who reads from a tun or tap device takes it off the node.
             seen.place = Place::Consumed { location: Some(format!("read by {process}, pid {pid}")) };
         }
+        if seen.view.network.netns.is_none()
+            && matches!(seen.place, Place::Read { .. } | Place::Taken | Place::Consumed { .. })
+            && let Some(last) = self.open.get(&packet).and_then(|open| open.trail.last())
+        {
+            // A socket's buffer keeps no device and no route.
+            (seen.view.network.netns, seen.pod) = (last.view.network.netns, last.pod.clone());
+        }
         let is_late = match self.past.about(packet) {
             // It was held to have gone, but was only kept for long.
             Some(Past::Gone) if matches!(seen.place, Place::Dropped) => true,

@@ -7,6 +7,7 @@ use crate::event::model::{Class, Endpoint};
 use crate::netfilter::model::{Backend, Confidence, Family};
 use crate::output::line::{self, styled};
 use crate::output::{Palette, escape, words};
+use tracer_common::priority;
 
 /// How a tree looks.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,9 +73,11 @@ fn milliseconds(nanoseconds: i128) -> String {
 pub(super) fn line(step: &Step) -> String {
     let netfilter = step.netfilter.as_ref();
     if let (Kind::Netfilter, Some(met)) = (step.kind, netfilter.and_then(|it| rule(it, step))) {
-        return with_note(&format!("  {met}"), step);
+        let note = step.note.as_ref().map(|note| format!("  -- {}", escape(note)));
+        return format!("  {met}{}", note.unwrap_or_default());
     }
     let what = match step.kind {
+        Kind::Device if step.interface_in.is_none() && step.interface_out.is_none() => String::new(),
         Kind::Device if step.interface_out.is_some() => format!("sent on {}", interface(&step.interface_out)),
         Kind::Device => format!("received on {}", interface(&step.interface_in)),
         Kind::Tc if step.interface_out.is_some() => format!("egress of {}", interface(&step.interface_out)),
@@ -92,16 +95,13 @@ pub(super) fn line(step: &Step) -> String {
         Confidence::Ambiguous => " (ambiguous)",
     };
     // What a device step of another kind has to say is its note.
-    let what = if step.kind == Kind::Device && step.method == "compared" { String::new() } else { what };
-    with_note(&format!("{:<9}  {what}{sure}", kind(step.kind)), step)
-}
-
-fn with_note(text: &str, step: &Step) -> String {
-    match &step.note {
-        Some(note) if text.ends_with(' ') => format!("{text}{}", escape(note)),
-        Some(note) => format!("{text}  -- {}", escape(note)),
-        None => text.trim_end().to_owned(),
-    }
+    let is_note_only = what.is_empty() || step.kind == Kind::Device && step.method == "compared";
+    let text = match &step.note {
+        Some(note) if is_note_only => escape(note).into_owned(),
+        Some(note) => format!("{what}  -- {}", escape(note)),
+        None => what,
+    };
+    format!("{:<9}  {text}{sure}", kind(step.kind)).trim_end().to_owned()
 }
 
 fn kind(kind: Kind) -> &'static str {
@@ -136,8 +136,24 @@ fn hook(netfilter: &NetfilterStep, step: &Step) -> String {
         (None, Some(to)) => format!("  ->{}", escape(to)),
         (None, None) => String::new(),
     };
-    let past = netfilter.priority.map(|priority| format!(" past priority {priority}")).unwrap_or_default();
+    let past = netfilter.priority.map(|priority| format!(" past {}", function(priority))).unwrap_or_default();
     format!("{family}{}{past}{devices}", netfilter.hook)
+}
+
+/// What is behind a packet that is past all functions with a smaller priority, where that is one of those where it is looked at.
+fn function(priority: i32) -> String {
+    let name = match priority {
+        priority::RAW => "raw",
+        priority::CONNTRACK => "connection tracking",
+        priority::MANGLE => "mangle",
+        priority::DSTNAT => "destination NAT",
+        priority::FILTER => "filter",
+        priority::SECURITY => "security",
+        priority::SRCNAT => "source NAT",
+        i32::MAX => "all",
+        other => return format!("priority {other}"),
+    };
+    name.to_owned()
 }
 
 /// `nat:KUBE-SEP-A:rule:2  target dnat  (legacy, evaluated)`; `None` for the hook itself.
@@ -260,7 +276,7 @@ packet 2  22:14:03.112  shop/cart-7c9:41822 -> 10.96.3.4:6379  TCP SYN
       +0.070 ms  netfilter  FORWARD  veth1->veth2
       +0.080 ms    filter:FORWARD:policy:3  accept  (legacy, evaluated)
       +0.090 ms  netfilter  POSTROUTING  ->veth2
-      +0.110 ms  neighbour  its destination is 02:00:00:00:01:09
+      +0.110 ms  neighbour  its destination is at 02:00:00:00:01:09
       +0.110 ms  tc         egress of veth2
       +0.120 ms  qdisc      veth2
       +0.130 ms  device     sent on veth2
@@ -307,7 +323,8 @@ packet 2  22:14:03.112  shop/cart-7c9:41822 -> 10.96.3.4:6379  TCP SYN
             packet.device("veth2").at(crate::trace::model::Place::Queued),
         ];
         let text = told(seen, &plain());
-        let bridge = "bridge      (inferred)  -- from veth1 to veth2: to another port";
+        let bridge =
+            "bridge     from veth1 to veth2: to another port of a bridge, or by a tc program (inferred)\n";
         assert!(text.contains(bridge), "{text}");
     }
 
@@ -334,6 +351,23 @@ packet 2  22:14:03.112  shop/cart-7c9:41822 -> 10.96.3.4:6379  TCP SYN
         }
         let text = told(seen, &Look { verbose: true, ..plain() });
         assert!(!text.contains('\u{1b}') && text.contains("\\x1b[31m:\\x1b[31m:rule:1"), "{text}");
+    }
+
+    #[test]
+    fn what_is_not_told_is_said_once() {
+        let mut packet = fixtures::Walker::new(1, "udp", "10.0.0.1:1", "10.0.0.2:53");
+        packet.hook_devices(Some("eth0"), None);
+        let mut point = |point| {
+            let unsure = Some("too many packets".to_owned());
+            let passed = crate::trace::model::Passed { unsure, ..fixtures::passed("INPUT", point) };
+            packet.at(crate::trace::model::Place::Hook(Box::new(passed)))
+        };
+        use crate::trace::model::Point::{Entered, Past};
+        let text = told(vec![point(Entered), point(Past(-149)), point(Past(1))], &plain());
+        assert_eq!(text.matches("too many packets").count(), 1, "{text}");
+        let text = told(vec![point(Past(-149)), point(Past(7))], &plain());
+        assert!(text.contains("netfilter  INPUT  eth0  -- too many packets\n"), "{text}");
+        assert_eq!((function(-149), function(7)), ("mangle".to_owned(), "priority 7".to_owned()));
     }
 
     #[test]

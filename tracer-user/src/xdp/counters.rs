@@ -1,5 +1,5 @@
-//! What a driver counts of the packets that its XDP program dropped: those of its own statistics (`ethtool -S`) that say so
-//! by their name. Drivers call them as they like: `rx_queue_0_xdp_drops` (veth), `rx0_xdp_drops` (virtio_net), `rx_xdp_drop`
+//! What a driver counts of the packets that it or its XDP program dropped: those of its own statistics (`ethtool -S`) that say
+//! so by their name. Drivers call them as they like: `rx_queue_0_xdp_drops` (veth), `rx0_xdp_drops` (virtio_net), `rx_xdp_drop`
 //! (mlx5).
 //!
 //! Requests and structures: include/uapi/linux/ethtool.h. All numbers are in the machine's order.
@@ -27,6 +27,18 @@ const MOST: usize = 8192;
 /// # Errors
 /// When the driver has none, or more than are looked at.
 pub fn read(interface: &str) -> io::Result<Vec<(String, u64)>> {
+    statistics(interface, is_xdp_drop)
+}
+
+/// The statistics that count what a device dropped, whoever dropped it.
+///
+/// # Errors
+/// Likewise.
+pub fn drops_of(interface: &str) -> io::Result<Vec<(String, u64)>> {
+    statistics(interface, is_drop)
+}
+
+fn statistics(interface: &str, is_wanted: fn(&str) -> bool) -> io::Result<Vec<(String, u64)>> {
     // SAFETY: no memory is involved.
     let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if socket < 0 {
@@ -49,18 +61,25 @@ pub fn read(interface: &str) -> io::Result<Vec<(String, u64)>> {
     let mut values = vec![0; 8 + 2 * MOST * 8];
     put(&mut values, &[GET_STATS, count as u32]);
     ask(&socket, interface, &mut values)?;
-    Ok(drops(&names, &values))
+    Ok(wanted(&names, &values, is_wanted))
 }
 
-/// The statistics that count XDP drops. Both are the kernel's answers, with its own counts in them.
-fn drops(names: &[u8], values: &[u8]) -> Vec<(String, u64)> {
+/// The statistics whose names are wanted. Both are the kernel's answers, with its own counts in them.
+fn wanted(names: &[u8], values: &[u8], is_wanted: fn(&str) -> bool) -> Vec<(String, u64)> {
     let count =
         |answer: &[u8], at| word(answer, at).and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
     let count_of_both = count(names, 8).min(count(values, 4));
     let names = names.get(12..).unwrap_or_default().as_chunks::<NAME>().0;
     let values = values.get(8..).unwrap_or_default().as_chunks::<8>().0;
     let named = names.iter().map(|name| text(name)).zip(values.iter().copied().map(u64::from_ne_bytes));
-    named.take(count_of_both).filter(|(name, _)| is_xdp_drop(name)).collect()
+    named.take(count_of_both).filter(|(name, _)| is_wanted(name)).collect()
+}
+
+fn is_drop(name: &str) -> bool {
+    const WORDS: [&str; 8] =
+        ["drop", "discard", "missed", "no_buf", "nobuf", "out_of_buffer", "overrun", "no_desc"];
+    let name = name.to_ascii_lowercase();
+    WORDS.iter().any(|word| name.contains(word))
 }
 
 fn is_xdp_drop(name: &str) -> bool {
@@ -110,6 +129,10 @@ mod tests {
         for name in ["rx_queue_0_drops", "rx_queue_0_xdp_packets", "tx0_xdp_tx_drops", "xdp_pass", ""] {
             assert!(!is_xdp_drop(name), "{name}");
         }
+        for name in ["rx_queue_0_drops", "rx_discards_phy", "rx_missed_errors", "rx_out_of_buffer"] {
+            assert!(is_drop(name), "{name}");
+        }
+        assert!(!is_drop("rx_packets") && !is_drop("rx_cache_full"));
     }
 
     fn answers(names: &[&str], counts: (u32, u32)) -> (Vec<u8>, Vec<u8>) {
@@ -129,12 +152,12 @@ mod tests {
         let names = ["peer_ifindex", "rx_queue_0_xdp_drops", "rx_queue_1_xdp_drops"];
         let of = |counts| {
             let (names, values) = answers(&names, counts);
-            drops(&names, &values).into_iter().map(|(_, count)| count).collect::<Vec<_>>()
+            wanted(&names, &values, is_xdp_drop).into_iter().map(|(_, count)| count).collect::<Vec<_>>()
         };
         assert_eq!(of((3, 3)), [2, 3]);
         assert_eq!(of((3, 2)), [2]);
         assert_eq!(of((u32::MAX, u32::MAX)), [2, 3]);
-        assert_eq!(drops(&[], &[]), []);
+        assert_eq!(wanted(&[], &[], is_xdp_drop), []);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub fn read() -> io::Result<Vec<report::Known>> {
             let drops = Pins::find(&ROOTS).and_then(|pins| pins.xdp_drops()).ok().flatten();
             counters.extend(drops.map(|drops| ("cilium_metrics, on all interfaces".to_owned(), drops)));
         }
-        report::Known { attached, program, counters }
+        report::Known { attached, program, counters, more: None }
     };
     Ok(links::read()?.into_iter().map(known).collect())
 }

@@ -17,6 +17,27 @@ pub struct Known {
     pub program: Program,
     /// What counts its drops: names and numbers, of which several add up. Empty where nothing does.
     pub counters: Vec<(String, u64)>,
+    /// By how much they have grown in the last moments; `None` if they were looked at once only.
+    pub more: Option<u64>,
+}
+
+impl Known {
+    /// All of its drops that were counted.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.counters.iter().fold(0, |sum, (_, count)| sum.saturating_add(*count))
+    }
+}
+
+/// The programs as they are now, with what was counted since they were looked at before.
+#[must_use]
+pub fn since(before: &[Known], now: Vec<Known>) -> Vec<Known> {
+    let counted = |mut known: Known| {
+        let earlier = before.iter().find(|earlier| earlier.attached == known.attached);
+        known.more = earlier.and_then(|earlier| known.dropped().checked_sub(earlier.dropped()));
+        known
+    };
+    now.into_iter().map(counted).collect()
 }
 
 /// The report for people. `Err` is why the kernel didn't tell.
@@ -34,7 +55,7 @@ pub fn report(programs: Result<&[Known], &str>) -> String {
 }
 
 fn line(text: &mut String, known: &Known) {
-    let Known { attached: Attached { interface, mode, program: id }, program, counters } = known;
+    let Known { attached: Attached { interface, mode, program: id }, program, counters, more } = known;
     let name = program.name.as_deref().map_or("without a name".into(), escape);
     let _ = write!(text, "  {}  {}  {name} (id {id}", escape(interface), mode.name());
     if let Some(tag) = &program.tag {
@@ -52,10 +73,12 @@ fn line(text: &mut String, known: &Known) {
         Mode::Hardware => "drops here never become an skb and can't be seen",
     });
     if !counters.is_empty() {
-        let sum = counters.iter().fold(0_u64, |sum, (_, count)| sum.saturating_add(*count));
         let names: Vec<_> = counters.iter().take(TOLD).map(|(name, _)| escape(name)).collect();
-        let more = if counters.len() > TOLD { " ..." } else { "" };
-        let _ = write!(text, "; counted: {sum} dropped ({}{more})", names.join(", "));
+        let others = if counters.len() > TOLD { " ..." } else { "" };
+        let _ = write!(text, "; counted: {} dropped ({}{others})", known.dropped(), names.join(", "));
+        if let Some(more) = more {
+            let _ = write!(text, ", {more} of them in the last moments");
+        }
     }
     text.push('\n');
 }
@@ -73,7 +96,21 @@ mod tests {
                 pinned: Some("/sys/fs/bpf/x".to_owned()),
             },
             counters: counters.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
+            more: None,
         }
+    }
+
+    #[test]
+    fn what_was_counted_since() {
+        let before = [known(Mode::Driver, &[("rx0_xdp_drops", 3)]), known(Mode::Hardware, &[("x", 9)])];
+        let now = vec![known(Mode::Driver, &[("rx0_xdp_drops", 5)]), known(Mode::Hardware, &[("x", 1)])];
+        let more: Vec<_> = since(&before, now.clone()).iter().map(|known| known.more).collect();
+        // A driver that was loaded anew counts from 0.
+        assert_eq!(more, [Some(2), None]);
+        assert!(
+            report(Ok(&since(&before, now)))
+                .contains("5 dropped (rx0_xdp_drops), 2 of them in the last moments\n")
+        );
     }
 
     #[test]

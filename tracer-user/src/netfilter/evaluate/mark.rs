@@ -44,7 +44,7 @@ impl Mark {
         Self { value: mark & known, known }
     }
 
-    /// All of it, if it is known.
+    /// The mark, if all of it is known.
     pub(super) fn whole(self) -> Option<u32> {
         (self.known == u32::MAX).then_some(self.value)
     }

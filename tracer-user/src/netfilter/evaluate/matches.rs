@@ -98,6 +98,7 @@ pub(super) mod state {
 
 /// Bits of nf_conn.status (include/uapi/linux/netfilter/nf_conntrack_common.h).
 pub(super) mod status {
+    pub(in super::super) const CONFIRMED: u32 = 1 << 3;
     pub(in super::super) const SRC_NAT: u32 = 1 << 4;
     pub(in super::super) const DST_NAT: u32 = 1 << 5;
     pub(in super::super) const SRC_NAT_DONE: u32 = 1 << 7;

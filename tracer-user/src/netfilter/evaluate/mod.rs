@@ -140,6 +140,12 @@ pub fn is_translated(status: u32, is_destination: bool) -> bool {
     status & if is_destination { status::DST_NAT_DONE } else { status::SRC_NAT_DONE } != 0
 }
 
+/// Whether a connection with this nf_conn.status is in the table of connections: its first packet has come through.
+#[must_use]
+pub fn is_confirmed(status: u32) -> bool {
+    status & status::CONFIRMED != 0
+}
+
 /// The rules and policies that may have dropped a packet on a hook. `tables` are the hook's, in the order in which they
 /// are asked; `only` names the table that dropped it, if that is known. Takes time and memory in proportion to the
 /// listings, and asks at most 200,000 rules.

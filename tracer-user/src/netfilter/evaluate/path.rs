@@ -209,6 +209,7 @@ impl<'a> Way<'_, 'a> {
             handle: None,
             verdict,
             text: text.map(str::to_owned),
+            mark: self.mark.whole(),
             confidence: Confidence::Inferred,
             method: "evaluated",
         });

@@ -679,6 +679,9 @@ fn the_way_through_a_table() {
     ];
     assert_eq!(words, expected);
     assert_eq!((found.ends, found.unsure), (Ends::Accepted, None));
+    // With the mark that it has on the way.
+    let marks: Vec<_> = found.met.iter().map(|met| met.mark).collect();
+    assert_eq!(marks[1..4], [Some(0), Some(0), Some(4)]);
     assert_eq!(found.met[3].text.as_deref(), Some("-A mark-it -p tcp"));
     assert_eq!((found.met[3].backend, found.met[3].method), (Backend::Nft, "evaluated"));
 }

@@ -132,6 +132,18 @@ impl Tracer {
         Some(watched(chunk, packets))
     }
 
+    /// What a per-CPU number is on all CPUs together; `None` if it can't be read on any, or the place is not learned
+    /// ([`Self::learn_per_cpu`]).
+    pub fn sum(&self, memory: &mut Reader<'_>, address: u64) -> Option<u64> {
+        let of_cpu = |cpu| {
+            let state = self.cpus.read(cpu * Layout::LEVELS);
+            // A CPU that never was online has counted nothing.
+            (state.has_offset != 0).then(|| memory.u64(address.wrapping_add(state.per_cpu_offset)))
+        };
+        let read: Vec<u64> = (0..self.layout.cpus).filter_map(of_cpu).collect::<Option<_>>()?;
+        (!read.is_empty()).then(|| read.into_iter().fold(0, u64::wrapping_add))
+    }
+
     /// How many chunks of counters there is room for.
     #[must_use]
     pub fn chunks(&self) -> u32 {

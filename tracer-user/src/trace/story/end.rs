@@ -1,7 +1,7 @@
 //! What became of a packet, and in one sentence why that is held to be so.
 
 use super::steps::{Trail, mac, tunnelled};
-use crate::event::model::{Drop, Endpoint};
+use crate::event::model::{Class, Drop, Endpoint};
 use crate::netfilter::model::Family;
 use crate::output::{escape, words};
 use crate::trace::model::{Decision, End, Outcome, Passed, Place, Point, Seen};
@@ -27,7 +27,7 @@ pub(super) enum Reply {
 pub(super) fn end(trail: &Trail, quiet: bool, reply: &Reply) -> Option<End> {
     let last = trail.last()?;
     let (outcome, note) = outcome(trail, last, quiet, reply)?;
-    let dropped = (outcome == Outcome::Dropped).then(|| Box::new(last.view.clone()));
+    let dropped = matches!(last.place, Place::Dropped).then(|| Box::new(last.view.clone()));
     Some(End {
         packet: trail.packet().to_string(),
         time: trail.freed().map_or(last.view.time, |freed| freed.view.time),
@@ -44,6 +44,12 @@ fn outcome(trail: &Trail, last: &Seen, quiet: bool, reply: &Reply) -> Option<(Ou
     let pod = last.pod.as_ref().map(|pod| format!(" in {}", escape(pod))).unwrap_or_default();
     let is_freed = trail.freed().is_some();
     match &last.place {
+        // What it came for was done.
+        Place::Dropped if is_done_with(trail, &last.view) => {
+            let note =
+                format!("delivered{pod}: done with, as a matter of routine: {}", words::place(&last.view));
+            Some((Outcome::Delivered, note))
+        }
         Place::Dropped => Some((Outcome::Dropped, format!("dropped{pod}: {}", words::place(&last.view)))),
         Place::Read { process, pid } => {
             Some((Outcome::Delivered, format!("delivered: read by {} (pid {pid}){pod}", escape(process))))
@@ -70,6 +76,12 @@ fn outcome(trail: &Trail, last: &Seen, quiet: bool, reply: &Reply) -> Option<(Ou
         }
         _ => Some((Outcome::Vanished, vanished(trail, last, &normally(trail, last)))),
     }
+}
+
+/// Whether that is no drop but how the kernel ends with a packet that came where it was to come, or became part of another.
+fn is_done_with(trail: &Trail, view: &Drop) -> bool {
+    let is_part = view.drop.cause.as_ref().is_some_and(|cause| cause.id == "consumed-fragments");
+    view.drop.class == Class::Routine && (is_part || trail.visit().is_here())
 }
 
 /// `None` while its answer may still come.
@@ -118,13 +130,21 @@ fn hands_on(seen: &Seen) -> Option<&'static str> {
 
 /// It went through INPUT, as far as is known.
 fn is_through_input(passed: &Passed) -> bool {
-    // Behind the last look only connection tracking confirms.
-    let is_last = match passed.point {
-        Point::Left => true,
-        Point::Past(at) => at >= priority::SRCNAT,
-        Point::Entered => false,
+    passed.family != Family::Bridge && passed.hook == "INPUT" && is_through(passed)
+}
+
+/// It went through the hook: behind the last look there connection tracking confirms at most.
+fn is_through(passed: &Passed) -> bool {
+    let last = match passed.hook {
+        "PREROUTING" => priority::DSTNAT,
+        "FORWARD" | "OUTPUT" => priority::SECURITY,
+        _ => priority::SRCNAT,
     };
-    passed.family != Family::Bridge && passed.hook == "INPUT" && is_last
+    match passed.point {
+        Point::Left => true,
+        Point::Past(at) => passed.family != Family::Bridge && at >= last,
+        Point::Entered => false,
+    }
 }
 
 /// Whose socket took it.
@@ -154,6 +174,8 @@ fn taken_by_kernel(view: &Drop) -> &'static str {
         }
         (Some("tcp"), _) if has("SYN") && !has("ACK") => "taken by TCP itself, which answers for a listener",
         (Some("tcp"), _) => "taken by TCP itself",
+        // Not before its program has read it, or a tunnel's device has it.
+        (Some("udp"), _) => "taken out of its UDP socket",
         _ => "taken by the kernel itself",
     }
 }
@@ -174,9 +196,9 @@ fn last_seen(trail: &Trail, last: &Seen) -> String {
         Place::Hook(passed) => {
             let family = if passed.family == Family::Bridge { "bridge " } else { "" };
             let how = match passed.point {
+                _ if is_through(passed) => "leaving",
                 Point::Entered => "entering",
-                Point::Past(_) => "inside",
-                Point::Left => "leaving",
+                Point::Past(_) | Point::Left => "inside",
             };
             format!("{how} {family}hook {}", passed.hook)
         }
@@ -219,7 +241,7 @@ fn normally(trail: &Trail, last: &Seen) -> String {
         Place::Hook(passed) if passed.family == Family::Bridge => {
             "what the bridge does with it: up to the bridge itself, or on to another port".to_owned()
         }
-        Place::Hook(passed) if passed.point != Point::Left => {
+        Place::Hook(passed) if !is_through(passed) => {
             format!(
                 "the other functions on {}; one may have taken it, or queued it for a program",
                 passed.hook

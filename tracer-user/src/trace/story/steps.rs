@@ -47,6 +47,8 @@ pub(super) struct Visit {
     /// The device that received it last there.
     received_on: Option<String>,
     ttl: Option<u8>,
+    /// The bridge whose frames IP's hooks are run for (br_netfilter).
+    bridge: Option<String>,
     /// The device that it was given to last there, and what kind that is.
     sent_on: Option<(String, Option<String>)>,
     /// A hook of IPv4 or IPv6 was seen.
@@ -57,8 +59,12 @@ pub(super) struct Visit {
     hook: Option<(Family, &'static str)>,
     /// The hooks that it has entered and not left: those of IP are run inside a bridge's (br_netfilter).
     inside: Vec<(Family, &'static str)>,
+    /// What was said last of rules that could not be told.
+    unsure: Option<String>,
     /// Where it was routed to.
     pub(super) route: Option<Route>,
+    /// It was freed as what was read from a socket is.
+    at_socket: bool,
     /// The device whose next hop was told.
     neighbour_on: Option<String>,
     /// It is known why no hooks are seen, or it was said that they are not.
@@ -239,12 +245,14 @@ impl Trail {
 impl At<'_> {
     fn push(&mut self, kind: Kind, method: &'static str) -> &mut Step {
         let network = &self.seen.view.network;
+        // Where it is freed that is not always known. It has not moved.
+        let home = self.before.filter(|_| network.netns.is_none()).unwrap_or(self.seen);
         let step = Step {
             packet: String::new(),
             step: 0,
             time: self.seen.view.time,
-            netns: network.netns,
-            pod: self.seen.pod.clone(),
+            netns: home.view.network.netns,
+            pod: home.pod.clone(),
             kind,
             interface_in: network.interface_in.clone(),
             interface_out: network.interface_out.clone(),
@@ -309,7 +317,7 @@ impl Visit {
         if passed.point != Point::Left {
             self.inside.push(this);
         }
-        if matches!(passed.family, Family::Ipv4 | Family::Ipv6 | Family::Inet) {
+        if is_of_ip(passed.family) {
             self.has_hooks = true;
             self.sent_on = None;
             self.went_on |= passed.hook != "PREROUTING" && passed.hook != "INGRESS";
@@ -334,7 +342,11 @@ impl Visit {
                 step.seen = Some(Arc::clone(before));
             }
         }
-        if let Some(unsure) = &passed.unsure {
+        // Where the same holds for all that follows it is said once.
+        if let Some(unsure) = &passed.unsure
+            && self.unsure.as_ref() != Some(unsure)
+        {
+            self.unsure = Some(unsure.clone());
             if !enters || !passed.rules.is_empty() {
                 at.push(Kind::Netfilter, "hook").netfilter = Some(hook(priority));
             }
@@ -368,6 +380,7 @@ impl Visit {
                 self.is_explained = true;
                 at.push(Kind::Bridge, "hook").note = Some("on a bridge".to_owned());
             }
+            Place::Hook(passed) if is_of_ip(passed.family) && self.enters(passed) => self.lifted(at),
             Place::Received => self.taken_up(device.as_deref(), at),
             Place::TcEgress | Place::Queued | Place::Sent => {
                 self.passed_on(device.as_deref(), at);
@@ -391,9 +404,30 @@ impl Visit {
         bridge(at, note, link.is_some());
     }
 
+    /// From the device that received it to the one above it whose hooks these are: a bridge, a VLAN, a bond.
+    fn lifted(&mut self, at: &mut At<'_>) {
+        let upper = at.seen.view.network.interface_in.as_deref();
+        let (Some(port), Some(upper)) = (self.received_on.as_deref(), upper) else { return };
+        if port == upper || self.went_on || self.sent_on.is_some() {
+            return;
+        }
+        if at.seen.link.as_deref() == Some("bridge") {
+            let note = format!("from port {} up to {}", escape(port), escape(upper));
+            bridge(at, note, true);
+            self.bridge = Some(upper.to_owned());
+        }
+        self.received_on = Some(upper.to_owned());
+    }
+
     /// From the device that received it to another, without FORWARD.
     fn passed_on(&mut self, device: Option<&str>, at: &mut At<'_>) {
         let (Some(from), Some(to)) = (self.received_on.as_deref(), device) else { return };
+        if self.bridge.as_deref().is_some_and(|bridge| bridge != to) && self.route.is_none() {
+            let note = format!("on to port {} of {}", escape(to), escape(from));
+            (self.bridge, self.is_explained) = (None, true);
+            bridge(at, note, true);
+            return;
+        }
         if from == to || self.went_on || self.sent_on.is_some() || self.is_explained {
             return;
         }
@@ -454,7 +488,7 @@ impl Visit {
         }
         let next = route.gateway.map_or_else(|| "its destination".to_owned(), |it| format!("next hop {it}"));
         self.neighbour_on = Some(device.to_owned());
-        at.outgoing(Kind::Neighbour, "headers").note = Some(format!("{next} is {}", mac(destination)));
+        at.outgoing(Kind::Neighbour, "headers").note = Some(format!("{next} is at {}", mac(destination)));
     }
 
     /// The place itself.
@@ -469,6 +503,7 @@ impl Visit {
                 self.ttl = seen.view.packet.ttl;
                 (self.sent_on, self.went_on, self.hook, self.route) = (None, false, None, None);
                 self.inside.clear();
+                self.bridge = None;
             }
             Place::TcIngress => {
                 at.incoming(Kind::Tc, "tc");
@@ -495,10 +530,14 @@ impl Visit {
                 at.incoming(Kind::Socket, method).note = Some(taken_by(&seen.view).to_owned());
             }
             Place::Consumed { location } => {
+                self.at_socket |= location.as_deref().is_some_and(frees_what_was_read);
                 let by = location.as_ref().map(|location| format!(" ({location})")).unwrap_or_default();
                 if self.is_here() {
-                    at.incoming(Kind::Socket, "tracepoint").note =
-                        Some(format!("taken by the kernel itself{by}"));
+                    let taken = match seen.view.network.transport.as_deref() {
+                        Some("udp") => "used, and freed",
+                        _ => "taken by the kernel itself",
+                    };
+                    at.incoming(Kind::Socket, "tracepoint").note = Some(format!("{taken}{by}"));
                 } else if self.sent_on.is_none() {
                     at.incoming(Kind::Device, "tracepoint").note =
                         Some(format!("freed by the kernel, not as dropped{by}"));
@@ -522,17 +561,31 @@ impl Visit {
         }
     }
 
-    /// It came as far as to be for this network namespace.
     /// It was given to a driver.
     pub(super) fn is_sent(&self) -> bool {
         self.sent_on.is_some()
     }
 
+    /// It came as far as to be for this network namespace.
     pub(super) fn is_here(&self) -> bool {
         let by_hook = self.hook.is_some_and(|(family, hook)| family != Family::Bridge && hook == "INPUT");
         let by_route = self.route.as_ref().is_some_and(|route| route.decision == Decision::Local);
-        self.sent_on.is_none() && (by_hook || by_route)
+        self.sent_on.is_none() && (by_hook || by_route || self.at_socket)
     }
+}
+
+fn is_of_ip(family: Family) -> bool {
+    matches!(family, Family::Ipv4 | Family::Ipv6 | Family::Inet)
+}
+
+/// Where TCP and UDP free what a program has read (tcp_eat_recv_skb(), net/ipv4/tcp.c; skb_consume_udp(), net/ipv4/udp.c; they
+/// leave it to skb_attempt_defer_free(), net/core/skbuff.c, which has it freed where it was allocated).
+fn frees_what_was_read(location: &str) -> bool {
+    let function = location.split('+').next();
+    matches!(
+        function,
+        Some("skb_defer_free_flush" | "skb_attempt_defer_free" | "skb_consume_udp" | "tcp_eat_recv_skb")
+    )
 }
 
 fn bridge(at: &mut At<'_>, note: String, is_sure: bool) {
@@ -657,6 +710,7 @@ impl NetfilterStep {
             handle: None,
             verdict: None,
             text: None,
+            mark: None,
             priority,
         }
     }
@@ -671,6 +725,7 @@ impl NetfilterStep {
             handle: rule.handle,
             verdict: Some(rule.verdict.clone()),
             text: rule.text.clone(),
+            mark: rule.mark,
             ..Self::hook(rule.family, passed.hook, None)
         }
     }

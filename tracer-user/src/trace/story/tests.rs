@@ -1,4 +1,5 @@
 use super::*;
+use crate::event::model::{Cause, Class};
 use crate::netfilter::model::{Confidence, Family};
 use crate::trace::fixtures::{self, POD, Walker, passed, route, rule};
 use crate::trace::model::{Decision, Kind, Outcome, Passed, Point, Step};
@@ -111,7 +112,7 @@ fn a_service_across_two_veths() {
     let pods: Vec<_> = story.steps.iter().map(|step| step.pod.as_deref()).collect();
     assert_eq!((pods[3], pods[4], pods[17]), (Some("shop/cart-7c9"), None, Some("shop/redis-0")));
     assert_eq!(story.steps[3].netns, Some(POD));
-    assert!(notes(&story).contains("its destination is 02:00:00:00:01:09"), "{}", notes(&story));
+    assert!(notes(&story).contains("its destination is at 02:00:00:00:01:09"), "{}", notes(&story));
 }
 
 #[test]
@@ -196,6 +197,57 @@ fn what_is_freed_after_it_was_read_is_no_new_story() {
     assert_eq!(story.end.outcome, Outcome::Delivered);
     again.take(freed, Duration::ZERO);
     assert!(!again.is_waiting());
+}
+
+#[test]
+fn a_routine_drop_at_its_end_is_none() {
+    let mut seen: Vec<Seen> = fixtures::echo_to_node();
+    let mut dropped = seen.pop().unwrap();
+    dropped.place = Place::Dropped;
+    dropped.view.network.netns = None;
+    dropped.view.drop.class = Class::Routine;
+    dropped.view.drop.location = Some("ping_rcv+0xab".into());
+    seen.push(dropped);
+    let story = one(seen.clone(), Duration::ZERO);
+    assert_eq!(story.end.outcome, Outcome::Delivered);
+    assert_eq!(story.end.note, "delivered: done with, as a matter of routine: ping_rcv+0xab");
+    assert_eq!(story.end.drop.map(|drop| drop.drop.class), Some(Class::Routine));
+    // It was freed where it was before.
+    assert_eq!(story.steps.last().unwrap().netns, Some(fixtures::NODE));
+    let mut part = seen.last().cloned().unwrap();
+    part.route = None;
+    part.view.drop.cause = Some(Cause { id: "consumed-fragments".into(), ..Cause::default() });
+    assert_eq!(one(vec![part], Duration::ZERO).end.outcome, Outcome::Delivered);
+    let early = seen.into_iter().filter(|seen| matches!(seen.place, Place::Received | Place::Dropped));
+    let early = early.map(|seen| Seen { route: None, ..seen }).collect();
+    assert_eq!(one(early, Duration::ZERO).end.outcome, Outcome::Dropped);
+}
+
+#[test]
+fn the_last_look_on_a_hook_is_its_end() {
+    let end = |hook, priority| {
+        let mut packet = Walker::new(1, "icmp", "10.0.0.1", "10.0.0.2");
+        one(vec![packet.enters(hook), packet.past(hook, priority, vec![])], NEIGHBOUR).end.note
+    };
+    assert!(end("POSTROUTING", 101).contains("leaving hook POSTROUTING; next normally: tc egress"));
+    assert!(end("POSTROUTING", -149).contains("inside hook POSTROUTING; next normally: the other functions"));
+    assert!(end("PREROUTING", -99).contains("leaving hook PREROUTING; next normally: a route"));
+    assert!(end("FORWARD", 1).contains("inside hook FORWARD"));
+}
+
+#[test]
+fn what_is_freed_as_read_was_read() {
+    let mut packet = Walker::new(1, "udp", "10.0.0.1:1", "10.0.0.2:53");
+    let end = |location: &str, packet: &mut Walker| {
+        let freed = Place::Consumed { location: Some(location.to_owned()) };
+        one(vec![packet.device("eth0").at(Place::Received), packet.at(freed)], QUIET).end
+    };
+    let read = end("skb_defer_free_flush+0x70", &mut packet);
+    assert_eq!(
+        (read.outcome, read.note.as_str()),
+        (Outcome::Delivered, "delivered: taken out of its UDP socket")
+    );
+    assert_eq!(end("somewhere+0x1", &mut packet).outcome, Outcome::Vanished);
 }
 
 #[test]
@@ -284,6 +336,38 @@ fn a_port_and_its_bridge() {
     ];
     assert_eq!(shorts(&story), expected);
     assert_eq!(notes(&story), "from port veth1 up to br0\nfrom br1 down to veth2: its port");
+}
+
+#[test]
+fn ip_hooks_of_a_bridge() {
+    let mut packet = Walker::new(1, "tcp", "10.0.0.1:1", "10.0.0.2:80");
+    let mut seen = vec![packet.device("veth1").at(Place::Received)];
+    packet.0.link = Some("bridge".into());
+    seen.push(packet.device("br0").hook_devices(Some("br0"), None).enters("PREROUTING"));
+    seen.push(packet.hook_devices(Some("br0"), Some("br0")).enters("FORWARD"));
+    packet.0.link = Some("veth".into());
+    packet.device("veth2").hook_devices(None, None);
+    seen.extend([packet.at(Place::TcEgress), packet.at(Place::Queued)]);
+    let story = one(seen.clone(), QUIET);
+    let expected = [
+        "device veth1>",
+        "bridge br0>",
+        "netfilter PREROUTING",
+        "netfilter FORWARD",
+        "bridge >",
+        "tc >veth2",
+        "qdisc >veth2",
+    ];
+    assert_eq!(shorts(&story), expected);
+    assert_eq!(notes(&story), "from port veth1 up to br0\non to port veth2 of br0");
+    // A VLAN's device is no bridge; and what is routed on is not bridged on.
+    let other = seen.iter().cloned().map(|seen| Seen { link: Some("vlan".into()), ..seen }).collect();
+    assert_eq!(notes(&one(other, QUIET)), "");
+    let routed = seen.into_iter().map(|seen| match seen.place {
+        Place::Received => seen,
+        _ => Seen { route: route(Decision::Forward, "veth2"), ..seen },
+    });
+    assert_eq!(notes(&one(routed.collect(), QUIET)), "from port veth1 up to br0");
 }
 
 #[test]

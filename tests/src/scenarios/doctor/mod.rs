@@ -1,7 +1,11 @@
 //! `droptrace doctor`, and that looking changes nothing.
 
+mod dropped;
+mod node;
+mod services;
+
 use super::expect::{Expect, verify, watch};
-use super::{alone, beside, skip};
+use super::{alone, beside, here_only, skip};
 use crate::bed::droptrace::{Droptrace, command as droptrace};
 use crate::bed::kernel;
 use crate::bed::namespace::Namespace;
@@ -11,35 +15,113 @@ use crate::bed::xdp;
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::XdpMode;
 use libtest_mimic::Trial;
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Output;
 
 pub(super) fn trials() -> Vec<Trial> {
-    vec![
+    let mut trials = vec![
         beside("doctor::tables_and_mechanisms", tables_and_mechanisms),
         beside("doctor::xdp", xdp),
         beside("doctor::xdp_generic", xdp_generic),
         alone("doctor::self_test", self_test),
         alone("doctor::probes_agree_with_the_stack", probes_agree_with_the_stack),
         alone("doctor::looking_changes_nothing", looking_changes_nothing),
-    ]
+        // Needs a kernel with IPVS.
+        beside("doctor::services_of_ipvs", services::of_ipvs),
+    ];
+    trials.extend(here_only([
+        beside("doctor::already_dropped", dropped::already_dropped),
+        beside("doctor::already_dropped_without_tools", dropped::without_tools),
+        beside("doctor::misconfigurations", node::misconfigurations),
+        beside("doctor::without_privileges", node::without_privileges),
+        alone("doctor::conntrack_nearly_full", node::conntrack_nearly_full),
+        beside("doctor::services", services::of_iptables),
+        beside("doctor::services_of_nft", services::of_nft),
+        beside("doctor::services_of_cilium", services::of_cilium),
+    ]));
+    trials
 }
 
+/// On the machine itself, with which something may be wrong.
 fn doctor(arguments: &[&str]) -> Result<String> {
-    let arguments = [&["doctor"], arguments].concat();
-    told(&droptrace(&arguments)?.output().context("can't start droptrace")?)
+    let arguments = [&["doctor", "--offline"], arguments].concat();
+    told(&droptrace(&arguments)?.output().context("can't start droptrace")?, &[0, 4])
 }
 
-/// As it sees it from a network namespace.
+/// As it sees it from a network namespace, with which nothing is wrong.
 fn doctor_in(netns: &Namespace) -> Result<String> {
-    told(&netns.enter(|| droptrace(&["doctor"])?.output().context("can't start droptrace"))?)
+    let start = || droptrace(&["doctor", "--offline"])?.output().context("can't start droptrace");
+    told(&netns.enter(start)?, &[0])
 }
 
-fn told(output: &Output) -> Result<String> {
+/// What it says in JSON in a network namespace.
+struct Report {
+    code: Option<i32>,
+    lines: Vec<Value>,
+    text: String,
+    stderr: String,
+}
+
+impl Report {
+    fn of(netns: &Namespace, arguments: &[&str]) -> Result<Self> {
+        let all = [&["doctor", "-o", "json", "--offline"], arguments].concat();
+        Self::read(&netns.enter(|| droptrace(&all)?.output().context("can't start droptrace"))?)
+    }
+
+    fn read(output: &Output) -> Result<Self> {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let lines = text.lines().map(serde_json::from_str).collect::<Result<_, _>>();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        Ok(Self { code: output.status.code(), lines: lines.context("a line is no JSON")?, text, stderr })
+    }
+
+    /// Checks the exit code.
+    fn expect_code(&self, code: i32) -> Result<()> {
+        ensure!(self.code == Some(code), "ended with {:?}: {}\n{}", self.code, self.stderr, self.text);
+        Ok(())
+    }
+
+    fn all<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
+        self.lines.iter().filter(move |line| line["type"] == kind)
+    }
+
+    /// Checks that these are the findings, and no others; each has evidence and says what to do.
+    fn expect_findings(&self, ids: &[&str]) -> Result<()> {
+        let mut found: Vec<_> = self.all("finding").filter_map(|finding| finding["id"].as_str()).collect();
+        found.sort_unstable();
+        let mut expected = ids.to_vec();
+        expected.sort_unstable();
+        ensure!(found == expected, "found {found:?} instead of {expected:?}:\n{}", self.text);
+        for finding in self.all("finding") {
+            let evidence = finding["evidence"].as_array().context("no evidence")?;
+            ensure!(
+                !evidence.is_empty() && finding["fix"].as_str().is_some_and(|fix| fix.len() > 20),
+                "{finding}"
+            );
+        }
+        self.expect_code(if ids.is_empty() { 0 } else { 4 })
+    }
+
+    fn finding(&self, id: &str) -> Result<&Value> {
+        self.all("finding").find(|finding| finding["id"] == id).with_context(|| format!("no {id}"))
+    }
+
+    /// Checks that a finding shows this evidence.
+    fn expect_evidence(&self, id: &str, name: &str, value: &str) -> Result<()> {
+        let finding = self.finding(id)?;
+        let is_it = |it: &Value| it["name"] == name && it["value"] == value;
+        let is_there = finding["evidence"].as_array().into_iter().flatten().any(is_it);
+        ensure!(is_there, "{id} does not show {name} = {value}: {finding:#}");
+        Ok(())
+    }
+}
+
+fn told(output: &Output, codes: &[i32]) -> Result<String> {
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(
-        output.status.success(),
+        output.status.code().is_some_and(|code| codes.contains(&code)),
         "ended with {}: {}",
         output.status,
         String::from_utf8_lossy(&output.stderr)
@@ -80,7 +162,6 @@ fn tables_and_mechanisms() -> Result<()> {
 fn xdp() -> Result<()> {
     let pair = Pair::new()?;
     let netns = &pair.server.netns;
-    ensure!(doctor_in(netns)?.contains("XDP programs in this network namespace\n  none\n"));
     let bouncer = xdp::attach(netns, "s0", XdpMode::Driver)?;
     let (from, to) = (pair.client.port(Family::V4, 40_000), pair.server.port(Family::V4, 9));
     pair.client.inject(&vec![packet::udp(from, to, b"unwanted"); 3])?;
@@ -94,8 +175,10 @@ fn xdp() -> Result<()> {
     ] {
         ensure!(line.contains(what), "no {what:?} in {line}");
     }
+    let counted = told.lines().find(|line| line.contains("  s0 rx_queue_*_xdp_drops ("));
+    ensure!(counted.is_some_and(|line| line.trim_start().starts_with("3  ")), "no such counter in\n{told}");
     // Another network namespace's programs are not this one's.
-    ensure!(!doctor_in(&pair.client.netns)?.contains(xdp::NAME));
+    ensure!(doctor_in(&pair.client.netns)?.contains("XDP programs in this network namespace\n  none\n"));
     Ok(())
 }
 
@@ -141,12 +224,12 @@ fn probes_agree_with_the_stack() -> Result<()> {
     let netns = Namespace::new()?;
     netns.run("iptables-legacy -nL")?;
     netns.run("nft list tables")?;
-    let output = droptrace(&["doctor", "--self-test", "--probes", "always"])?.output()?;
+    let output = droptrace(&["doctor", "--offline", "--self-test", "--probes", "always"])?.output()?;
     let (told, why) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if output.status.code() == Some(3) && why.contains("--probes always: ") {
         return Err(skip("this kernel allows no probes; droptrace says so and ends with 3"));
     }
-    ensure!(output.status.success(), "ended with {}: {why}", output.status);
+    ensure!(matches!(output.status.code(), Some(0 | 4)), "ended with {}: {why}", output.status);
     let line = told.lines().find(|line| line.contains(" answers of the stack and of the probes agreed, "));
     let line = line.with_context(|| format!("no probes in\n{told}"))?.trim();
     let (agreed, rest) = line.split_once(' ').context("no count")?;
