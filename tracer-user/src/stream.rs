@@ -35,7 +35,7 @@ use crate::tc::{self, hooks::Hooks, model::Bpf, programs::Programs};
 use crate::trace::{
     self,
     model::{Place, Point, Seen},
-    rules::{Met, Rules, Until},
+    rules::{Met, OfHook, Rules, Until},
 };
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -463,13 +463,17 @@ impl Stream {
         let family = raw.hook.as_ref().and_then(|state| Family::from_number(state.family));
         let (Some(state), Some(family)) = (&raw.hook, family) else { return Met::default() };
         let netns = Evidence::of_event(raw).netns;
-        let chains = match self.tracer.memory() {
-            Ok(mut memory) => self.rulesets.base_chains(&mut memory, netns, family, state.hook),
-            Err(_) => None,
+        let Ok(mut memory) = self.tracer.memory() else {
+            return Met { unsure: Some("kernel memory can't be read".to_owned()), ..Met::default() };
         };
-        let has_legacy = self.rulesets.engines.legacy;
-        let offsets = self.kernel.conntrack_offsets();
-        self.rules.met(packet, raw, until, has_legacy, chains.as_deref(), &offsets)
+        let chains = self.rulesets.base_chains(&mut memory, netns, family, state.hook);
+        let rulesets = &self.rulesets;
+        let mut in_force = |backend, table: &str| {
+            rulesets.in_force(&mut memory, netns, (family, state.hook), (backend, table))
+        };
+        let has_legacy = rulesets.engines.legacy;
+        let of_hook = OfHook { netns, has_legacy, chains, in_force: &mut in_force };
+        self.rules.met(packet, raw, until, of_hook, &self.kernel.conntrack_offsets())
     }
 
     /// The tracer, for its ring's descriptor.

@@ -285,9 +285,11 @@ pub fn log(lines: &[String], rules: &dyn Fn(&str, &str) -> u64) -> Result<Vec<Tr
         let met = met_in_log(line, rules).with_context(|| format!("not understood: {line}"))?;
         let identity = identity(line);
         let known = open.get(&identity).copied();
-        let is_new = known
-            .and_then(|at| traced.get(at)?.met.last())
-            .is_none_or(|last| met.table == "raw" && (last.table != "raw" || last.what == What::Policy));
+        // Twins: the second comes to the raw table once more.
+        let is_new = known.and_then(|at| traced.get(at)?.met.last()).is_none_or(|last| {
+            let is_back = last.chain == met.chain && met.number <= last.number;
+            met.table == "raw" && (last.table != "raw" || last.what == What::Policy || is_back)
+        });
         let at = match known {
             Some(at) if !is_new => at,
             _ => {

@@ -465,7 +465,7 @@ pub fn packets(seed: u64, world: &World, first: u16, count: u16) -> Vec<Sent> {
     let mut random = Random::new(seed ^ 0x7ac3);
     let mut made: Vec<Sent> = Vec::new();
     for index in 0..count {
-        let way = if random.percent(25) { Way::Out } else { Way::In };
+        let mut way = if random.percent(25) { Way::Out } else { Way::In };
         let host = world.sources[random.below(world.sources.len())];
         let is_for_router = way == Way::In && random.percent(35);
         let destination = if is_for_router { world.near } else { world.server };
@@ -476,14 +476,7 @@ pub fn packets(seed: u64, world: &World, first: u16, count: u16) -> Vec<Sent> {
         if random.percent(15)
             && let Some(last) = made.last().filter(|last| last.from.port() != 0)
         {
-            (from, to) = (last.from, last.to);
-            let repeated = Sent { way: last.way, from, to, bytes: last.bytes.clone() };
-            if last.bytes.len() > 60 {
-                // Of UDP, with another length: see below.
-                let bytes = udp(from, to, 64, usize::from(index));
-                made.push(Sent { bytes, ..repeated });
-                continue;
-            }
+            (way, from, to) = (last.way, last.from, last.to);
         }
         let bytes = match random.below(10) {
             0..5 => udp(from, to, [64, 64, 64, 2, 1][random.below(5)], usize::from(index)),

@@ -10,7 +10,7 @@ use super::memory::KernelMemory;
 use super::model::{Backend, Confidence, Family, Method, Netfilter, RuleRef, TableSummary, hook_name};
 use super::nft::NftLayout;
 use super::queue;
-use super::rulesets::Evidence;
+use super::rulesets::{Evidence, InForce};
 use super::watch::{LeftOut, Plan, Seen, Told, plan};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -233,6 +233,31 @@ impl Counters {
             .as_ref()
             .zip(seen)
             .is_some_and(|(layout, seen)| seen.tables.iter().all(|table| table.is_same(memory, layout)))
+    }
+
+    /// Which rules a table has now, that is asked on a hook.
+    pub fn in_force(
+        &self,
+        memory: &mut impl KernelMemory,
+        netns: NetnsId,
+        (family, hook): (Family, u8),
+        table: &str,
+    ) -> InForce {
+        let Some(layout) = self.layout.as_ref().filter(|_| netns.address != 0) else {
+            return InForce::Unknown;
+        };
+        let hooked = layout.hooks.hooked(memory, netns.address, family, hook);
+        let addresses = if table == "nat" {
+            let Some(of_nat) = Table::of_nat(memory, layout, &hooked) else { return InForce::Unknown };
+            of_nat
+        } else {
+            Table::addresses(layout, &hooked)
+        };
+        let Some(address) = addresses.into_iter().find(|it| Table::is_named(memory, layout, *it, table))
+        else {
+            return InForce::NoTable;
+        };
+        Table::version(memory, layout, address).map_or(InForce::Unknown, InForce::Version)
     }
 
     /// The tables on a hook as they are known: the version of the lists, and address and name of each in order.

@@ -67,7 +67,11 @@ impl HookLayout {
 
     /// Those functions, in order.
     pub fn hooked(&self, memory: &mut impl KernelMemory, net: u64, family: Family, hook: u8) -> Vec<Hooked> {
-        let Some(entries) = self.entries(memory, net, family, hook) else { return Vec::new() };
+        self.entries(memory, net, family, hook).map_or_else(Vec::new, |entries| self.listed(memory, entries))
+    }
+
+    /// The functions of a struct nf_hook_entries.
+    pub fn listed(&self, memory: &mut impl KernelMemory, entries: u64) -> Vec<Hooked> {
         let count = memory.bytes(entries + u64::from(self.entries_count)).map_or(0, u16::from_ne_bytes);
         let mut bytes = vec![0; 16 * usize::from(count.min(MAX_HOOKED))];
         if bytes.is_empty() || !memory.read(entries + u64::from(self.entries_hooks), &mut bytes) {

@@ -19,7 +19,7 @@ const HOOKS: usize = 5;
 
 /// Hook functions of tables: what they are given is the struct xt_table. Those of `mangle` come before the common ones
 /// to route a packet again that they changed (net/ipv4/netfilter/iptable_mangle.c); up to 5.15 each table has its own.
-pub const TABLE_FUNCTIONS: [&str; 10] = [
+pub const TABLE_FUNCTIONS: [&str; 12] = [
     "ipt_do_table",
     "iptable_mangle_hook",
     "iptable_filter_hook",
@@ -30,6 +30,8 @@ pub const TABLE_FUNCTIONS: [&str; 10] = [
     "ip6table_filter_hook",
     "ip6table_raw_hook",
     "ip6table_security_hook",
+    "iptable_nat_do_chain",
+    "ip6table_nat_do_chain",
 ];
 
 /// Where the running kernel keeps its tables: offsets in bytes, from the BTF of vmlinux and of `x_tables`.
@@ -45,6 +47,9 @@ pub struct LegacyLayout {
     info_underflow: u32,
     info_entries: u32,
     target_name: u32,
+    /// Of struct nf_nat_lookup_hook_priv (net/netfilter/nf_nat_core.c), whose list of functions NAT's function on a hook calls;
+    /// `None` if it is not described.
+    nat_entries: Option<u32>,
     /// Addresses of [`TABLE_FUNCTIONS`]; 0 for one that is not there.
     pub functions: [u64; TABLE_FUNCTIONS.len()],
     /// What the CPU adds to per-CPU addresses, if this machine can have one only: counters lie in the rules then
@@ -53,9 +58,9 @@ pub struct LegacyLayout {
 }
 
 impl LegacyLayout {
-    /// From the BTF of vmlinux and of x_tables (`None` where it is built in). `None` if something is not described.
+    /// From the BTF of vmlinux, of x_tables and of nf_nat (`None` where they are built in). `None` if something is not described.
     #[must_use]
-    pub fn resolve(vmlinux: &Btf, x_tables: Option<&Btf>) -> Option<Self> {
+    pub fn resolve(vmlinux: &Btf, x_tables: Option<&Btf>, nf_nat: Option<&Btf>) -> Option<Self> {
         let tables = x_tables.unwrap_or(vmlinux);
         let at = |container, path| tables.offset_of(container, path);
         Some(Self {
@@ -68,6 +73,7 @@ impl LegacyLayout {
             info_underflow: at("xt_table_info", "underflow")?,
             info_entries: at("xt_table_info", "entries")?,
             target_name: at("xt_target", "name")?,
+            nat_entries: nf_nat.unwrap_or(vmlinux).offset_of("nf_nat_lookup_hook_priv", "entries"),
             functions: [0; TABLE_FUNCTIONS.len()],
             only_cpu: None,
         })
@@ -229,6 +235,23 @@ impl Table {
         hooked.iter().filter(is_table).map(|it| it.private).collect()
     }
 
+    /// The tables that NAT asks on a hook with these functions. `None` if that can't be told.
+    pub fn of_nat(
+        memory: &mut impl KernelMemory,
+        layout: &LegacyLayout,
+        hooked: &[Hooked],
+    ) -> Option<Vec<u64>> {
+        let entries_at = u64::from(layout.nat_entries?);
+        let mut tables = Vec::new();
+        // Which of them is NAT's need not be known: in no other's place there is a list of functions of tables.
+        for it in hooked.iter().filter(|it| it.private != 0 && !layout.functions.contains(&it.function)) {
+            let Some(entries) = memory.pointer(it.private.wrapping_add(entries_at)) else { continue };
+            let asked = layout.hooks.listed(memory, entries);
+            tables.extend(Self::addresses(layout, &asked));
+        }
+        Some(tables)
+    }
+
     /// Finds chains and rules; returns the hash of all. `None` if the rules can't be read or don't add up.
     fn walk<M: KernelMemory>(
         &mut self,
@@ -341,6 +364,22 @@ impl Table {
                 .is_some_and(|hash| hash == self.hash)
             // Replaced while it was read?
             && memory.pointer(self.private.0) == Some(self.private.1)
+    }
+
+    /// Whether the table at an address has this name.
+    pub fn is_named(memory: &mut impl KernelMemory, layout: &LegacyLayout, address: u64, name: &str) -> bool {
+        memory.string(address + u64::from(layout.table_name), MAX_NAME).as_deref() == Some(name)
+    }
+
+    /// A number that the table at an address has as long as it has the same rules: their hash, with the place where they lie.
+    /// `None` if they can't be read, or are replaced just now.
+    pub fn version(memory: &mut impl KernelMemory, layout: &LegacyLayout, address: u64) -> Option<u64> {
+        let at = address + u64::from(layout.table_private);
+        let private = memory.pointer(at)?;
+        let rules = Info::read(memory, layout, private)?.entries().rest(memory)?;
+        let mut hasher = DefaultHasher::new();
+        (private, rules).hash(&mut hasher);
+        (memory.pointer(at) == Some(private)).then(|| hasher.finish())
     }
 
     /// True if a table of the same size is still there, with the same rule in the rule's place.
@@ -520,7 +559,8 @@ pub(crate) mod tests {
         info_underflow: 28,
         info_entries: 64,
         target_name: 16,
-        functions: [0x1111, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        nat_entries: Some(8),
+        functions: [0x1111, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         only_cpu: None,
     };
 

@@ -222,6 +222,17 @@ pub struct BaseChain {
     pub is_iptables: bool,
 }
 
+/// Which rules of a table are in force, as kernel memory tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InForce {
+    /// Those of this version: the table has the same rules as long as it is the same.
+    Version(u64),
+    /// There is no such table.
+    NoTable,
+    /// It can't be told.
+    Unknown,
+}
+
 /// What is known of one netns.
 #[derive(Debug, Default)]
 struct Netns {
@@ -478,9 +489,10 @@ impl Rulesets {
             return Some(Vec::new());
         }
         let layout = self.layout?;
+        let address = netns.address;
         let netns = self.netns_mut(netns);
         netns.refresh(memory, &layout);
-        let newest = netns.generations.back()?;
+        let newest = netns.generations.back().filter(|it| it.is_current(memory, &layout, address))?;
         let mut found: Vec<BaseChain> = newest
             .chains
             .iter()
@@ -498,6 +510,23 @@ impl Rulesets {
             .collect();
         found.sort_by_key(|chain| chain.priority);
         Some(found)
+    }
+
+    /// Which rules a table has now, that a packet may meet on a hook.
+    pub fn in_force(
+        &self,
+        memory: &mut impl KernelMemory,
+        netns: NetnsId,
+        (family, hook): (Family, u8),
+        (backend, table): (Backend, &str),
+    ) -> InForce {
+        match backend {
+            Backend::Legacy => self.counters.in_force(memory, netns, (family, hook), table),
+            Backend::Nft => {
+                let sequence = self.layout.and_then(|layout| layout.sequence(memory, netns.address));
+                sequence.map_or(InForce::Unknown, |sequence| InForce::Version(sequence.into()))
+            }
+        }
     }
 
     /// The netns of a drop, also of one that only its inode number is known of.

@@ -31,12 +31,13 @@ const KALLSYMS: &str = "/proc/kallsyms";
 /// Where the BTF of the kernel and of its modules is.
 const BTF: &str = "/sys/kernel/btf";
 /// Modules whose types, drop reasons or functions are of use.
-const MODULES: [&str; 20] = [
+const MODULES: [&str; 23] = [
     "cls_bpf",
     "netkit",
     "bridge",
     "br_netfilter",
     "nf_conntrack",
+    "nf_nat",
     "nf_tables",
     "nft_counter",
     "x_tables",
@@ -44,6 +45,8 @@ const MODULES: [&str; 20] = [
     "ip6_tables",
     "iptable_mangle",
     "ip6table_mangle",
+    "iptable_nat",
+    "ip6table_nat",
     "iptable_filter",
     "ip6table_filter",
     "iptable_raw",
@@ -112,7 +115,7 @@ impl Kernel {
             hooks: HookLayout::resolve(&vmlinux),
             connections: TableLayout::resolve(&vmlinux, None),
             programs: ProgramLayout::resolve(&vmlinux),
-            legacy: LegacyLayout::resolve(&vmlinux, None),
+            legacy: LegacyLayout::resolve(&vmlinux, None, None),
             read: BTreeMap::new(),
         };
         kernel.layout.tc = kernel.tc(&vmlinux, [None, None]);
@@ -239,7 +242,12 @@ impl Kernel {
                     self.layout.tc = self.tc(vmlinux, both.each_ref().map(Option::as_ref));
                 }
                 "nft_counter" => self.nft_counter = CounterLayout::resolve(&btf),
-                "x_tables" => self.legacy = LegacyLayout::resolve(vmlinux, Some(&btf)),
+                "x_tables" | "nf_nat" => {
+                    let both = ["x_tables", "nf_nat"];
+                    let [tables, nat] =
+                        both.map(|module| directory.load_module(module, vmlinux).ok().flatten());
+                    self.legacy = LegacyLayout::resolve(vmlinux, tables.as_ref(), nat.as_ref());
+                }
                 // Their functions tell tables from other hooks.
                 name if name.starts_with("ip") => {}
                 // Of these it is their text that counts.

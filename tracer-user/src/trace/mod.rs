@@ -10,6 +10,7 @@ pub mod decode;
 mod fixtures;
 mod iptables;
 mod json;
+mod listings;
 pub mod model;
 pub mod observe;
 mod pcapng;

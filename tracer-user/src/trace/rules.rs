@@ -1,33 +1,27 @@
 //! Which rules a followed packet met between two looks at it on a hook: its tables, as the node's own tools print them, are
 //! evaluated for the packet as it was at the first look.
 
+use super::listings::{Listing, Listings, Table};
 use super::model::RuleMet;
 use crate::event::{decode::Raw, packet::is_icmp};
 use crate::netfilter::{
+    NetnsId,
     budget::Budget,
     evaluate::{
         self, Connection, Packet, State, TableText,
         path::{Ends, path},
     },
     model::{Backend, Family, Netfilter, hook_name},
-    rulesets::BaseChain,
-    tools::{self, Limits, ToolError, Wanted},
+    rulesets::{BaseChain, InForce},
 };
 use std::collections::{HashMap, VecDeque};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tracer_common::ConntrackOffsets;
 
-/// How long a listing is believed: rules that were changed since are those of before.
-const FRESH: Duration = Duration::from_secs(5);
-/// Listings that are kept, of all network namespaces.
-const MAX_LISTINGS: usize = 256;
 /// Packets on hooks that are remembered.
 const MAX_PACKETS: usize = 4096;
 /// Time that evaluating may take at once.
 const BURST: Duration = Duration::from_millis(500);
-/// Bytes of one listing, and time that a tool may take.
-const LIMITS: Limits = Limits { time: Duration::from_secs(2), bytes: 16 << 20 };
 
 /// Priority of connection tracking (NF_IP_PRI_CONNTRACK, include/uapi/linux/netfilter_ipv4.h).
 const CONNTRACK: i32 = -200;
@@ -58,22 +52,26 @@ pub struct Met {
     pub unsure: Option<String>,
 }
 
-/// A listing, or that there is no such table, or why it can't be had.
-#[derive(Clone)]
-enum Listing {
-    Text(Rc<str>),
-    NoTable,
-    Unknown(String),
-}
-
 /// See the module's documentation.
 #[derive(Default)]
 pub struct Rules {
     looks: HashMap<u64, Look>,
     /// In the order in which they were first looked at.
     order: VecDeque<u64>,
-    listings: HashMap<(u32, Backend, Family, String), (Instant, Listing)>,
+    listings: Listings,
     evaluation: Budget,
+}
+
+/// What of the hook's tables kernel memory tells.
+pub struct OfHook<'a> {
+    /// The network namespace.
+    pub netns: NetnsId,
+    /// It may have legacy tables.
+    pub has_legacy: bool,
+    /// nft's base chains on the hook; `None` if they can't be read now.
+    pub chains: Option<Vec<BaseChain>>,
+    /// Which rules of a table are in force.
+    pub in_force: &'a mut dyn FnMut(Backend, &str) -> InForce,
 }
 
 /// How far a packet has come since.
@@ -99,15 +97,13 @@ impl Rules {
         }
     }
 
-    /// What the packet met since the last look at it, if that was on the hook that it is on now. `chains` are nft's base chains on
-    /// the hook; where they are not known, iptables-nft's tables are looked for by their names.
+    /// What the packet met since the last look at it, if that was on the hook that it is on now.
     pub fn met(
         &mut self,
         packet: u64,
         now: &Raw,
         until: &Until<'_>,
-        has_legacy: bool,
-        chains: Option<&[BaseChain]>,
+        of_hook: OfHook<'_>,
         offsets: &ConntrackOffsets,
     ) -> Met {
         let Some(Look { raw, priority }) = self.looks.remove(&packet) else { return Met::default() };
@@ -125,19 +121,22 @@ impl Rules {
                 ..Met::default()
             };
         }
-        self.evaluate(&seen, Packet::of(now, offsets).as_ref(), hook, priority, until, has_legacy, chains)
+        let began = Instant::now();
+        let (family, hook, _) = hook;
+        let after = Packet::of(now, offsets);
+        let met = self.evaluate(&seen, after.as_ref(), (family, hook), priority, until, of_hook);
+        self.evaluation.take(began.elapsed().saturating_sub(self.listings.took()));
+        met
     }
 
-    #[allow(clippy::too_many_arguments, reason = "facts of one look")]
     fn evaluate(
         &mut self,
         before: &Packet<'_>,
         after: Option<&Packet<'_>>,
-        (family, hook, netns): (u8, u8, u32),
+        (family, hook): (u8, u8),
         from: i32,
         until: &Until<'_>,
-        has_legacy: bool,
-        chains: Option<&[BaseChain]>,
+        OfHook { netns, has_legacy, chains, in_force }: OfHook<'_>,
     ) -> Met {
         let mut met = Met::default();
         if chains.is_none() {
@@ -151,8 +150,13 @@ impl Rules {
         let end = if let Until::Past(priority) = until { *priority } else { i32::MAX };
         let mut packet = *before;
         let mut is_tracked_since = false;
-        for table in tables(hook, base, from, end, has_legacy, chains) {
+        let tables = tables(hook, base, from, end, has_legacy, chains.as_deref());
+        for (index, table) in tables.iter().enumerate() {
             let name = format!("{}:{}", table.name, table.chain);
+            let rest = tables.get(index..).unwrap_or_default();
+            if met.unsure.is_some() && !surely_reaches(until, rest) {
+                break;
+            }
             if matches!(hook, 0 | 3) && from < CONNTRACK && table.priority > CONNTRACK && !is_tracked_since {
                 // Connection tracking came in between: what it said is what it says now.
                 is_tracked_since = true;
@@ -170,26 +174,29 @@ impl Rules {
             }
             if !table.is_iptables {
                 met.unsure = Some(format!("rules of {} are nft's own, which are not evaluated", table.full));
+                packet = forgotten(packet);
                 continue;
             }
-            let listing = match self.listing(netns, table.backend, family, table.name) {
+            let wanted = Table { netns, backend: table.backend, family, name: table.name.to_owned() };
+            let mut in_force = || in_force(table.backend, table.name);
+            let listing = match self.listings.get(wanted, &mut in_force) {
                 Listing::Text(text) => text,
                 Listing::NoTable => continue,
                 Listing::Unknown(why) => {
                     met.unsure = Some(format!("rules of {name} can't be read: {why}"));
+                    packet = forgotten(packet);
                     continue;
                 }
             };
             let text = TableText { table: table.name, chain: table.chain, listing: &listing };
-            let began = Instant::now();
             let way = path(&packet, &text, table.backend);
-            self.evaluation.take(began.elapsed());
             let is_end = matches!(until, Until::Dropped(answer) if table.is_named(*answer));
             match way.ends {
                 Ends::Dropped if !matches!(until, Until::Dropped(_)) => {
                     met.unsure = Some(format!(
                         "evaluated, a rule of {name} would have dropped it: its rules can't be told"
                     ));
+                    packet = forgotten(packet);
                     continue;
                 }
                 Ends::Accepted if is_end => {
@@ -199,52 +206,36 @@ impl Rules {
                 }
                 _ => {}
             }
+            packet = way.after(&packet);
+            let ends = way.ends;
             met.rules.extend(way.met);
-            if let Some(unsure) = way.unsure {
-                met.unsure = Some(unsure);
-                packet.mark = None;
-            }
-            if is_end || way.ends == Ends::Dropped {
+            met.unsure = way.unsure.or(met.unsure);
+            if is_end || ends == Ends::Dropped {
                 break;
             }
-            // Whether this table or a later one wrote a mark that it has now is not known.
-            packet.mark = packet.mark.filter(|mark| after.is_some_and(|after| after.mark == Some(*mark)));
             // What comes after NAT sees what NAT made of it.
             if table.name == "nat"
                 && let Some(after) = after
             {
-                packet = *after;
+                packet = Packet { mark: packet.mark, ..*after };
             }
         }
         met
     }
+}
 
-    fn listing(&mut self, netns: u32, backend: Backend, family: Family, table: &str) -> Listing {
-        let key = (netns, backend, family, table.to_owned());
-        if let Some((when, listing)) = self.listings.get(&key)
-            && when.elapsed() < FRESH
-        {
-            return listing.clone();
-        }
-        let wanted = match backend {
-            Backend::Legacy => Wanted::LegacyTable { family, table },
-            Backend::Nft => Wanted::IptablesNftTable { family, table },
-        };
-        let listing = match tools::listing(netns, &wanted, LIMITS) {
-            // iptables-nft prints nothing of a table that is not there.
-            Ok(text) if !text.lines().any(|line| line.strip_prefix('*') == Some(table)) => Listing::NoTable,
-            Ok(text) => Listing::Text(text.into()),
-            Err(ToolError::NoTable { .. } | ToolError::NotLoaded { .. }) => Listing::NoTable,
-            Err(error) => Listing::Unknown(error.to_string()),
-        };
-        if self.listings.len() >= MAX_LISTINGS {
-            self.listings.retain(|_, (when, _)| when.elapsed() < FRESH);
-        }
-        if self.listings.len() < MAX_LISTINGS {
-            self.listings.insert(key, (Instant::now(), listing.clone()));
-        }
-        listing
+/// Whether a packet surely came to the first of these tables, where what was before may have dropped it, for all that is known: if
+/// it was not dropped there, or if one of these did it.
+fn surely_reaches(until: &Until<'_>, tables: &[OnHook<'_>]) -> bool {
+    match until {
+        Until::Dropped(answer) => tables.iter().any(|table| table.is_named(*answer)),
+        Until::Past(_) | Until::Left => true,
     }
+}
+
+/// What is known of a packet behind a table of which nothing is known.
+fn forgotten(packet: Packet<'_>) -> Packet<'_> {
+    Packet { mark: None, ttl: None, length: None, connection: None, ..packet }
 }
 
 /// A table's base chain on a hook.

@@ -55,6 +55,8 @@ pub(super) enum Test<'a> {
     Length(RangeInclusive<u32>),
     Ttl(RangeInclusive<u8>),
     Range(End, IpAddr, IpAddr),
+    /// It always holds.
+    Any,
     /// It can't be told. Some modules may also drop the packet themselves (`hotdrop`).
     Unknown {
         may_drop: bool,
@@ -203,7 +205,8 @@ impl Test<'_> {
                     })
                     .map(|address| (*first..=*last).contains(&address)),
             ),
-            // The other two are asked by `Match::holds`.
+            Self::Any => Truth::Yes,
+            // The others are asked by `Match::holds`.
             Self::Unknown { .. } | Self::Header | Self::Connection { .. } => Truth::Unknown,
         }
     }

@@ -25,6 +25,18 @@ pub struct Path {
     pub unsure: Option<String>,
     /// What came of it.
     pub ends: Ends,
+    /// The packet's mark then, as far as it is known.
+    mark: Mark,
+    /// What rules changed besides.
+    changes: Changes,
+}
+
+impl Path {
+    /// The packet behind the table, as far as it is known.
+    #[must_use]
+    pub fn after<'p>(&self, packet: &Packet<'p>) -> Packet<'p> {
+        Packet { mark: self.mark.whole(), ..self.changes.before(packet) }
+    }
 }
 
 /// What came of a packet in a table.
@@ -59,11 +71,17 @@ pub fn path(packet: &Packet<'_>, table: &TableText<'_>, backend: Backend) -> Pat
         Some(_) => Err(format!("table {} can't be read to its end", table.name())),
         None => Err(format!("table {} has no base chain {} here", table.name(), table.base())),
     };
+    let Way { met, mut mark, mut changes, .. } = way;
     let (ends, unsure) = match end {
         Ok(ends) => (ends, None),
-        Err(why) => (Ends::Unknown, Some(why)),
+        Err(why) => {
+            // Of the rules that follow any may have been met.
+            changes.join(table.writes());
+            mark = Mark::default();
+            (Ends::Unknown, Some(why))
+        }
     };
-    Path { met: way.met, unsure, ends }
+    Path { met, unsure, ends, mark, changes }
 }
 
 struct Way<'w, 'a> {

@@ -399,7 +399,8 @@ impl<'a> Parser<'_, 'a> {
             ("icmp", "--icmp-type") | ("icmp6" | "icmpv6", "--icmpv6-type") => {
                 let value = self.next()?;
                 if value == "any" && name == "--icmp-type" {
-                    // Also if it is inverted (icmp_type_code_match(), net/ipv4/netfilter/ip_tables.c).
+                    // Inverted, none (icmp_type_code_match(), net/netfilter/xt_tcpudp.c).
+                    self.push(name, Some(Test::Any), inverted);
                     return Some(());
                 }
                 icmp_type(value, self.module == "icmp").map(|(kind, codes)| Test::Icmp { kind, codes })

@@ -188,7 +188,7 @@ fn icmp() {
             ("-p icmp -m icmp --icmp-type echo-request", Yes),
             ("-p icmp -m icmp --icmp-type port-unreachable", No),
             ("-p icmp -m icmp --icmp-type any", Yes),
-            ("-p icmp -m icmp ! --icmp-type any", Yes),
+            ("-p icmp -m icmp ! --icmp-type any", No),
             ("-p icmp -m icmp --icmp-type ping?", Unknown),
         ],
     );

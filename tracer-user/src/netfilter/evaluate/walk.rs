@@ -72,6 +72,15 @@ impl<'a> Table<'a> {
         self.name
     }
 
+    /// What its rules change, all of them.
+    pub(super) fn writes(&self) -> Changes {
+        let mut changes = Changes::default();
+        for saved in self.chains.values().flatten() {
+            changes.add(&Rule::parse(saved.text).action.writes);
+        }
+        changes
+    }
+
     /// Of the nat table: whether it is about the destination on this hook, not about the source (HOOK2MANIP,
     /// include/net/netfilter/nf_nat.h).
     pub(super) fn rewrites_destination(&self) -> bool {
@@ -111,6 +120,15 @@ impl Changes {
         self.ttl |= writes.ttl;
         self.length |= writes.length;
         self.connection |= writes.connection;
+    }
+
+    /// With these changes, too.
+    pub(super) fn join(&mut self, other: Self) {
+        self.mark |= other.mark;
+        self.addresses |= other.addresses;
+        self.ttl |= other.ttl;
+        self.length |= other.length;
+        self.connection |= other.connection;
     }
 
     /// The packet as far as it is known from before the changes.
