@@ -94,11 +94,12 @@ fn take(mut tap: File, taken: &AtomicU64, ended: &AtomicBool) {
     let mut frame = vec![0_u8; 1 << 16];
     while !ended.load(Ordering::Relaxed) {
         match tap.read(&mut frame) {
-            Ok(_) => {
+            // One frame, whatever its length.
+            Ok(1..) => {
                 taken.fetch_add(1, Ordering::Relaxed);
             }
             // None is waiting, or the device is down.
-            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+            Ok(0) | Err(_) => std::thread::sleep(Duration::from_millis(1)),
         }
     }
 }
