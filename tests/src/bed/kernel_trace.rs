@@ -287,7 +287,9 @@ pub fn log(lines: &[String], rules: &dyn Fn(&str, &str) -> u64) -> Result<Vec<Tr
         let known = open.get(&identity).copied();
         // Twins: the second comes to the raw table once more.
         let is_new = known.and_then(|at| traced.get(at)?.met.last()).is_none_or(|last| {
-            let is_back = last.chain == met.chain && met.number <= last.number;
+            let is_back = last.chain == met.chain && met.number <= last.number
+                || ["PREROUTING", "OUTPUT"].contains(&&*met.chain)
+                    && traced.get(known.unwrap_or_default()).is_some_and(|it| it.met[0].chain != met.chain);
             met.table == "raw" && (last.table != "raw" || last.what == What::Policy || is_back)
         });
         let at = match known {
