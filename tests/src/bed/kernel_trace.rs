@@ -76,6 +76,8 @@ pub struct Traced {
     pub ends: Ends,
     /// In order.
     pub met: Vec<Met>,
+    /// Another one looked the same: which of them met what is not sure.
+    pub is_twin: bool,
 }
 
 /// `nft monitor trace`, in the background.
@@ -170,7 +172,7 @@ pub fn nft(lines: &[String], listed: &[Listed]) -> Result<Vec<Traced>> {
         };
         if table == TABLE {
             if kind == "packet:" {
-                traced.push(Traced { ends: ends_of_event(line)?, met: Vec::new() });
+                traced.push(Traced { ends: ends_of_event(line)?, met: Vec::new(), is_twin: false });
                 open.insert(id, traced.len() - 1);
             }
             continue;
@@ -295,7 +297,11 @@ pub fn log(lines: &[String], rules: &dyn Fn(&str, &str) -> u64) -> Result<Vec<Tr
         let at = match known {
             Some(at) if !is_new => at,
             _ => {
-                traced.push(Traced { ends: ends_in_log(line)?, met: Vec::new() });
+                if let Some(other) = known.and_then(|at| traced.get_mut(at)) {
+                    other.is_twin = true;
+                }
+                let is_twin = known.is_some();
+                traced.push(Traced { ends: ends_in_log(line)?, met: Vec::new(), is_twin });
                 open.insert(identity, traced.len() - 1);
                 traced.len() - 1
             }
