@@ -76,6 +76,8 @@ pub struct Traced {
     pub ends: Ends,
     /// In order.
     pub met: Vec<Met>,
+    /// Another one looked the same: which of them met what is not sure.
+    pub is_twin: bool,
 }
 
 /// `nft monitor trace`, in the background.
@@ -170,7 +172,7 @@ pub fn nft(lines: &[String], listed: &[Listed]) -> Result<Vec<Traced>> {
         };
         if table == TABLE {
             if kind == "packet:" {
-                traced.push(Traced { ends: ends_of_event(line)?, met: Vec::new() });
+                traced.push(Traced { ends: ends_of_event(line)?, met: Vec::new(), is_twin: false });
                 open.insert(id, traced.len() - 1);
             }
             continue;
@@ -287,13 +289,19 @@ pub fn log(lines: &[String], rules: &dyn Fn(&str, &str) -> u64) -> Result<Vec<Tr
         let known = open.get(&identity).copied();
         // Twins: the second comes to the raw table once more.
         let is_new = known.and_then(|at| traced.get(at)?.met.last()).is_none_or(|last| {
-            let is_back = last.chain == met.chain && met.number <= last.number;
+            let is_back = last.chain == met.chain && met.number <= last.number
+                || ["PREROUTING", "OUTPUT"].contains(&&*met.chain)
+                    && traced.get(known.unwrap_or_default()).is_some_and(|it| it.met[0].chain != met.chain);
             met.table == "raw" && (last.table != "raw" || last.what == What::Policy || is_back)
         });
         let at = match known {
             Some(at) if !is_new => at,
             _ => {
-                traced.push(Traced { ends: ends_in_log(line)?, met: Vec::new() });
+                if let Some(other) = known.and_then(|at| traced.get_mut(at)) {
+                    other.is_twin = true;
+                }
+                let is_twin = known.is_some();
+                traced.push(Traced { ends: ends_in_log(line)?, met: Vec::new(), is_twin });
                 open.insert(identity, traced.len() - 1);
                 traced.len() - 1
             }

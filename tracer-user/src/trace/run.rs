@@ -198,8 +198,11 @@ async fn follow(settings: &Trace, mut stream: Stream, mut updates: Option<Update
                 }
             }
             ready = steps.readable() => {
-                ready?.clear_ready();
-                take(&mut stream, &mut places, &mut telling);
+                let mut ready = ready?;
+                // The kernel tells of what is new only to who has taken all there was.
+                if !take(&mut stream, &mut places, &mut telling) {
+                    ready.clear_ready();
+                }
             }
             ready = drops.readable() => {
                 ready?.clear_ready();
@@ -208,7 +211,7 @@ async fn follow(settings: &Trace, mut stream: Stream, mut updates: Option<Update
         }
     }
     live::die_of_the_next_signal();
-    take(&mut stream, &mut places, &mut telling);
+    let _ = take(&mut stream, &mut places, &mut telling);
     telling.tell(true);
     if telling.flow.is_continue() {
         telling.flow = telling.output.finish();
@@ -232,15 +235,16 @@ async fn follow(settings: &Trace, mut stream: Stream, mut updates: Option<Update
     }))
 }
 
-/// Takes what was seen by now.
-fn take<O: io::Write>(stream: &mut Stream, places: &mut Places, telling: &mut Telling<O>) {
+/// Takes what was seen by now. True if there may be more.
+fn take<O: io::Write>(stream: &mut Stream, places: &mut Places, telling: &mut Telling<O>) -> bool {
     for _ in 0..BATCH {
-        let Some(seen) = stream.next_seen() else { break };
+        let Some(seen) = stream.next_seen() else { return false };
         if places.note(&seen) {
             places.look(stream);
         }
         telling.take(seen);
     }
+    true
 }
 
 /// Says what the kernel half left out since the last time.
