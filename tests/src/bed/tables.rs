@@ -37,7 +37,7 @@ fn devices(chain: &str) -> (bool, bool) {
 }
 
 /// Modules that a kernel may lack: a name, a table, and a rule that needs it.
-const MODULES: [(&str, &str, [&str; 2]); 26] = [
+const MODULES: [(&str, &str, [&str; 2]); 25] = [
     ("multiport", "filter", ["-p udp -m multiport --dports 1,2"; 2]),
     ("conntrack", "filter", ["-m conntrack --ctstate NEW"; 2]),
     ("state", "filter", ["-m state --state NEW"; 2]),
@@ -50,7 +50,6 @@ const MODULES: [(&str, &str, [&str; 2]); 26] = [
     ("addrtype", "filter", ["-m addrtype --dst-type MULTICAST"; 2]),
     ("limit", "filter", ["-m limit --limit 1/s"; 2]),
     ("statistic", "filter", ["-m statistic --mode nth --every 2"; 2]),
-    ("pkttype", "filter", ["-m pkttype --pkt-type unicast"; 2]),
     ("LOG", "filter", ["-j LOG --log-prefix x"; 2]),
     ("NFLOG", "filter", ["-j NFLOG --nflog-group 7"; 2]),
     ("REJECT", "filter", ["-p tcp -j REJECT --reject-with tcp-reset"; 2]),

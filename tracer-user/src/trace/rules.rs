@@ -202,7 +202,7 @@ impl Rules {
                 Ends::Accepted if is_end => {
                     met.unsure =
                         Some(format!("evaluated, {name} would have let it pass: its rules can't be told"));
-                    break;
+                    return met;
                 }
                 _ => {}
             }
@@ -211,7 +211,7 @@ impl Rules {
             met.rules.extend(way.met);
             met.unsure = way.unsure.or(met.unsure);
             if is_end || ends == Ends::Dropped {
-                break;
+                return met;
             }
             // What comes after NAT sees what NAT made of it.
             if table.name == "nat"
@@ -219,6 +219,13 @@ impl Rules {
             {
                 packet = Packet { mark: packet.mark, ..*after };
             }
+        }
+        if matches!(until, Until::Dropped(_)) {
+            // No table dropped it, for all that is known; so something between them did, and it came to no table behind that.
+            met.rules.clear();
+            met.unsure.get_or_insert_with(|| {
+                "behind which of the hook's tables it was dropped is not known".to_owned()
+            });
         }
         met
     }
