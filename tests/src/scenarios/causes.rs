@@ -1,7 +1,8 @@
 //! Causes as a user meets them: lines for people in both languages, filters, causes of one's own, recordings.
 
-use super::expect::{Expect, verify, watch};
+use super::expect::{Expect, verify, watch, watch_alone};
 use super::{beside, here_only, skip};
+use crate::bed::backend::Backend;
 use crate::bed::droptrace::{ATTACHED, Droptrace, Output, command as droptrace};
 use crate::bed::packet;
 use crate::bed::patience;
@@ -24,6 +25,7 @@ pub(super) fn trials() -> Vec<Trial> {
         beside("causes::recorded_without", recorded_without),
         beside("causes::without_meaning", without_meaning),
         beside("causes::dns_race", dns_race),
+        beside("causes::mixed_backends", mixed_backends),
     ])
 }
 
@@ -201,6 +203,44 @@ fn without_meaning() -> Result<()> {
     let said = "--cause conntrak-full: there is no such cause; did you mean conntrack-full";
     ensure!(ended.output.stderr.contains(said), "{}", ended.output.stderr);
     Ok(())
+}
+
+/// kube-proxy's rules in the one backend, and what drops in the other. Healthy: all in one backend, and nothing but empty base
+/// chains in the other.
+fn mixed_backends() -> Result<()> {
+    const KUBE: &str = "*filter\n:KUBE-FORWARD - [0:0]\n-A FORWARD -j KUBE-FORWARD\n\
+                        -A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT\nCOMMIT\n";
+    const DROPS: &str = "*filter\n-A FORWARD -p udp -m udp --dport 4242 -j DROP\nCOMMIT\n";
+    const EMPTY: &str = "*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n";
+    let [legacy, nft] = [Backend::Legacy, Backend::IptablesNft];
+    let (mut expected, mut nodes) = (Vec::new(), Vec::new());
+    for (drops, rules, told) in [
+        (nft, [(legacy, KUBE), (nft, DROPS)], Some("iptables-legacy has filter:KUBE-FORWARD")),
+        (legacy, [(nft, KUBE), (legacy, DROPS)], Some("iptables-nft has filter:KUBE-FORWARD")),
+        (nft, [(nft, KUBE), (nft, DROPS)], None),
+        (nft, [(legacy, EMPTY), (nft, DROPS)], None),
+    ] {
+        let routed = Routed::new()?;
+        for (backend, rules) in rules {
+            backend.replace(&routed.router, Family::V4, rules)?;
+        }
+        let ports = (routed.client.port(Family::V4, 40_000), routed.server.port(Family::V4, RULE));
+        let others = if told.is_some() { json!(["mixed-iptables"]) } else { json!([]) };
+        expected.push(
+            Expect::drops(1, &routed.router)
+                .flow("udp", ports.0, ports.1)
+                .cause("foreign-rule")
+                .field("/drop/netfilter/backend", drops.engine())
+                .field("/drop/netfilter/other_backend", json!(told))
+                .field("/drop/cause/others", others),
+        );
+        nodes.push((routed, packet::udp(ports.0, ports.1, b"x")));
+    }
+    let stream = watch_alone()?;
+    for (routed, packet) in nodes.iter() {
+        routed.client.inject(&[packet.clone()])?;
+    }
+    verify(stream, &expected, &[])
 }
 
 /// Two queries of one socket at once, to two nameservers' addresses that lead to the same pod (as musl's resolver asks): on two
