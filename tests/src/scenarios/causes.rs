@@ -1,14 +1,19 @@
 //! Causes as a user meets them: lines for people in both languages, filters, causes of one's own, recordings.
 
-use super::expect::watch;
-use super::{beside, here_only};
+use super::expect::{Expect, verify, watch, watch_alone};
+use super::{beside, here_only, skip};
+use crate::bed::backend::Backend;
 use crate::bed::droptrace::{ATTACHED, Droptrace, Output, command as droptrace};
 use crate::bed::packet;
+use crate::bed::patience;
 use crate::bed::record::Record;
-use crate::bed::topology::{Family, Pair};
+use crate::bed::topology::{Family, Pair, Routed};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
+use serde_json::json;
 use std::fs;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
 
 pub(super) fn trials() -> Vec<Trial> {
     // What they show is the same on every kernel.
@@ -19,6 +24,8 @@ pub(super) fn trials() -> Vec<Trial> {
         beside("causes::counted_by", counted_by),
         beside("causes::recorded_without", recorded_without),
         beside("causes::without_meaning", without_meaning),
+        beside("causes::dns_race", dns_race),
+        beside("causes::mixed_backends", mixed_backends),
     ])
 }
 
@@ -196,4 +203,124 @@ fn without_meaning() -> Result<()> {
     let said = "--cause conntrak-full: there is no such cause; did you mean conntrack-full";
     ensure!(ended.output.stderr.contains(said), "{}", ended.output.stderr);
     Ok(())
+}
+
+/// kube-proxy's rules in the one backend, and what drops in the other. Healthy: all in one backend, and nothing but empty base
+/// chains in the other.
+fn mixed_backends() -> Result<()> {
+    const KUBE: &str = "*filter\n:KUBE-FORWARD - [0:0]\n-A FORWARD -j KUBE-FORWARD\n\
+                        -A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT\nCOMMIT\n";
+    const DROPS: &str = "*filter\n-A FORWARD -p udp -m udp --dport 4242 -j DROP\nCOMMIT\n";
+    const EMPTY: &str = "*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n";
+    let [legacy, nft] = [Backend::Legacy, Backend::IptablesNft];
+    let (mut expected, mut nodes) = (Vec::new(), Vec::new());
+    for (drops, rules, told) in [
+        (nft, [(legacy, KUBE), (nft, DROPS)], Some("iptables-legacy has filter:KUBE-FORWARD")),
+        (legacy, [(nft, KUBE), (legacy, DROPS)], Some("iptables-nft has filter:KUBE-FORWARD")),
+        (nft, [(nft, KUBE), (nft, DROPS)], None),
+        (nft, [(legacy, EMPTY), (nft, DROPS)], None),
+    ] {
+        let routed = Routed::new()?;
+        for (backend, rules) in rules {
+            backend.replace(&routed.router, Family::V4, rules)?;
+        }
+        let ports = (routed.client.port(Family::V4, 40_000), routed.server.port(Family::V4, RULE));
+        let others = if told.is_some() { json!(["mixed-iptables"]) } else { json!([]) };
+        expected.push(
+            Expect::drops(1, &routed.router)
+                .flow("udp", ports.0, ports.1)
+                .cause("foreign-rule")
+                .field("/drop/netfilter/backend", drops.engine())
+                .field("/drop/netfilter/other_backend", json!(told))
+                .field("/drop/cause/others", others),
+        );
+        nodes.push((routed, packet::udp(ports.0, ports.1, b"x")));
+    }
+    let stream = watch_alone()?;
+    for (routed, packet) in nodes.iter() {
+        routed.client.inject(&[packet.clone()])?;
+    }
+    verify(stream, &expected, &[])
+}
+
+/// Two queries of one socket at once, to two nameservers' addresses that lead to the same pod (as musl's resolver asks): on two
+/// CPUs both pass NAT before either is entered in the table, with the same tuple for answers. The second one can't be entered
+/// (nf_ct_resolve_clash, net/netfilter/nf_conntrack_core.c).
+fn dns_race() -> Result<()> {
+    if std::thread::available_parallelism()?.get() < 2 {
+        return Err(skip("one CPU has one packet at a time between NAT and the table"));
+    }
+    let routed = Routed::new()?;
+    let (client, router, server) = (&routed.client, &routed.router, &routed.server);
+    let pod = server.port(Family::V4, 53);
+    router.feed("nft -f -", &slow_translation(pod))?;
+    let receiver = server.netns.enter(|| Ok(UdpSocket::bind(pod)?))?;
+    let arrives = |patience| {
+        receiver.set_read_timeout(Some(patience))?;
+        receiver.recv(&mut [0; 64])
+    };
+    let send = |port, nameserver: [u8; 4]| {
+        let to = SocketAddr::from((nameserver, 53));
+        client.inject(&[packet::udp(client.port(Family::V4, port), to, b"who is it?")])
+    };
+    let stream = watch()?;
+    // One after the other: NAT sees the first one's tuple, and gives the second another port.
+    for nameserver in NAMESERVERS {
+        send(40_000, nameserver)?;
+        arrives(patience()).context("a query by itself did not come through")?;
+    }
+    let lost = (40_001..40_041).find_map(|port| {
+        let race = || -> Result<bool> {
+            std::thread::scope(|scope| {
+                let both = NAMESERVERS.map(|nameserver| scope.spawn(move || send(port, nameserver)));
+                both.into_iter()
+                    .try_for_each(|one| one.join().map_err(|_| anyhow::anyhow!("a sender panicked"))?)
+            })?;
+            arrives(patience()).context("neither query came through")?;
+            Ok(arrives(Duration::from_millis(500)).is_err())
+        };
+        race().map(|is_lost| is_lost.then_some(port)).transpose()
+    });
+    let from = client.port(Family::V4, lost.context("no two queries raced")??);
+    let expect = Expect::drops(1, router)
+        .flow("udp", from, pod)
+        .reason(&["NETFILTER_DROP"])
+        .at(&["nf_hook_slow"])
+        .cause("dns-race")
+        .field_among("/original/destination/address", &["10.96.0.10", "10.96.0.11"])
+        .field("/drop/class", "error")
+        .field("/drop/netfilter/hook", "POSTROUTING")
+        .field("/drop/netfilter/verdict", "conntrack-clash")
+        .field("/drop/netfilter/confidence", "inferred")
+        .field("/drop/cause/confidence", "inferred")
+        .field("/drop/cause/others", json!(["conntrack-clash"]))
+        .field(
+            "/drop/cause/why",
+            format!(
+                "Two DNS queries of {} at once raced to be tracked as connections, and one was dropped: the resolver \
+                 waits for its timeout, 5 s by default.",
+                from.ip()
+            ),
+        )
+        .field(
+            "/drop/cause/fix",
+            "Use NodeLocal DNSCache, or the resolver option single-request-reopen in the pod's dnsConfig.",
+        );
+    verify(stream, &[expect], &[&server.netns])
+}
+
+/// Addresses of DNS services.
+const NAMESERVERS: [[u8; 4]; 2] = [[10, 96, 0, 10], [10, 96, 0, 11]];
+
+/// Rules that translate queries to a pod's address, and keep a CPU busy for some milliseconds between NAT of the source and
+/// the entry in the table.
+fn slow_translation(pod: SocketAddr) -> String {
+    let slow = "udp length 9999 accept\n".repeat(500);
+    let (often, more) = ("jump slow\n".repeat(40), "jump often\n".repeat(40));
+    format!(
+        "table ip t {{\nchain slow {{\n{slow}}}\nchain often {{\n{often}}}\n\
+         chain services {{\ntype nat hook prerouting priority dstnat;\n\
+         ip daddr {{ 10.96.0.10, 10.96.0.11 }} udp dport 53 dnat to {pod}\n}}\n\
+         chain late {{\ntype filter hook postrouting priority srcnat + 100;\nudp dport != 53 accept\n{more}}}\n}}\n"
+    )
 }

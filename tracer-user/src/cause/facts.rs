@@ -162,6 +162,8 @@ facts! {
     NfProgram "nf_program" Netfilter false;
     /// Where the rule is: `filter:FORWARD:rule:7`.
     Place "place" Netfilter false;
+    /// Chains of Kubernetes' components in the other backend of iptables, where both have rules.
+    OtherBackend "other_backend" Netfilter false;
     /// Calico's tier.
     Tier "tier" Netfilter false;
     /// `INGRESS`, `EGRESS` or `NETKIT`.
@@ -413,6 +415,7 @@ impl<'a> Facts<'a> {
                 let place = words::place(self.drop);
                 Some(owned(place.split(" (").next().unwrap_or(&place).to_owned()))
             }
+            Fact::OtherBackend => text_of(&netfilter?.other_backend),
             Fact::Tier => self.comments().iter().find_map(|comment| {
                 let rest = comment.strip_prefix("End of tier ")?;
                 Some(owned(rest.split_once(". ")?.0.to_owned()))

@@ -260,6 +260,14 @@ impl Counters {
         Table::version(memory, layout, address).map_or(InForce::Unknown, InForce::Version)
     }
 
+    /// The legacy tables of a netns as they are known, with the version of the lists.
+    #[must_use]
+    pub fn tables_of(&self, netns: NetnsId) -> Option<(u32, &[Table])> {
+        let (version, plan) = self.plans.last()?;
+        let seen = plan.seen.iter().find(|seen| seen.netns == netns)?;
+        Some((*version, &seen.tables))
+    }
+
     /// The tables on a hook as they are known: the version of the lists, and address and name of each in order.
     #[must_use]
     pub fn tables_on(&self, netns: NetnsId, family: Family, hook: u8) -> Option<(u32, Vec<(u64, String)>)> {

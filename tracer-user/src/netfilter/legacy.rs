@@ -228,6 +228,15 @@ impl Table {
         (memory.pointer(at) == Some(private)).then_some(table)
     }
 
+    /// How many rules it has. A built-in chain ends with its policy, a user's chain has a head and an end, and the table's last
+    /// entry is such a head.
+    #[must_use]
+    pub fn rules_in_all(&self) -> usize {
+        let built_in = self.chains.iter().filter(|chain| chain.hook.is_some()).count();
+        let heads = self.chains.len() - built_in;
+        (self.number as usize + 1).saturating_sub(built_in + 2 * heads)
+    }
+
     /// The tables that the functions on a hook are of, by their address.
     #[must_use]
     pub fn addresses(layout: &LegacyLayout, hooked: &[Hooked]) -> Vec<u64> {

@@ -13,6 +13,7 @@ pub mod legacy;
 mod listings;
 pub mod marks;
 pub mod memory;
+pub mod mixed;
 pub mod model;
 pub(crate) mod netns;
 pub mod nft;

@@ -37,6 +37,9 @@ pub struct Netfilter {
     /// For `nf_hook_run_bpf`: the BPF program that it runs.
     #[serde(default)]
     pub program: Option<Program>,
+    /// Where rules of iptables are in both of its backends: chains of Kubernetes' components in the other one.
+    #[serde(default)]
+    pub other_backend: Option<String>,
     /// For a rule that matches a mark: the rules that set it.
     #[serde(default)]
     pub mark_set_by: Vec<RuleRef>,

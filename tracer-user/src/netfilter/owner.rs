@@ -22,6 +22,33 @@ pub struct Subject<'a> {
     pub text: Option<&'a str>,
 }
 
+/// Components of Kubernetes: those that write rules on a node.
+const OF_KUBERNETES: [&str; 17] = [
+    "kube-proxy",
+    "kubelet",
+    "calico",
+    "cilium",
+    "flannel",
+    "kube-router",
+    "weave",
+    "antrea",
+    "ovn-kubernetes",
+    "openshift-sdn",
+    "kindnet",
+    "cni-plugins",
+    "aws-vpc-cni",
+    "azure-npm",
+    "ip-masq-agent",
+    "nodelocaldns",
+    "submariner",
+];
+
+/// True if an owner is a component of Kubernetes, not the host's firewall or a container engine beside it.
+#[must_use]
+pub fn is_of_kubernetes(owner: &str) -> bool {
+    OF_KUBERNETES.contains(&owner)
+}
+
 /// Who wrote a rule, for example `kube-proxy`, or [`UNKNOWN`]. By its table, else its chain, else its comment, else where
 /// it jumps to.
 #[must_use]

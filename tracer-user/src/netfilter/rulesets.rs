@@ -12,6 +12,7 @@ use super::evaluate::{self, Culprit, Packet, TableText};
 use super::hooks::{HookLayout, Hooked};
 use super::listings::Printed;
 use super::memory::KernelMemory;
+use super::mixed::{self, Held};
 use super::model::{Backend, Confidence, Family, Method, Netfilter, TableSummary, hook_name};
 use super::nft::{Chain, Found, NftLayout, Ruleset};
 use super::owner::{self, Subject};
@@ -243,6 +244,8 @@ struct Netns {
     not_before: Option<Instant>,
     /// The rules that queue, of a generation that was looked through; `None` if that can't be done.
     queues: Option<(u32, Option<Vec<Found>>)>,
+    /// What the other backend has, by the one that dropped and the family, of a version of the legacy tables and a generation.
+    others: HashMap<(Backend, Family), ((u32, u32), Option<String>)>,
 }
 
 impl Rulesets {
@@ -260,6 +263,48 @@ impl Rulesets {
 
     /// The answer for a drop by netfilter. `name` tells the function at an address.
     pub fn attribute(
+        &mut self,
+        memory: &mut impl KernelMemory,
+        name: &dyn Fn(u64) -> Option<String>,
+        evidence: &Evidence,
+        packet: Option<&Packet<'_>>,
+    ) -> Netfilter {
+        let answer = self.answer(memory, name, evidence, packet);
+        let other_backend = self.other_backend(memory, evidence, &answer);
+        Netfilter { other_backend, ..answer }
+    }
+
+    /// What the other backend of iptables has of Kubernetes, where both have rules: see [`mixed`].
+    fn other_backend(
+        &mut self,
+        memory: &mut impl KernelMemory,
+        evidence: &Evidence,
+        answer: &Netfilter,
+    ) -> Option<String> {
+        let (dropped, family, table) = (answer.backend?, answer.family?, answer.table.as_deref()?);
+        let (id, layout) = (self.netns_of(evidence)?, self.layout?);
+        let (version, tables) = self.counters.tables_of(id)?;
+        let netns = kept(&mut self.netns, id);
+        netns.refresh(memory, &layout);
+        let newest = netns.generations.back()?;
+        let is_dropping = |it: &super::nft::Table| it.is_iptables && it.family == family && it.name == table;
+        if dropped == Backend::Nft && !newest.tables.iter().any(is_dropping) {
+            return None;
+        }
+        let (asked, read) = ((dropped, family), (version, newest.sequence));
+        if let Some((of, told)) = netns.others.get(&asked)
+            && *of == read
+        {
+            return told.clone();
+        }
+        let (legacy, nft) = (Held::of_legacy(tables.iter(), family), Held::of_nft(newest, family));
+        let told = mixed::other(dropped, &legacy, &nft);
+        netns.others.insert(asked, (read, told.clone()));
+        told
+    }
+
+    /// [`Rulesets::attribute`], of the backend that dropped alone.
+    fn answer(
         &mut self,
         memory: &mut impl KernelMemory,
         name: &dyn Fn(u64) -> Option<String>,

@@ -176,6 +176,7 @@ mod tests {
                     family: Some(Family::Ipv4),
                     method: Some(Method::Counter),
                     program: Some(Program { id: 7, name: "guard".into() }),
+                    other_backend: text(),
                     mark_set_by: vec![RuleRef::default()],
                     candidates: vec![RuleRef {
                         rule: Some(1),

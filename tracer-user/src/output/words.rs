@@ -464,6 +464,7 @@ pub(super) fn wide(drop: &Drop) -> Vec<String> {
                 rule.rule.map_or_else(|| place.clone(), |number| format!("{place}:rule:{number}"))
             })
             .collect();
+        add("other-backend", text(&netfilter.other_backend));
         add("mark-set-by", (!set_by.is_empty()).then(|| set_by.join(", ")));
         add("confidence", unsure(netfilter.confidence));
     }

@@ -62,7 +62,7 @@ const HEAD: [(&str, Kind); 8] = [
     ("where", Text),
 ];
 
-const REST: [(&str, Kind); 91] = [
+const REST: [(&str, Kind); 92] = [
     ("network.family", Text),
     ("network.transport", Text),
     ("network.interface", Text),
@@ -111,6 +111,7 @@ const REST: [(&str, Kind); 91] = [
     ("drop.netfilter.owner", Text),
     ("drop.netfilter.function", Text),
     ("drop.netfilter.program", Json),
+    ("drop.netfilter.other_backend", Text),
     ("drop.netfilter.mark_set_by", Json),
     ("drop.netfilter.candidates", Json),
     ("drop.netfilter.method", Text),

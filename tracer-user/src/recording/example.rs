@@ -43,7 +43,7 @@ pub(super) fn drop() -> Drop {
     let netfilter = json!({"backend": "legacy", "family": "ipv4", "hook": "FORWARD", "table": "filter", "chain": "cali-tw",
                 "rule": 7, "handle": 12, "text": "-A cali-tw -m comment --comment \"\u{1b}[31m\" -j DROP",
                 "verdict": "drop", "reject_with": "icmp-host-prohibited", "owner": "calico", "function": "nf_conntrack_in",
-                "program": null, "mark_set_by": [rule], "candidates": [rule, rule], "method": "counter",
+                "program": null, "other_backend": "iptables-nft has filter:KUBE-FORWARD", "mark_set_by": [rule], "candidates": [rule, rule], "method": "counter",
                 "confidence": "exact"});
     let cilium = json!({"code": 133, "name": "POLICY", "message": "Policy denied", "extended_error": -1,
                 "extended_message": "x", "verdict_by": "default-deny", "endpoint": 7, "direction": "ingress",
