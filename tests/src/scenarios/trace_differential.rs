@@ -8,7 +8,6 @@ use super::{alone, here_only, skip};
 use crate::bed::backend::Backend;
 use crate::bed::droptrace::{self, Droptrace};
 use crate::bed::flood::pin;
-use crate::bed::kernel;
 use crate::bed::kernel_trace::{self, Ends, Log, Met, Monitor, Traced, What};
 use crate::bed::listing::Listed;
 use crate::bed::packet;
