@@ -238,7 +238,7 @@ fn mixed_backends() -> Result<()> {
     }
     let stream = watch_alone()?;
     for (routed, packet) in nodes.iter() {
-        routed.client.inject(&[packet.clone()])?;
+        routed.client.inject(std::slice::from_ref(packet))?;
     }
     verify(stream, &expected, &[])
 }

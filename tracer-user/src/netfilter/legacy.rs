@@ -644,6 +644,7 @@ pub(crate) mod tests {
     fn rules_are_numbered_as_iptables_does() {
         let table = Table::read(&mut memory(), &LAYOUT, Family::Ipv4, TABLE).unwrap();
         assert_eq!((table.name.as_str(), table.private), ("filter", (TABLE, INFO)));
+        assert_eq!(table.rules_in_all(), 3);
         let told: Vec<_> = table
             .rules
             .iter()

@@ -234,6 +234,13 @@ pub enum InForce {
     Unknown,
 }
 
+/// What the other backend has, as of a version of the legacy tables and a generation of nft's.
+#[derive(Debug)]
+struct Other {
+    of: (u32, u32),
+    told: Option<String>,
+}
+
 /// What is known of one netns.
 #[derive(Debug, Default)]
 struct Netns {
@@ -244,8 +251,8 @@ struct Netns {
     not_before: Option<Instant>,
     /// The rules that queue, of a generation that was looked through; `None` if that can't be done.
     queues: Option<(u32, Option<Vec<Found>>)>,
-    /// What the other backend has, by the one that dropped and the family, of a version of the legacy tables and a generation.
-    others: HashMap<(Backend, Family), ((u32, u32), Option<String>)>,
+    /// What the other backend has, by the one that dropped and the family.
+    others: HashMap<(Backend, Family), Other>,
 }
 
 impl Rulesets {
@@ -291,15 +298,13 @@ impl Rulesets {
         if dropped == Backend::Nft && !newest.tables.iter().any(is_dropping) {
             return None;
         }
-        let (asked, read) = ((dropped, family), (version, newest.sequence));
-        if let Some((of, told)) = netns.others.get(&asked)
-            && *of == read
-        {
-            return told.clone();
+        let (asked, of) = ((dropped, family), (version, newest.sequence));
+        if let Some(other) = netns.others.get(&asked).filter(|other| other.of == of) {
+            return other.told.clone();
         }
         let (legacy, nft) = (Held::of_legacy(tables.iter(), family), Held::of_nft(newest, family));
         let told = mixed::other(dropped, &legacy, &nft);
-        netns.others.insert(asked, (read, told.clone()));
+        netns.others.insert(asked, Other { of, told: told.clone() });
         told
     }
 
