@@ -31,6 +31,8 @@ use tracer_common::Traced;
 
 /// The kernel half's interval.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is looked which network namespaces and devices have come and gone: all processes are asked for theirs.
+const PLACES: Duration = Duration::from_secs(3);
 /// How often finished stories are looked for.
 const STORIES: Duration = Duration::from_millis(100);
 /// Network namespaces in which programs are put on hooks and devices, where the filter doesn't say which.
@@ -164,6 +166,9 @@ async fn follow(settings: &Trace, mut stream: Stream, mut updates: Option<Update
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
+    let mut moves = interval(PLACES);
+    moves.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    moves.tick().await;
     let mut prints = interval(STORIES);
     prints.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stalls = interval(STALL);
@@ -181,9 +186,9 @@ async fn follow(settings: &Trace, mut stream: Stream, mut updates: Option<Update
             _ = ticks.tick() => {
                 stream.sample_clock(&mut |_| {});
                 stream.tick(&mut |_| {}).context("can't read the clock")?;
-                places.refresh(&mut stream);
                 before = say_left_out(stream.tracer().traced()?, before);
             }
+            _ = moves.tick() => places.refresh(&mut stream),
             _ = prints.tick() => telling.tell(false),
             _ = stalls.tick() => {
                 if telling.told == told && !telling.stories.is_waiting() {
