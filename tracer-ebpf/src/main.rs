@@ -136,7 +136,7 @@ pub fn path_queued(ctx: BtfTracePointContext) -> i32 {
 /// In a trace: a driver is given a packet.
 #[btf_tracepoint(function = "net_dev_start_xmit")]
 pub fn path_sent(ctx: BtfTracePointContext) -> i32 {
-    path::see(Sight::at(place::SENT, ctx.arg(0)));
+    path::see(Sight::later(place::SENT, ctx.arg(0)));
     0
 }
 
@@ -165,14 +165,14 @@ pub fn path_consumed(ctx: BtfTracePointContext) -> i32 {
 /// In a trace, where the kernel has tcx: before all other programs on a device, which decide as they would without it.
 #[classifier]
 pub fn path_ingress(ctx: TcContext) -> i32 {
-    path::see(Sight::at(place::TC_INGRESS, ctx.as_ptr() as u64));
+    path::see(Sight::later(place::TC_INGRESS, ctx.as_ptr() as u64));
     TCX_NEXT
 }
 
 /// Likewise.
 #[classifier]
 pub fn path_egress(ctx: TcContext) -> i32 {
-    path::see(Sight::at(place::TC_EGRESS, ctx.as_ptr() as u64));
+    path::see(Sight::later(place::TC_EGRESS, ctx.as_ptr() as u64));
     TCX_NEXT
 }
 
@@ -206,7 +206,7 @@ on_hook! {
     path_hook_dstnat, priority::DSTNAT, true;
     path_hook_filter, priority::FILTER, false;
     path_hook_security, priority::SECURITY, false;
-    path_hook_srcnat, priority::SRCNAT, true;
+    path_hook_srcnat, priority::SRCNAT, false;
 }
 
 /// In a trace, where the kernel has fentry: each packet that comes to a hook.

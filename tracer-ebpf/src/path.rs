@@ -69,6 +69,12 @@ impl Sight {
         Self { place, skb, context: 0, state: 0, priority: 0, location: 0, begins: true }
     }
 
+    /// A place behind one at which packets that are asked for are followed already: looking at others again costs too much.
+    #[inline(always)]
+    pub fn later(place: u32, skb: u64) -> Self {
+        Self { begins: false, ..Self::at(place, skb) }
+    }
+
     /// A place where a packet's way ends.
     #[inline(always)]
     pub fn end(place: u32, skb: u64, location: u64) -> Self {
@@ -85,7 +91,13 @@ pub fn is_tracing() -> bool {
 /// A packet on a hook, in a program there (struct bpf_nf_ctx, include/linux/bpf.h).
 #[inline(always)]
 pub fn on_hook(context: u64, priority: i32, begins: bool) {
+    /// NF_INET_LOCAL_OUT (include/uapi/linux/netfilter.h): where packets that are made here are seen first.
+    const OUTPUT: u8 = 3;
     let (Some(state), Some(skb)) = (read::<u64>(context), read::<u64>(context + 8)) else { return };
+    let is_first = priority == tracer_common::priority::FIRST;
+    let begins = begins
+        && (!is_first
+            || (has!(state_hook) && read::<u8>(state + offset!(state_hook) as u64) == Some(OUTPUT)));
     see(Sight { context, state, priority, begins, ..Sight::at(place::HOOK, skb) });
 }
 
