@@ -81,7 +81,28 @@ mod tests {
         let probes = ["fentry/nf_hook_slow", "fexit/nf_hook_slow"];
         let on_expressions = ["kprobe", "kprobe/nft_immediate_eval", "kprobe/nft_target_eval_xt"];
         let always = ["raw_tp", "tp_btf/kfree_skb", "tp_btf/tcp_retransmit_skb"];
-        assert_eq!(contents.programs, [&probes[..], &on_expressions, &always].concat());
+        let hooks = ["conntrack", "dstnat", "filter", "first", "mangle", "raw", "security", "srcnat"];
+        let hooks = hooks.map(|hook| format!("raw_tp/path_hook_{hook}"));
+        let trace = [
+            "classifier",
+            "fexit/__udp_enqueue_schedule_skb",
+            "tp_btf/consume_skb",
+            "tp_btf/net_dev_queue",
+            "tp_btf/net_dev_start_xmit",
+            "tp_btf/netif_receive_skb",
+            "tp_btf/skb_copy_datagram_iovec",
+            "tp_btf/tcp_probe",
+        ];
+        let mut wanted: Vec<String> = probes
+            .iter()
+            .chain(&on_expressions)
+            .chain(&always)
+            .chain(&trace)
+            .map(ToString::to_string)
+            .collect();
+        wanted.extend(hooks);
+        wanted.sort();
+        assert_eq!(contents.programs, wanted);
         assert_eq!(contents.licence, "Dual MIT/GPL");
         assert_eq!(contents.unbounded_calls, Vec::<String>::new());
     }
