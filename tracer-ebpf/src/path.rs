@@ -24,7 +24,7 @@ use core::{
     ptr::{read_volatile, write_volatile},
 };
 use network_types::ip::Ipv4Hdr;
-use tracer_common::{Device, Step, event_flag, flow_flag, place};
+use tracer_common::{Step, event_flag, flow_flag, place};
 
 /// A followed packet.
 #[repr(C)]
@@ -305,7 +305,7 @@ pub extern "C" fn tell(index: u32, place: u32) -> u32 {
             (*head).location = (*scratch).key.location;
         }
         (*head).pid = 0;
-        (*head).process = [0; 16];
+        zero((&raw mut (*head).process).cast(), 4);
         if place == place::READ {
             (*head).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
             if let Ok(name) = bpf_get_current_comm() {
@@ -368,6 +368,17 @@ unsafe fn print(scratch: *const Scratch) -> Option<u64> {
     }
 }
 
+/// Writes zeros, word by word: as one they would become a call of memset.
+#[inline(always)]
+unsafe fn zero(to: *mut u32, words: usize) {
+    let mut at = 0;
+    while at < words {
+        // SAFETY: the caller's: within the head, whose fields are aligned to 4.
+        unsafe { write_volatile(to.add(at), 0) };
+        at += 1;
+    }
+}
+
 /// Where the packet was routed to.
 #[inline(always)]
 unsafe fn route(control: *const tracer_common::Control, scratch: *mut Scratch) {
@@ -376,9 +387,9 @@ unsafe fn route(control: *const tracer_common::Control, scratch: *mut Scratch) {
         let head = &raw mut (*scratch).head;
         (*head).route_input = 0;
         (*head).route_output = 0;
-        (*head).route_device = Device { name: [0; 16], ifindex: 0, netns: 0 };
+        zero((&raw mut (*head).route_device).cast(), 6);
         (*head).gateway_family = 0;
-        (*head).gateway = [0; 16];
+        zero((&raw mut (*head).gateway).cast(), 4);
         if !has!(skb_refdst, dst_dev, dst_input, dst_output) {
             return;
         }
@@ -423,7 +434,7 @@ unsafe fn link(scratch: *mut Scratch) {
     // SAFETY: a map value.
     unsafe {
         let head = &raw mut (*scratch).head;
-        (*head).link = [0; 16];
+        zero((&raw mut (*head).link).cast(), 4);
         if !has!(skb_dev, dev_link_ops, link_ops_kind) || (*scratch).own.event.flags & event_flag::DEVICE == 0
         {
             return;
@@ -447,7 +458,7 @@ unsafe fn ethernet(scratch: *mut Scratch) {
     unsafe {
         let head = &raw mut (*scratch).head;
         (*head).has_ethernet = 0;
-        (*head).ethernet = [0; 14];
+        zero((&raw mut (*head).ethernet).cast(), 3);
         if !has!(skb_mac_header) {
             return;
         }
