@@ -16,8 +16,8 @@ use crate::{
     stack,
 };
 use aya_ebpf::helpers::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_smp_processor_id,
-    generated::bpf_probe_read_kernel_str,
+    bpf_get_current_pid_tgid, bpf_get_smp_processor_id,
+    generated::{bpf_get_current_comm, bpf_probe_read_kernel_str},
 };
 use core::{
     mem::offset_of,
@@ -308,9 +308,8 @@ pub extern "C" fn tell(index: u32, place: u32) -> u32 {
         zero((&raw mut (*head).process).cast(), 4);
         if place == place::READ {
             (*head).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-            if let Ok(name) = bpf_get_current_comm() {
-                (*head).process = name;
-            }
+            let to = &raw mut (*head).process;
+            bpf_get_current_comm(to.cast(), size_of_val(&*to) as u32);
         }
         route(control, scratch);
         link(scratch);
