@@ -132,7 +132,9 @@ pub fn queued_by_udp(arguments: u64) {
 #[inline(always)]
 pub fn see(sight: Sight) {
     // The kernel's pointers become plain numbers in the working memory, and so in keys.
-    if !sight.begins && FOLLOWED.get_ptr(&sight.skb).is_none() {
+    // A copy, so that only this is on the stack.
+    let skb = sight.skb;
+    if !sight.begins && FOLLOWED.get_ptr(&skb).is_none() {
         return;
     }
     let Some(run) = Run::begin() else { return };
@@ -144,9 +146,9 @@ pub fn see(sight: Sight) {
                 write_volatile(&raw mut (*scratch).packet, sight.skb);
                 write_volatile(&raw mut (*scratch).context, sight.context);
                 write_volatile(&raw mut (*scratch).state, sight.state);
-                (*scratch).head.place = sight.place;
-                (*scratch).head.priority = sight.priority;
-                (*scratch).head.location = sight.location;
+                write_volatile(&raw mut (*scratch).head.place, sight.place);
+                write_volatile(&raw mut (*scratch).head.priority, sight.priority);
+                write_volatile(&raw mut (*scratch).head.location, sight.location);
             }
             look(index);
         }
@@ -165,12 +167,13 @@ pub extern "C" fn look(index: u32) -> u32 {
         let place = (*scratch).head.place;
         let state = read_volatile(&raw const (*scratch).state);
         drop::clear(&raw mut (*scratch).key);
-        (*scratch).state = 0;
-        (*scratch).state_inode = 0;
-        (*scratch).receiving_socket = 0;
-        (*scratch).netns_source = 0;
-        (*scratch).netns = 0;
-        (*scratch).hooked = [0; 2];
+        // One by one: together they would become a call of memset.
+        write_volatile(&raw mut (*scratch).state, 0);
+        write_volatile(&raw mut (*scratch).state_inode, 0);
+        write_volatile(&raw mut (*scratch).receiving_socket, 0);
+        write_volatile(&raw mut (*scratch).netns_source, 0);
+        write_volatile(&raw mut (*scratch).netns, 0);
+        zero((&raw mut (*scratch).hooked).cast(), 4);
         if !drop::read_packet(scratch) {
             return 0;
         }
@@ -304,7 +307,7 @@ pub extern "C" fn tell(index: u32, place: u32) -> u32 {
             (*head).priority = 0;
             (*head).location = (*scratch).key.location;
         }
-        (*head).pid = 0;
+        write_volatile(&raw mut (*head).pid, 0);
         zero((&raw mut (*head).process).cast(), 4);
         if place == place::READ {
             (*head).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
@@ -372,7 +375,7 @@ unsafe fn print(scratch: *const Scratch) -> Option<u64> {
 unsafe fn zero(to: *mut u32, words: usize) {
     let mut at = 0;
     while at < words {
-        // SAFETY: the caller's: within the head, whose fields are aligned to 4.
+        // SAFETY: the caller's: fields of the working memory, aligned to 4.
         unsafe { write_volatile(to.add(at), 0) };
         at += 1;
     }
@@ -384,10 +387,10 @@ unsafe fn route(control: *const tracer_common::Control, scratch: *mut Scratch) {
     // SAFETY: map values.
     unsafe {
         let head = &raw mut (*scratch).head;
-        (*head).route_input = 0;
-        (*head).route_output = 0;
+        write_volatile(&raw mut (*head).route_input, 0);
+        write_volatile(&raw mut (*head).route_output, 0);
         zero((&raw mut (*head).route_device).cast(), 6);
-        (*head).gateway_family = 0;
+        write_volatile(&raw mut (*head).gateway_family, 0);
         zero((&raw mut (*head).gateway).cast(), 4);
         if !has!(skb_refdst, dst_dev, dst_input, dst_output) {
             return;
