@@ -56,6 +56,46 @@ pub(crate) fn opened(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
+/// `BPF_NETFILTER`, the attach type of programs on netfilter's hooks (from 6.4).
+pub(crate) const ATTACH_NETFILTER: u32 = 45;
+
+/// Puts a BPF_PROG_TYPE_NETFILTER program on a hook of the calling thread's network namespace (BPF_LINK_CREATE); it leaves when
+/// the link is closed. `family` is NFPROTO_*, `hook` NF_INET_*. EBUSY if there is one with that priority.
+pub(crate) fn link_to_hook(
+    program: BorrowedFd<'_>,
+    family: u8,
+    hook: u8,
+    priority: i32,
+) -> io::Result<OwnedFd> {
+    /// The head of `link_create`, and its part `netfilter` (include/uapi/linux/bpf.h).
+    #[repr(C)]
+    struct Create {
+        program: u32,
+        target: u32,
+        attach_type: u32,
+        flags: u32,
+        family: u32,
+        hook: u32,
+        priority: i32,
+        netfilter_flags: u32,
+    }
+    const _: () = assert!(size_of::<Create>() == 32);
+    let create = Create {
+        program: descriptor_of(program),
+        target: 0,
+        attach_type: ATTACH_NETFILTER,
+        flags: 0,
+        family: family.into(),
+        hook: hook.into(),
+        priority,
+        netfilter_flags: 0,
+    };
+    let mut attributes = zeroed();
+    // SAFETY: both are plain integers, and the union is larger.
+    unsafe { std::ptr::from_mut(&mut attributes).cast::<Create>().write(create) };
+    opened(bpf_cmd::BPF_LINK_CREATE, &mut attributes)
+}
+
 pub(crate) fn zeroed() -> bpf_attr {
     // SAFETY: a plain C union of integers: zero is valid.
     unsafe { std::mem::zeroed() }

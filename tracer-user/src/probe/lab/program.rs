@@ -2,19 +2,17 @@
 //! everything pass, at any place on a hook. Numbers and structures: include/uapi/linux/bpf.h.
 
 use super::Hook;
+use crate::probe::bpf;
 use std::ffi::c_long;
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd, RawFd};
 
-/// Commands of bpf(2).
+/// The command of bpf(2).
 const PROG_LOAD: c_long = 5;
-const LINK_CREATE: c_long = 28;
 /// `BPF_PROG_TYPE_NETFILTER`
 const TYPE_NETFILTER: u32 = 32;
-/// `BPF_NETFILTER`, the attach type.
-const ATTACH_NETFILTER: u32 = 45;
 /// `NFPROTO_IPV4` (include/uapi/linux/netfilter.h)
-const IPV4: u32 = 2;
+const IPV4: u8 = 2;
 
 /// What a program answers: `NF_DROP` or `NF_ACCEPT` (include/uapi/linux/netfilter.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,20 +40,6 @@ struct Load {
     name: [u8; 16],
     interface: u32,
     expected_attach_type: u32,
-}
-
-/// The head of `union bpf_attr` for `BPF_LINK_CREATE`, as netfilter reads it.
-#[repr(C)]
-#[derive(Default)]
-struct Create {
-    program: u32,
-    target: u32,
-    attach_type: u32,
-    flags: u32,
-    family: u32,
-    hook: u32,
-    priority: i32,
-    netfilter_flags: u32,
 }
 
 /// A program on a hook; it leaves when this is closed.
@@ -89,16 +73,7 @@ impl Programs {
             Verdict::Drop => &self.drop,
             Verdict::Accept => &self.accept,
         };
-        let create = Create {
-            program: descriptor(program)?,
-            attach_type: ATTACH_NETFILTER,
-            family: IPV4,
-            hook: hook as u32,
-            priority,
-            ..Create::default()
-        };
-        // SAFETY: the command reads such a structure, and no more than its size.
-        let fd = unsafe { bpf(LINK_CREATE, &raw const create) }?;
+        let fd = bpf::link_to_hook(program.as_fd(), IPV4, hook as u8, priority)?;
         Ok(Link { _fd: fd })
     }
 }
@@ -116,20 +91,20 @@ fn load(verdict: Verdict) -> io::Result<OwnedFd> {
         instructions_at: instructions.as_ptr().addr() as u64,
         license_at: license.as_ptr().addr() as u64,
         name: *b"droptrace_lab\0\0\0",
-        expected_attach_type: ATTACH_NETFILTER,
+        expected_attach_type: bpf::ATTACH_NETFILTER,
         ..Load::default()
     };
     // SAFETY: the command reads such a structure, and the instructions and the license that it points to.
-    unsafe { bpf(PROG_LOAD, &raw const load) }
+    unsafe { load_program(&raw const load) }
 }
 
-/// bpf(2), for commands that return a descriptor.
+/// BPF_PROG_LOAD
 ///
 /// # Safety
-/// `attributes` must be what the command reads.
-unsafe fn bpf<T>(command: c_long, attributes: *const T) -> io::Result<OwnedFd> {
+/// What `load` points to must be there.
+unsafe fn load_program(load: *const Load) -> io::Result<OwnedFd> {
     // SAFETY: the caller's.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size_of::<T>()) };
+    let result = unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, load, size_of::<Load>()) };
     match RawFd::try_from(result) {
         // SAFETY: a new descriptor, which nobody else knows.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
@@ -137,9 +112,4 @@ unsafe fn bpf<T>(command: c_long, attributes: *const T) -> io::Result<OwnedFd> {
     }
 }
 
-fn descriptor(program: &OwnedFd) -> io::Result<u32> {
-    u32::try_from(program.as_raw_fd()).map_err(io::Error::other)
-}
-
 const _: () = assert!(size_of::<Load>() == 72);
-const _: () = assert!(size_of::<Create>() == 32);

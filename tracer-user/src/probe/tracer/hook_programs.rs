@@ -7,10 +7,7 @@ use aya::{
     Ebpf,
     maps::{Map, MapData},
 };
-use aya_obj::{
-    Object,
-    generated::{bpf_attr, bpf_cmd},
-};
+use aya_obj::{Object, generated::bpf_cmd};
 use std::{
     collections::HashMap,
     io,
@@ -18,9 +15,8 @@ use std::{
 };
 use tracer_common::priority;
 
-/// `BPF_PROG_TYPE_NETFILTER` and `BPF_NETFILTER` (include/uapi/linux/bpf.h).
+/// `BPF_PROG_TYPE_NETFILTER` (include/uapi/linux/bpf.h).
 const TYPE: u32 = 32;
-const ATTACH: u32 = 45;
 
 /// Bytes of the verifier's log.
 const LOG_BYTES: usize = 1 << 20;
@@ -158,7 +154,7 @@ fn load_program(
     // SAFETY: a member of a union of plain integers; what it points to lives as long as the call.
     let load = unsafe { &mut attributes.__bindgen_anon_3 };
     load.prog_type = TYPE;
-    load.expected_attach_type = ATTACH;
+    load.expected_attach_type = bpf::ATTACH_NETFILTER;
     load.insns = function.instructions.as_ptr() as u64;
     load.insn_cnt = u32::try_from(function.instructions.len()).map_err(io::Error::other)?;
     load.license = program.license.as_ptr() as u64;
@@ -181,19 +177,6 @@ fn load_program(
     bpf::opened(bpf_cmd::BPF_PROG_LOAD, &mut attributes)
 }
 
-/// `struct { pf, hooknum, priority, flags }` of BPF_LINK_CREATE (include/uapi/linux/bpf.h), behind its head.
-#[repr(C)]
-struct LinkCreate {
-    program: u32,
-    target: u32,
-    attach_type: u32,
-    flags: u32,
-    family: u32,
-    hook: u32,
-    priority: i32,
-    netfilter_flags: u32,
-}
-
 /// Puts a program on a hook of the calling thread's network namespace, at its priority or just behind; it leaves when the link
 /// is closed.
 ///
@@ -204,20 +187,7 @@ pub(super) fn link(program: BorrowedFd<'_>, family: u8, hook: u8, priority: i32)
     const TRIES: i32 = 4;
     let mut result = Err(io::Error::from_raw_os_error(libc::EBUSY));
     for priority in (0..TRIES).map(|more| priority + more) {
-        let create = LinkCreate {
-            program: bpf::descriptor_of(program),
-            target: 0,
-            attach_type: ATTACH,
-            flags: 0,
-            family: family.into(),
-            hook: hook.into(),
-            priority,
-            netfilter_flags: 0,
-        };
-        let mut attributes: bpf_attr = bpf::zeroed();
-        // SAFETY: both are plain integers, and the union is larger (include/uapi/linux/bpf.h, `link_create`).
-        unsafe { std::ptr::from_mut(&mut attributes).cast::<LinkCreate>().write(create) };
-        result = bpf::opened(bpf_cmd::BPF_LINK_CREATE, &mut attributes);
+        result = bpf::link_to_hook(program, family, hook, priority);
         if result.as_ref().err().and_then(io::Error::raw_os_error) != Some(libc::EBUSY) {
             break;
         }
