@@ -195,15 +195,30 @@ struct Cli {
     #[command(subcommand)]
     other: Option<Other>,
     #[command(flatten)]
-    filters: FilterArgs,
-    #[command(flatten)]
-    names: NamesArgs,
-    #[command(flatten)]
-    causes: CauseArgs,
+    watch: WatchArgs,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
     run: RunArgs,
+}
+
+/// What to watch: the same for all that see packets live.
+#[derive(Debug, Args)]
+struct WatchArgs {
+    #[command(flatten)]
+    filters: Box<FilterArgs>,
+    #[command(flatten)]
+    names: NamesArgs,
+    #[command(flatten)]
+    causes: CauseArgs,
+}
+
+impl WatchArgs {
+    /// With the filters, which are read from the matches, and until when.
+    fn with(self, filter: Filter, run: RunArgs) -> Watch {
+        let Self { names, causes, filters: _ } = self;
+        Watch { filter, names, causes, run }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -214,11 +229,7 @@ enum Other {
         #[command(flatten)]
         output: TraceArgs,
         #[command(flatten)]
-        filters: Box<FilterArgs>,
-        #[command(flatten)]
-        names: NamesArgs,
-        #[command(flatten)]
-        causes: CauseArgs,
+        watch: WatchArgs,
         #[command(flatten)]
         run: RunArgs,
     },
@@ -233,11 +244,7 @@ enum Other {
         #[command(flatten)]
         part: PartArgs,
         #[command(flatten)]
-        filters: Box<FilterArgs>,
-        #[command(flatten)]
-        names: NamesArgs,
-        #[command(flatten)]
-        causes: CauseArgs,
+        watch: WatchArgs,
         #[command(flatten)]
         run: RunArgs,
     },
@@ -247,11 +254,7 @@ enum Other {
         #[command(flatten)]
         recording: RecordArgs,
         #[command(flatten)]
-        filters: Box<FilterArgs>,
-        #[command(flatten)]
-        names: NamesArgs,
-        #[command(flatten)]
-        causes: CauseArgs,
+        watch: WatchArgs,
         #[command(flatten)]
         output: OutputArgs,
         #[command(flatten)]
@@ -816,15 +819,15 @@ pub fn parse(
     let matches = Cli::command().try_get_matches_from(arguments)?;
     let cli = Cli::from_arg_matches(&matches)?;
     match cli.other {
-        Some(Other::Trace { output, names, causes, run, filters: _ }) => {
+        Some(Other::Trace { output, watch, run }) => {
             let matches = matches.subcommand_matches("trace").unwrap_or(&matches);
-            let watch = Watch { filter: filter(matches, arguments, resolve_netns)?, names, causes, run };
+            let watch = watch.with(filter(matches, arguments, resolve_netns)?, run);
             check_trace(&watch.filter)?;
             return Ok(Command::Trace(Box::new(Trace { watch, output })));
         }
-        Some(Other::Hist { files, histogram, part, names, causes, run, filters: _ }) => {
+        Some(Other::Hist { files, histogram, part, watch, run }) => {
             let matches = matches.subcommand_matches("hist").unwrap_or(&matches);
-            let watch = Watch { filter: filter(matches, arguments, resolve_netns)?, names, causes, run };
+            let watch = watch.with(filter(matches, arguments, resolve_netns)?, run);
             let part = part.of(watch.filter.clone());
             if files.is_empty() && !part.is_all() {
                 let problem = "--since, --until, --first and --last are about recordings: name a FILE or DIR";
@@ -832,9 +835,9 @@ pub fn parse(
             }
             return Ok(Command::Hist(Box::new(Hist { files, part, watch, histogram })));
         }
-        Some(Other::Record { recording, names, causes, output, run, filters: _ }) => {
+        Some(Other::Record { recording, watch, output, run }) => {
             let matches = matches.subcommand_matches("record").unwrap_or(&matches);
-            let watch = Watch { filter: filter(matches, arguments, resolve_netns)?, names, causes, run };
+            let watch = watch.with(filter(matches, arguments, resolve_netns)?, run);
             let is_asked = |id| matches.value_source(id) == Some(clap::parser::ValueSource::CommandLine);
             let output = (is_asked("output") || is_asked("json")).then_some(output);
             return Ok(Command::Record(Box::new(Record { watch, recording, output })));
@@ -864,9 +867,8 @@ pub fn parse(
         Some(Other::Man) => return Ok(Command::Man),
         None => {}
     }
-    let causes = cli.causes.printed_as(&cli.output);
-    let watch =
-        Watch { filter: filter(&matches, arguments, resolve_netns)?, names: cli.names, causes, run: cli.run };
+    let mut watch = cli.watch.with(filter(&matches, arguments, resolve_netns)?, cli.run);
+    watch.causes = watch.causes.printed_as(&cli.output);
     Ok(Command::Live(Box::new(Live { watch, output: cli.output })))
 }
 
