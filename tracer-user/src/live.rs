@@ -28,7 +28,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
     task::{JoinHandle, spawn_blocking},
-    time::{MissedTickBehavior, interval, sleep_until, timeout_at},
+    time::{Interval, MissedTickBehavior, interval_at, sleep_until, timeout_at},
 };
 
 /// The programs' interval: each slot sends a full event at least once in it, and counts come out at its end.
@@ -104,7 +104,7 @@ pub(crate) fn begin(
     };
     if watch.filter.is_empty() {
         stream.measure_cilium();
-    } else if let Err(error) = stream.count_retransmits() {
+    } else if !trace && let Err(error) = stream.count_retransmits() {
         say(&format!("note: peers that do not answer are not told of: {error}"));
     }
     let host = Host::here(stream.node());
@@ -239,14 +239,9 @@ async fn follow(
         Some(log) => Some(unsafe { AsyncFd::register_with_interest(log.descriptor()?, Interest::READABLE) }?),
         None => None,
     };
-    let mut ticks = interval(INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks.tick().await;
-    let mut prints = interval(PRINT_INTERVAL);
-    prints.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut stalls = interval(STALL);
-    stalls.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    stalls.tick().await;
+    let mut ticks = every(INTERVAL);
+    let mut prints = every(PRINT_INTERVAL);
+    let mut stalls = every(STALL);
     let mut shown = 0;
     let mut asked: Option<Asked> = None;
     let is_filtered = !watch.filter.is_empty();
@@ -385,6 +380,13 @@ pub(crate) async fn any_readable<T: std::os::fd::AsRawFd>(
         Some(fd) => fd.readable().await,
         None => std::future::pending().await,
     }
+}
+
+/// Ticks that far apart, the first one after a period; one that came late delays those after it.
+pub(crate) fn every(period: Duration) -> Interval {
+    let mut ticks = interval_at(tokio::time::Instant::now() + period, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 pub(crate) async fn due(at: Option<Instant>) {

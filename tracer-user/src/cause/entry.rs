@@ -4,7 +4,7 @@ use super::condition::{Condition, Key};
 use super::facts::{Fact, Origin};
 use super::language::Language;
 use super::template::Template;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -35,8 +35,8 @@ pub enum Proven {
     Facts,
 }
 
-/// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+/// How bad it is; the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Something does not work.

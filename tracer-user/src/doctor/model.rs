@@ -1,34 +1,11 @@
 //! What doctor tells, as plain data: `words` and `json` print it.
 
+pub use crate::cause::Severity;
 use crate::event::model::Evidence;
 use crate::netfilter::model::{Backend, Family};
 use crate::probe::{selftest::Proof, tracer::Losses};
 use crate::xdp::report::Known;
 use serde::Serialize;
-
-/// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// Packets are dropped, or will be.
-    Error,
-    /// It may come to that.
-    Warning,
-    /// Nothing is wrong, but it is good to know.
-    Info,
-}
-
-impl Severity {
-    /// Its name.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warning => "warning",
-            Self::Info => "info",
-        }
-    }
-}
 
 /// A misconfiguration, or what else one should know of the node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

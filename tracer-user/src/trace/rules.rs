@@ -55,7 +55,8 @@ pub struct Met {
 /// See the module's documentation.
 #[derive(Default)]
 pub struct Rules {
-    looks: HashMap<u64, Look>,
+    /// By packet; `None` once it was told what came of the look.
+    looks: HashMap<u64, Option<Look>>,
     /// In the order in which they were first looked at.
     order: VecDeque<u64>,
     listings: Listings,
@@ -87,7 +88,7 @@ pub enum Until<'a> {
 impl Rules {
     /// Notes a look at a packet: what is met next is met by the packet as it is now.
     pub fn look(&mut self, packet: u64, raw: Raw, priority: i32) {
-        if self.looks.insert(packet, Look { raw, priority }).is_none() {
+        if self.looks.insert(packet, Some(Look { raw, priority })).is_none() {
             self.order.push_back(packet);
         }
         while self.order.len() > MAX_PACKETS
@@ -106,8 +107,8 @@ impl Rules {
         of_hook: OfHook<'_>,
         offsets: &ConntrackOffsets,
     ) -> Met {
-        let Some(Look { raw, priority }) = self.looks.remove(&packet) else { return Met::default() };
-        self.order.retain(|it| *it != packet);
+        let look = self.looks.get_mut(&packet).and_then(Option::take);
+        let Some(Look { raw, priority }) = look else { return Met::default() };
         let place = |raw: &Raw| raw.hook.as_ref().map(|state| (state.family, state.hook, raw.key.netns));
         let (Some(hook), Some(seen)) = (place(&raw), Packet::of(&raw, offsets)) else {
             return Met::default();

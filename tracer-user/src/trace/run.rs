@@ -25,7 +25,7 @@ use std::{
 use tokio::{
     io::{Interest, unix::AsyncFd},
     signal::unix::{SignalKind, signal},
-    time::{MissedTickBehavior, interval, sleep_until},
+    time::sleep_until,
 };
 use tracer_common::Traced;
 
@@ -81,10 +81,14 @@ impl Places {
         Self { wanted, refused: BTreeSet::new() }
     }
 
-    /// True if a packet has come to a network namespace that has no programs yet: it is to have some, for the next.
-    fn note(&mut self, seen: &Seen) -> bool {
-        let Some(netns) = seen.view.network.netns else { return false };
-        !self.refused.contains(&netns) && self.wanted.insert(netns)
+    /// Looks in a network namespace that a packet has come to, if there are no programs yet, for the next packet.
+    fn follow(&mut self, seen: &Seen, stream: &mut Stream) {
+        if let Some(netns) = seen.view.network.netns
+            && !self.refused.contains(&netns)
+            && self.wanted.insert(netns)
+        {
+            self.look_in(netns, stream);
+        }
     }
 
     /// Forgets those that are gone, and looks at what is there now: pods and devices come and go.
@@ -97,14 +101,19 @@ impl Places {
     }
 
     fn look(&mut self, stream: &mut Stream) {
-        let wanted = self.wanted.iter().copied().filter(|netns| !self.refused.contains(netns));
-        for netns in wanted.collect::<Vec<_>>() {
-            if let Err(error) = stream.tracer().look_in(netns) {
-                self.refused.insert(netns);
-                say(&format!(
-                    "note: in netns {netns} hooks and tc are not shown ({error}); packets are seen there at devices and sockets"
-                ));
+        for netns in self.wanted.clone() {
+            if !self.refused.contains(&netns) {
+                self.look_in(netns, stream);
             }
+        }
+    }
+
+    fn look_in(&mut self, netns: u32, stream: &mut Stream) {
+        if let Err(error) = stream.tracer().look_in(netns) {
+            self.refused.insert(netns);
+            say(&format!(
+                "note: in netns {netns} hooks and tc are not shown ({error}); packets are seen there at devices and sockets"
+            ));
         }
     }
 }
@@ -163,17 +172,10 @@ async fn follow(settings: &Trace, mut stream: Stream, mut updates: Option<Update
     let ring = ring.context("can't wait for steps")?;
     // SAFETY: likewise.
     let steps = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?;
-    let mut ticks = interval(INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks.tick().await;
-    let mut moves = interval(PLACES);
-    moves.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    moves.tick().await;
-    let mut prints = interval(STORIES);
-    prints.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut stalls = interval(STALL);
-    stalls.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    stalls.tick().await;
+    let mut ticks = live::every(INTERVAL);
+    let mut moves = live::every(PLACES);
+    let mut prints = live::every(STORIES);
+    let mut stalls = live::every(STALL);
     let mut before = Traced::default();
     let mut told = 0;
     let deadline = watch.run.duration.map(|duration| tokio::time::Instant::now() + duration);
@@ -244,9 +246,7 @@ async fn follow(settings: &Trace, mut stream: Stream, mut updates: Option<Update
 fn take<O: io::Write>(stream: &mut Stream, places: &mut Places, telling: &mut Telling<O>) -> bool {
     for _ in 0..BATCH {
         let Some(seen) = stream.next_seen() else { return false };
-        if places.note(&seen) {
-            places.look(stream);
-        }
+        places.follow(&seen, stream);
         telling.take(seen);
     }
     true
