@@ -55,6 +55,10 @@ pub struct Control {
     pub own_netns: u32,
     /// Version of the lists of rules whose counters are compared; 0 while they change, or without any.
     pub watch_version: u32,
+    /// Version of the lists of rules whose counters followed packets move, likewise.
+    pub moved_version: u32,
+    /// Explicit padding.
+    pub reserved: u32,
     /// Id of droptrace's own process, whose netlink messages are its self-test's.
     pub own_process: u64,
     /// Layout of connection tracking's structures; they may come with a module that loads later.
@@ -168,7 +172,7 @@ const _: () = assert!(
             + 24
             + 16
             + 32 * Role::COUNT
-            + 16
+            + 24
             + size_of::<ConntrackOffsets>()
             + 24
             + size_of::<TcLayout>()

@@ -10,6 +10,7 @@ mod attribution;
 mod control;
 mod event;
 mod filter;
+pub mod moved;
 mod offsets;
 mod retransmit;
 mod slot;
@@ -45,6 +46,7 @@ macro_rules! pod {
 
 #[cfg(feature = "user")]
 pod!(
+    moved::HookTables,
     watch::List,
     watch::Chunk,
     watch::Baseline,

@@ -1,6 +1,6 @@
 //! `droptrace trace`: a followed packet at one place on its way.
 
-use crate::{Device, Event};
+use crate::{Device, Event, moved::CounterLook};
 use core::mem::size_of;
 
 /// Where a packet is seen ([`StepHead::place`]).
@@ -85,6 +85,8 @@ pub struct StepHead {
     pub ethernet: [u8; 14],
     /// 1 if there was one.
     pub has_ethernet: u16,
+    /// On a hook, and where it was dropped on one: what the rules' counters told.
+    pub counters: CounterLook,
 }
 
 /// A followed packet at one place: a record of the ring `STEPS`.
@@ -111,8 +113,12 @@ pub struct Traced {
     pub interval: u32,
     /// Packets that it began to follow in it.
     pub used: u32,
+    /// Looks at rules' counters ([`CounterLook::number`]).
+    pub looks: u32,
+    /// Explicit padding.
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Traced>() == 32);
-const _: () = assert!(size_of::<StepHead>() == 8 + 8 + 24 + 24 + 16 + 4 + 16 + 4 + 16 + 16);
+const _: () = assert!(size_of::<Traced>() == 40);
+const _: () = assert!(size_of::<StepHead>() == 8 + 8 + 24 + 24 + 16 + 4 + 16 + 4 + 16 + 16 + size_of::<CounterLook>());
 const _: () = assert!(size_of::<Step>() == size_of::<StepHead>() + size_of::<Event>());

@@ -34,6 +34,7 @@ mod hooked;
 mod level;
 mod maps;
 mod memory;
+mod moved;
 mod netns;
 mod nft;
 mod packet;

@@ -8,6 +8,7 @@ use aya_ebpf::{
 use tracer_common::{
     Control, CpuState, Depth, EndKey, FilterSpec, FlowKey, Layout, Memory, Offsets, OwnEvent, Retransmit,
     Site, Slot, StepHead, Traced,
+    moved::{self, HookTables},
     watch::{self, Baseline, Chunk, List},
 };
 
@@ -18,6 +19,10 @@ pub static OFFSETS: Offsets = Offsets::NONE;
 /// 1 if packets are followed (`droptrace trace`).
 #[unsafe(no_mangle)]
 pub static TRACE: u32 = 0;
+
+/// Chunks of counters that followed packets may move, of one CPU.
+#[unsafe(no_mangle)]
+pub static MOVED_CHUNKS_ON_CPU: u32 = 1;
 
 /// How the slots are laid out. Read with [`layout!`].
 #[unsafe(no_mangle)]
@@ -240,6 +245,18 @@ pub static EXPECTED: LruHashMap<crate::path::Flow, u32> = LruHashMap::with_max_e
 /// What each CPU began to follow, and could not tell; the user half reads it.
 #[map]
 pub static TRACED: PerCpuArray<Traced> = PerCpuArray::with_max_entries(1, 0);
+
+/// Whose counters to look at in a trace, for each hook of each netns; the user half sets the number.
+#[map]
+pub static MOVED_LISTS: Array<HookTables> = Array::with_max_entries(moved::LISTS, BPF_F_MMAPABLE);
+
+/// Their counters; the user half sets the number.
+#[map]
+pub static MOVED_CHUNKS: Array<Chunk> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// What those were at the last look, `cpu * chunks + chunk`; the user half sets the number.
+#[map]
+pub static MOVED_BASELINES: Array<Baseline> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Steps of followed packets; the user half sets the size.
 #[map]

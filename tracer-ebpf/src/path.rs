@@ -11,7 +11,7 @@ use crate::{
         EXPECTED, FOLLOWED, STEPS, Scratch, TRACE, TRACED, constant, control, has, offset, scratch, skb_field,
     },
     memory::{copy, is_kernel_address, read},
-    netns, packet,
+    moved, netns, packet,
     packet::{ETH_P_IP, ETH_P_IPV6, protocol},
     stack,
 };
@@ -313,6 +313,11 @@ pub extern "C" fn tell(index: u32, place: u32) -> u32 {
             (*head).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
             let to = &raw mut (*head).process;
             bpf_get_current_comm(to.cast(), size_of_val(&*to) as u32);
+        }
+        write_volatile(&raw mut (*head).counters.version, 0);
+        write_volatile(&raw mut (*head).counters.length, 0);
+        if matches!(place, place::HOOK | place::HOOK_ENTERED | place::HOOK_LEFT | place::DROPPED) {
+            moved::look_at_counters(index);
         }
         route(control, scratch);
         link(scratch);

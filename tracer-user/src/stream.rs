@@ -90,6 +90,8 @@ pub struct Stream {
     unmeant: HashSet<u32>,
     /// Segments that TCP had repeated when it was last asked.
     repeated: HashMap<Retransmit, u64>,
+    /// Network namespaces where packets are followed, in a trace.
+    followed: HashSet<u32>,
     /// What was seen of followed packets and not yet taken, in a trace.
     seen: VecDeque<Seen>,
     /// Which rules they met.
@@ -159,6 +161,7 @@ impl Stream {
             held: VecDeque::new(),
             unmeant: HashSet::new(),
             repeated: HashMap::new(),
+            followed: HashSet::new(),
             seen: VecDeque::new(),
             rules: Rules::default(),
             learned: None,
@@ -410,6 +413,24 @@ impl Stream {
         }
     }
 
+    /// Compares the counters of rules in these network namespaces from now on, where packets are followed. What changes there is
+    /// found when they are asked for again.
+    pub fn compare_counters(&mut self, netns: impl IntoIterator<Item = u32>) {
+        self.followed = netns.into_iter().collect();
+        self.refresh_moved();
+    }
+
+    /// Looks for changed rules where packets are followed, if it is time. Where that fails, rules are evaluated.
+    fn refresh_moved(&mut self) {
+        let Ok(mut netns) = self.tracer.network_namespaces(self.kernel.layout()) else { return };
+        netns.retain(|netns| self.followed.contains(&netns.inode));
+        let most = self.tracer.compared_chunks();
+        let Ok(mut memory) = self.tracer.memory() else { return };
+        if let Some((version, plan)) = self.rulesets.refresh_moved(&mut memory, &netns, most) {
+            self.tracer.compare(version, plan);
+        }
+    }
+
     /// A record of a followed packet.
     fn see(&mut self, head: &StepHead, raw: Raw) {
         let is_dropped = head.place == place::DROPPED;
@@ -429,24 +450,28 @@ impl Stream {
         });
         match &mut seen.place {
             Place::Hook(passed) => {
+                if head.counters.version == 0 {
+                    // Rules have come, or were changed.
+                    self.refresh_moved();
+                }
                 let until = match passed.point {
                     Point::Entered => None,
                     Point::Past(priority) => Some(Until::Past(priority)),
                     Point::Left => Some(Until::Left),
                 };
                 if let Some(until) = until {
-                    let met = self.met(head.packet, &raw, &until);
+                    let met = self.met(head, &raw, &until);
                     (passed.rules, passed.unsure) = (met.rules, met.unsure);
                 }
                 match passed.point {
-                    Point::Entered => self.rules.look(head.packet, raw, i32::MIN),
-                    Point::Past(priority) => self.rules.look(head.packet, raw, priority),
+                    Point::Entered => self.rules.look(head.packet, (raw, head.counters), i32::MIN),
+                    Point::Past(priority) => self.rules.look(head.packet, (raw, head.counters), priority),
                     Point::Left => {}
                 }
             }
             Place::Dropped => {
                 let answer = seen.view.drop.netfilter.clone();
-                let met = self.met(head.packet, &raw, &Until::Dropped(answer.as_deref()));
+                let met = self.met(head, &raw, &Until::Dropped(answer.as_deref()));
                 let on_hook = trace::observe::on_hook(&raw, met);
                 if let Some(place) = on_hook {
                     // What it met on the hook before it was dropped there.
@@ -459,7 +484,7 @@ impl Stream {
     }
 
     /// The rules that a followed packet met since the last look at it.
-    fn met(&mut self, packet: u64, raw: &Raw, until: &Until<'_>) -> Met {
+    fn met(&mut self, head: &StepHead, raw: &Raw, until: &Until<'_>) -> Met {
         let family = raw.hook.as_ref().and_then(|state| Family::from_number(state.family));
         let (Some(state), Some(family)) = (&raw.hook, family) else { return Met::default() };
         let netns = Evidence::of_event(raw).netns;
@@ -472,8 +497,10 @@ impl Stream {
             rulesets.in_force(&mut memory, netns, (family, state.hook), (backend, table))
         };
         let has_legacy = rulesets.engines.legacy;
-        let of_hook = OfHook { netns, has_legacy, chains, in_force: &mut in_force };
-        self.rules.met(packet, raw, until, of_hook, &self.kernel.conntrack_offsets())
+        let plans = &rulesets.moved;
+        let of_hook = OfHook { netns, has_legacy, chains, in_force: &mut in_force, plans };
+        let now = (raw, &head.counters);
+        self.rules.met(head.packet, now, until, of_hook, &self.kernel.conntrack_offsets())
     }
 
     /// The tracer, for its ring's descriptor.

@@ -102,6 +102,8 @@ impl CounterLayout {
 /// What kind of expression has these `ops`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
+    /// Drops nothing, leads nowhere, and lets every packet go on to what stands behind it.
+    Acts,
     /// Drops nothing, and leads nowhere. A `match` of iptables is one, though it may drop what it can't read (`hotdrop`),
     /// as those of iptables-legacy do.
     Harmless,
@@ -129,7 +131,8 @@ impl Kind {
             ("reject", _) | ("target", Some("REJECT")) => Self::Reject,
             ("queue", _) | ("target", Some("NFQUEUE")) => Self::Queue,
             ("match", _) => Self::Harmless,
-            ("target", Some(target)) if HARMLESS_TARGETS.contains(&target) => Self::Harmless,
+            ("log" | "notrack", _) => Self::Acts,
+            ("target", Some(target)) if HARMLESS_TARGETS.contains(&target) => Self::Acts,
             (name, _) if HARMLESS.contains(&name) => Self::Harmless,
             _ => Self::Other,
         }
@@ -212,6 +215,29 @@ pub(super) fn queues(bytes: &[u8], of: &mut dyn FnMut(u64) -> Option<(u32, Kind)
     Some(false)
 }
 
+/// Address of the packets (per-CPU) of the counter that counts what a rule of iptables matches: before it stand all its matches,
+/// behind it nothing but what is done with the packet. `None` if it has no such counter.
+pub(super) fn counter_of_matched(
+    bytes: &[u8],
+    (layout, counters): (&ExpressionLayout, &CounterLayout),
+    of: &mut dyn FnMut(u64) -> Option<(u32, Kind)>,
+) -> Option<u64> {
+    let mut found = None;
+    for expression in expressions(bytes, of) {
+        let (_, kind, expression) = expression?;
+        match (found, kind) {
+            (None, Kind::Counter) => {
+                let start = word(expression, layout.data + counters.counter)?;
+                found = Some(start.checked_add(counters.packets.into())?);
+            }
+            (None, _) => {}
+            (Some(_), Kind::Acts | Kind::Immediate | Kind::Reject | Kind::Queue | Kind::Other) => {}
+            (Some(_), Kind::Harmless | Kind::Lookup | Kind::Counter) => return None,
+        }
+    }
+    found
+}
+
 /// What a rule can do to a packet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Effects {
@@ -261,7 +287,7 @@ pub(super) fn effects(
             break;
         };
         let drops = match kind {
-            Kind::Harmless | Kind::Queue => false,
+            Kind::Harmless | Kind::Acts | Kind::Queue => false,
             Kind::Counter => {
                 let start = word(expression, layout.data + counters.counter);
                 counter = start.and_then(|start| start.checked_add(counters.packets.into()));

@@ -196,6 +196,38 @@ impl Table {
         family: Family,
         address: u64,
     ) -> Option<Self> {
+        Self::read_entries(memory, layout, family, address, &mut |_, _| {})
+    }
+
+    /// The same, with the counters (per-CPU) of each of its [`Table::chains`], in order: those of its rules and, last, that of its
+    /// end: the policy of a built-in chain, or the return of another.
+    pub fn read_counted(
+        memory: &mut impl KernelMemory,
+        layout: &LegacyLayout,
+        family: Family,
+        address: u64,
+    ) -> Option<(Self, Vec<Vec<u64>>)> {
+        let mut counters: Vec<Vec<u64>> = Vec::new();
+        let table = Self::read_entries(memory, layout, family, address, &mut |chain, counter| {
+            if counters.len() <= chain {
+                counters.resize_with(chain + 1, Vec::new);
+            }
+            if let Some(of_chain) = counters.get_mut(chain) {
+                of_chain.push(counter);
+            }
+        })?;
+        counters.resize_with(table.chains.len(), Vec::new);
+        Some((table, counters))
+    }
+
+    /// [`Table::read`]; `each` is given the chain's index and the counter of each rule.
+    fn read_entries<M: KernelMemory>(
+        memory: &mut M,
+        layout: &LegacyLayout,
+        family: Family,
+        address: u64,
+        each: &mut dyn FnMut(usize, u64),
+    ) -> Option<Self> {
         let at = address + u64::from(layout.table_private);
         let private = memory.pointer(at)?;
         let name = memory.string(address + u64::from(layout.table_name), MAX_NAME)?;
@@ -216,14 +248,15 @@ impl Table {
         // As if it were per-CPU.
         let inline = layout.only_cpu.map(|offset| info.start.wrapping_sub(offset));
         let mut targets = HashMap::new();
-        table.hash = table.walk(memory, &info, entry, inline, &mut |memory, target| {
+        let mut target_at = |memory: &mut M, target| {
             if let Some(known) = targets.get(&target) {
                 return Some(*known);
             }
             let name = memory.string(target + u64::from(layout.target_name), MAX_NAME)?;
             targets.insert(target, Target::named(&name));
             targets.get(&target).copied()
-        })?;
+        };
+        table.hash = table.walk(memory, &info, (entry, inline), &mut target_at, each)?;
         // Replaced while it was read?
         (memory.pointer(at) == Some(private)).then_some(table)
     }
@@ -266,9 +299,9 @@ impl Table {
         &mut self,
         memory: &mut M,
         info: &Info,
-        layout: &EntryLayout,
-        inline: Option<u64>,
+        (layout, inline): (&EntryLayout, Option<u64>),
         target_at: &mut dyn FnMut(&mut M, u64) -> Option<Target>,
+        each: &mut dyn FnMut(usize, u64),
     ) -> Option<u64> {
         let mut starts = HashMap::new();
         let mut jumps = Vec::new();
@@ -322,15 +355,17 @@ impl Table {
                 (Target::Reject, _) => Some(Verdict::Reject(number.map_or(u32::MAX, u32::from_ne_bytes))),
                 _ => None,
             };
+            let counter = match inline {
+                Some(start) => start.wrapping_add(u64::from(offset) + layout.counter as u64),
+                None => word(entry.get(layout.counter..)?.first_chunk::<8>()?, 0),
+            };
+            each(chain, counter);
             if let Some(verdict) = drops {
                 self.rules.push(Rule {
                     chain,
                     ordinal: if is_policy { 0 } else { ordinal },
                     offset,
-                    counter: match inline {
-                        Some(start) => start.wrapping_add(u64::from(offset) + layout.counter as u64),
-                        None => word(entry.get(layout.counter..)?.first_chunk::<8>()?, 0),
-                    },
+                    counter,
                     verdict,
                     hash: hash(entry),
                 });
@@ -378,6 +413,11 @@ impl Table {
     /// Whether the table at an address has this name.
     pub fn is_named(memory: &mut impl KernelMemory, layout: &LegacyLayout, address: u64, name: &str) -> bool {
         memory.string(address + u64::from(layout.table_name), MAX_NAME).as_deref() == Some(name)
+    }
+
+    /// Where the rules of the table at an address are (xt_table.private): every change puts others in their place.
+    pub fn place_of_rules(memory: &mut impl KernelMemory, layout: &LegacyLayout, address: u64) -> Option<u64> {
+        memory.pointer(address + u64::from(layout.table_private))
     }
 
     /// A number that the table at an address has as long as it has the same rules: their hash, with the place where they lie.

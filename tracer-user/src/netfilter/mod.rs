@@ -15,6 +15,7 @@ pub mod marks;
 pub mod memory;
 pub mod mixed;
 pub mod model;
+pub mod moved;
 pub(crate) mod netns;
 pub mod nft;
 pub mod owner;

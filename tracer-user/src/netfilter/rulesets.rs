@@ -14,6 +14,7 @@ use super::listings::Printed;
 use super::memory::KernelMemory;
 use super::mixed::{self, Held};
 use super::model::{Backend, Confidence, Family, Method, Netfilter, TableSummary, hook_name};
+use super::moved;
 use super::nft::{Chain, Found, NftLayout, Ruleset};
 use super::owner::{self, Subject};
 use super::program::{self, Program, ProgramLayout};
@@ -190,6 +191,8 @@ pub struct Rulesets {
     layout: Option<NftLayout>,
     /// Of rules that count.
     pub counters: Counters,
+    /// Of rules that packets match in a trace.
+    pub moved: moved::Plans,
     /// Where hook functions are listed.
     pub hooks: Option<HookLayout>,
     /// Where count and limit of tracked connections are.
@@ -478,6 +481,18 @@ impl Rulesets {
             Counted::read(memory, layout, hooks, id.address, netns.generations.back()?)
         };
         counters.refresh(memory, netns, most, Some(NftRules { layout, read: &mut read }))
+    }
+
+    /// Looks for changed rules of iptables in network namespaces whose packets are followed. Returns the new plan and its version
+    /// if the programs must be told.
+    pub fn refresh_moved(
+        &mut self,
+        memory: &mut impl KernelMemory,
+        netns: &[NetnsId],
+        most: u32,
+    ) -> Option<(u32, &moved::Plan)> {
+        let layouts = moved::Layouts { legacy: self.counters.layout(), nft: self.layout.as_ref() };
+        self.moved.refresh(memory, layouts, netns, most)
     }
 
     /// The rules and policies of a netns that can drop and are counted, of both backends, as they are now: what each is, and

@@ -14,6 +14,34 @@ const MOST_RULES: usize = LIST_CHUNKS * CHUNK_RULES;
 /// Bytes of a counter up to the end of its packets.
 const PACKETS_BYTES: usize = 8;
 
+/// Puts counters, given in ascending order, into chunks: those that lie side by side into one.
+#[derive(Default)]
+pub(super) struct Packing {
+    /// The first counter of the chunk that is not full yet.
+    open: Option<u64>,
+}
+
+impl Packing {
+    /// The next counter's place in the chunk of the one before; `None`: it begins a chunk.
+    pub(super) fn place(&mut self, counter: u64) -> Option<usize> {
+        let place = self.open.and_then(|start| {
+            let bytes = usize::try_from(counter - start).ok()?;
+            let fits = bytes.is_multiple_of(COUNTER_BYTES) && bytes / COUNTER_BYTES < CHUNK_RULES;
+            fits.then_some(bytes / COUNTER_BYTES)
+        });
+        if place.is_none() {
+            self.open = Some(counter);
+        }
+        place
+    }
+
+    /// A chunk with another counter in it.
+    pub(super) fn with(chunk: Chunk, place: usize) -> Chunk {
+        let bytes = (place * COUNTER_BYTES + PACKETS_BYTES) as u32;
+        Chunk { mask: chunk.mask | 1 << place, bytes, ..chunk }
+    }
+}
+
 /// The rules of one netns whose counters are compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
@@ -184,36 +212,22 @@ impl Plan {
             .map(|(index, (counter, _))| (*counter, index))
             .collect();
         order.sort_unstable();
-        let mut open: Option<(u32, u64)> = None;
+        let mut packing = Packing::default();
         for (counter, index) in order {
-            let place = open.and_then(|(chunk, start)| {
-                let bytes = usize::try_from(counter - start).ok()?;
-                let fits = bytes % COUNTER_BYTES == 0 && bytes / COUNTER_BYTES < CHUNK_RULES;
-                fits.then_some((chunk, bytes / COUNTER_BYTES))
-            });
-            let (chunk, bit) = match place {
-                Some(place) => place,
-                None => {
-                    let Ok(next) = u32::try_from(self.chunks.len()) else { break };
-                    if next >= most {
-                        break;
-                    }
-                    self.chunks.push(Chunk { address: counter, bytes: 0, mask: 0 });
-                    self.rules.push([None; CHUNK_RULES]);
-                    open = Some((next, counter));
-                    (next, 0)
+            let place = packing.place(counter);
+            if place.is_none() {
+                if self.chunks.len() >= most as usize {
+                    break;
                 }
-            };
-            let (Some(it), Some(rules)) =
-                (self.chunks.get_mut(chunk as usize), self.rules.get_mut(chunk as usize))
-            else {
-                break;
-            };
-            it.mask |= 1 << bit;
-            it.bytes = (bit * COUNTER_BYTES + PACKETS_BYTES) as u32;
-            if let (Some(rule), Some(of)) = (rules.get_mut(bit), chunk_of.get_mut(index)) {
+                self.chunks.push(Chunk { address: counter, bytes: 0, mask: 0 });
+                self.rules.push([None; CHUNK_RULES]);
+            }
+            let (Some(chunk), Some(rules)) = (self.chunks.last_mut(), self.rules.last_mut()) else { break };
+            let place = place.unwrap_or_default();
+            *chunk = Packing::with(*chunk, place);
+            if let (Some(rule), Some(of)) = (rules.get_mut(place), chunk_of.get_mut(index)) {
                 *rule = Some((seen, table, index));
-                *of = chunk;
+                *of = self.chunks.len() as u32 - 1;
             }
         }
         chunk_of

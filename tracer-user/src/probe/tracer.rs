@@ -3,6 +3,7 @@
 mod filter;
 mod hook_programs;
 mod memory;
+mod moved;
 mod path;
 mod probes;
 mod retransmit;
@@ -17,6 +18,7 @@ use self::{
     filter::Ends,
     memory::READER,
     second::SECOND,
+    moved::MovedMaps,
     watch::{PER_CPU, WatchMaps},
 };
 use super::{
@@ -198,6 +200,7 @@ pub struct Tracer {
     sites: Mapped<Site>,
     memory: Mapped<Memory>,
     watched: WatchMaps,
+    moved: MovedMaps,
     /// Address of the struct net that this process is in.
     own_net: u64,
     /// `ops` of every struct net.
@@ -269,6 +272,7 @@ impl Tracer {
         }
         let cpus = possible_cpus()?;
         let layout = layout_for(cpus);
+        let moved_chunks = if settings.trace { moved::most_chunks(cpus) } else { 1 };
         let has_names = compiled.spec.active & dimension::END != 0;
         let mut ebpf = EbpfLoader::new()
             .override_global("OFFSETS", &kernel.offsets, true)
@@ -288,6 +292,10 @@ impl Tracer {
             .override_global("TRACE", &u32::from(settings.trace), true)
             .map_max_entries("FOLLOWED", if settings.trace { path::FOLLOWED } else { 1 })
             .map_max_entries("EXPECTED", if settings.trace { path::FOLLOWED } else { 1 })
+            .override_global("MOVED_CHUNKS_ON_CPU", &moved_chunks, true)
+            .map_max_entries("MOVED_LISTS", if settings.trace { tracer_common::moved::LISTS } else { 1 })
+            .map_max_entries("MOVED_CHUNKS", moved_chunks)
+            .map_max_entries("MOVED_BASELINES", moved_chunks * if settings.trace { cpus } else { 1 })
             .map_max_entries("STEPS", if settings.trace { path::RING_BYTES } else { 4096 })
             .load(OBJECT)?;
         let mut path = PathPrograms::default();
@@ -315,6 +323,11 @@ impl Tracer {
             chunks: mapped(&mut ebpf, "CHUNKS", layout.chunks)?,
             baselines: mapped(&mut ebpf, "BASELINES", layout.chunks * cpus)?,
         };
+        let moved = MovedMaps {
+            lists: mapped(&mut ebpf, "MOVED_LISTS", if settings.trace { tracer_common::moved::LISTS } else { 1 })?,
+            chunks: mapped(&mut ebpf, "MOVED_CHUNKS", moved_chunks)?,
+            most: moved_chunks,
+        };
         let (own_net, netns_ops, own_process) = own_netns(&mut ebpf)?;
         let (pktinfo_skb, pktinfo_state) = kernel.pktinfo.unwrap_or((ABSENT, ABSENT));
         let page = Control {
@@ -331,6 +344,8 @@ impl Tracer {
             roles: [Role::default(); Role::COUNT],
             own_netns: 0,
             watch_version: 0,
+            moved_version: 0,
+            reserved: 0,
             own_process,
             conntrack: kernel.conntrack,
             probes: kernel.probes,
@@ -364,6 +379,7 @@ impl Tracer {
             sites,
             memory,
             watched,
+            moved,
             own_net,
             netns_ops,
             ring,

@@ -2,7 +2,10 @@
 
 use crate::event::decode::{self, DecodeError, Raw};
 use bytes::Buf as _;
-use tracer_common::{Device, Event, Step, StepHead};
+use tracer_common::{
+    Device, Event, Step, StepHead,
+    moved::{CounterLook, Moved},
+};
 
 /// Decodes one record of the ring of steps.
 ///
@@ -30,8 +33,25 @@ pub fn decode(bytes: &[u8]) -> Result<(StepHead, Raw), DecodeError> {
         process: array(&mut head),
         ethernet: array(&mut head),
         has_ethernet: head.get_u16_ne(),
+        counters: counters(&mut head),
     };
     Ok((head, decode::decode(event)?))
+}
+
+/// Fields in the order of `CounterLook`.
+fn counters(rest: &mut &[u8]) -> CounterLook {
+    let mut look = CounterLook {
+        version: rest.get_u32_ne(),
+        cpu: rest.get_u32_ne(),
+        number: rest.get_u32_ne(),
+        length: rest.get_u32_ne(),
+        ..CounterLook::default()
+    };
+    for moved in &mut look.moved {
+        *moved =
+            Moved { by: rest.get_u64_ne(), chunk: rest.get_u32_ne(), reserved: rest.get_u32_ne() };
+    }
+    look
 }
 
 fn array<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
@@ -53,10 +73,15 @@ mod tests {
         put(std::mem::offset_of!(StepHead, pid), &11_u32.to_ne_bytes());
         put(std::mem::offset_of!(StepHead, process), b"curl");
         put(std::mem::offset_of!(StepHead, has_ethernet), &1_u16.to_ne_bytes());
+        let counters = std::mem::offset_of!(StepHead, counters);
+        put(counters + std::mem::offset_of!(CounterLook, number), &3_u32.to_ne_bytes());
+        let second = counters + std::mem::offset_of!(CounterLook, moved) + size_of::<Moved>();
+        put(second + std::mem::offset_of!(Moved, chunk), &5_u32.to_ne_bytes());
         put(size_of::<StepHead>(), &9_u64.to_ne_bytes());
         let (head, raw) = decode(&bytes).unwrap();
         assert_eq!((head.packet, head.priority, head.pid, head.has_ethernet), (7, -299, 11, 1));
         assert_eq!((&head.process[..4], raw.time), (&b"curl"[..], 9));
+        assert_eq!((head.counters.number, head.counters.moved[1].chunk), (3, 5));
     }
 
     #[test]

@@ -53,8 +53,12 @@ struct Kept {
 }
 
 impl Listings {
-    /// The table as it is in force now.
-    pub(super) fn get(&mut self, table: Table, in_force: &mut dyn FnMut() -> InForce) -> Listing {
+    /// The table as it is in force now, and which rules these are.
+    pub(super) fn get(
+        &mut self,
+        table: Table,
+        in_force: &mut dyn FnMut() -> InForce,
+    ) -> (Listing, InForce) {
         self.get_from(table, in_force, &mut print)
     }
 
@@ -63,19 +67,19 @@ impl Listings {
         table: Table,
         in_force: &mut dyn FnMut() -> InForce,
         print: &mut dyn FnMut(&Table) -> Listing,
-    ) -> Listing {
+    ) -> (Listing, InForce) {
         let now = in_force();
         if now == InForce::NoTable {
-            return Listing::NoTable;
+            return (Listing::NoTable, now);
         }
         if let Some(kept) = self.kept.get(&table)
             && kept.of == now
             && (now != InForce::Unknown || kept.when.elapsed() < FRESH)
         {
-            return kept.listing.clone();
+            return (kept.listing.clone(), now);
         }
         if !self.budget.is_left(BURST) {
-            return Listing::Unknown("too many tables to list".to_owned());
+            return (Listing::Unknown("too many tables to list".to_owned()), now);
         }
         let began = Instant::now();
         let listing = print(&table);
@@ -83,10 +87,10 @@ impl Listings {
         self.took += began.elapsed();
         if in_force() != now {
             // What was printed may be of either.
-            return Listing::Unknown("they were changed meanwhile".to_owned());
+            return (Listing::Unknown("they were changed meanwhile".to_owned()), now);
         }
         self.keep(table, Kept { of: now, when: Instant::now(), listing: listing.clone() });
-        listing
+        (listing, now)
     }
 
     /// The time that the tools took since this was asked last.
@@ -132,7 +136,7 @@ mod tests {
     fn given(listings: &mut Listings, inode: u32, versions: &[InForce]) -> (Listing, u32) {
         let mut versions = versions.iter().copied();
         let mut asked = 0;
-        let listing = listings.get_from(table(inode), &mut || versions.next().unwrap(), &mut |_| {
+        let (listing, _) = listings.get_from(table(inode), &mut || versions.next().unwrap(), &mut |_| {
             asked += 1;
             Listing::Text("*filter".into())
         });

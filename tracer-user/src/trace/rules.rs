@@ -1,5 +1,5 @@
 //! Which rules a followed packet met between two looks at it on a hook: its tables, as the node's own tools print them, are
-//! evaluated for the packet as it was at the first look.
+//! evaluated for the packet as it was at the first look, and compared with how far their counters have moved between the two.
 
 use super::listings::{Listing, Listings, Table};
 use super::model::RuleMet;
@@ -9,14 +9,15 @@ use crate::netfilter::{
     budget::Budget,
     evaluate::{
         self, Connection, Packet, State, TableText,
-        path::{Ends, path},
+        path::{self, Ends, path},
     },
     model::{Backend, Family, Netfilter, hook_name},
+    moved::{Plan, Plans},
     rulesets::{BaseChain, InForce},
 };
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
-use tracer_common::ConntrackOffsets;
+use tracer_common::{ConntrackOffsets, moved::CounterLook};
 
 /// Packets on hooks that are remembered.
 const MAX_PACKETS: usize = 4096;
@@ -41,6 +42,7 @@ const IPTABLES: [(&str, &[u8], i32); 6] = [
 struct Look {
     raw: Raw,
     priority: i32,
+    counters: CounterLook,
 }
 
 /// What was met.
@@ -73,6 +75,8 @@ pub struct OfHook<'a> {
     pub chains: Option<Vec<BaseChain>>,
     /// Which rules of a table are in force.
     pub in_force: &'a mut dyn FnMut(Backend, &str) -> InForce,
+    /// What the counters of the hook's rules mean.
+    pub plans: &'a Plans,
 }
 
 /// How far a packet has come since.
@@ -87,8 +91,8 @@ pub enum Until<'a> {
 
 impl Rules {
     /// Notes a look at a packet: what is met next is met by the packet as it is now.
-    pub fn look(&mut self, packet: u64, raw: Raw, priority: i32) {
-        if self.looks.insert(packet, Some(Look { raw, priority })).is_none() {
+    pub fn look(&mut self, packet: u64, (raw, counters): (Raw, CounterLook), priority: i32) {
+        if self.looks.insert(packet, Some(Look { raw, priority, counters })).is_none() {
             self.order.push_back(packet);
         }
         while self.order.len() > MAX_PACKETS
@@ -102,13 +106,13 @@ impl Rules {
     pub fn met(
         &mut self,
         packet: u64,
-        now: &Raw,
+        (now, counters): (&Raw, &CounterLook),
         until: &Until<'_>,
         of_hook: OfHook<'_>,
         offsets: &ConntrackOffsets,
     ) -> Met {
         let look = self.looks.get_mut(&packet).and_then(Option::take);
-        let Some(Look { raw, priority }) = look else { return Met::default() };
+        let Some(Look { raw, priority, counters: before }) = look else { return Met::default() };
         let place = |raw: &Raw| raw.hook.as_ref().map(|state| (state.family, state.hook, raw.key.netns));
         let (Some(hook), Some(seen)) = (place(&raw), Packet::of(&raw, offsets)) else {
             return Met::default();
@@ -124,20 +128,23 @@ impl Rules {
         }
         let began = Instant::now();
         let (family, hook, _) = hook;
+        let plan = of_hook.plans.plan(counters.version);
+        let told = plan.and_then(|plan| Some((plan, plan.moved(&before, counters)?)));
         let after = Packet::of(now, offsets);
-        let met = self.evaluate(&seen, after.as_ref(), (family, hook), priority, until, of_hook);
+        let met =
+            self.evaluate((&seen, after.as_ref()), (family, hook), priority, until, of_hook, told.as_ref());
         self.evaluation.take(began.elapsed().saturating_sub(self.listings.took()));
         met
     }
 
     fn evaluate(
         &mut self,
-        before: &Packet<'_>,
-        after: Option<&Packet<'_>>,
+        (before, after): (&Packet<'_>, Option<&Packet<'_>>),
         (family, hook): (u8, u8),
         from: i32,
         until: &Until<'_>,
-        OfHook { netns, has_legacy, chains, in_force }: OfHook<'_>,
+        OfHook { netns, has_legacy, chains, in_force, .. }: OfHook<'_>,
+        told: Option<&(&Plan, HashMap<u64, u64>)>,
     ) -> Met {
         let mut met = Met::default();
         if chains.is_none() {
@@ -163,8 +170,16 @@ impl Rules {
                 is_tracked_since = true;
                 packet.connection = after.and_then(|after| after.connection);
             }
+            let counted = told.and_then(|(plan, moved)| {
+                let counted = plan.table(netns, (table.backend, table.name), (family, hook))?;
+                Some((counted, counted.moved(moved)))
+            });
             if table.name == "nat" && table.is_iptables {
-                match is_asked(&packet, hook, is_tracked_since) {
+                let by_counters = counted.as_ref().and_then(|(counted, moved)| match moved.is_empty() {
+                    false => Some(true),
+                    true => counted.counts_all().then_some(false),
+                });
+                match by_counters.or_else(|| is_asked(&packet, hook, is_tracked_since)) {
                     Some(true) => {}
                     Some(false) => continue,
                     None => {
@@ -180,7 +195,8 @@ impl Rules {
             }
             let wanted = Table { netns, backend: table.backend, family, name: table.name.to_owned() };
             let mut in_force = || in_force(table.backend, table.name);
-            let listing = match self.listings.get(wanted, &mut in_force) {
+            let (listing, version) = self.listings.get(wanted, &mut in_force);
+            let listing = match listing {
                 Listing::Text(text) => text,
                 Listing::NoTable => continue,
                 Listing::Unknown(why) => {
@@ -190,7 +206,22 @@ impl Rules {
                 }
             };
             let text = TableText { table: table.name, chain: table.chain, listing: &listing };
-            let way = path(&packet, &text, table.backend);
+            // Of rules that were changed since, numbers may mean others.
+            let counted = counted.filter(|(counted, _)| counted.in_force == version);
+            let by_counters = counted.as_ref().and_then(|(counted, moved)| {
+                path::counted_path(&packet, &text, counted, moved.clone())
+            });
+            let mut way = by_counters.unwrap_or_else(|| path(&packet, &text, table.backend));
+            if let Some((counted, moved)) = &counted
+                && let Some(wrong) = path::unmoved(&way.met, counted, moved)
+            {
+                met.rules.extend(way.met.drain(..wrong));
+                met.unsure = Some(format!(
+                    "evaluated, a rule of {name} matched whose counter has not moved: its rules can't be told"
+                ));
+                packet = forgotten(packet);
+                continue;
+            }
             let is_end = matches!(until, Until::Dropped(answer) if table.is_named(*answer));
             match way.ends {
                 Ends::Dropped if !matches!(until, Until::Dropped(_)) => {

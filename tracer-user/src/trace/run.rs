@@ -88,6 +88,7 @@ impl Places {
             && self.wanted.insert(netns)
         {
             self.look_in(netns, stream);
+            stream.compare_counters(self.wanted.iter().copied());
         }
     }
 
@@ -106,6 +107,7 @@ impl Places {
                 self.look_in(netns, stream);
             }
         }
+        stream.compare_counters(self.wanted.iter().copied());
     }
 
     fn look_in(&mut self, netns: u32, stream: &mut Stream) {

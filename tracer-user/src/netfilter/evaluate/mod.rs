@@ -8,6 +8,7 @@
 //! Facts are those of the moment of the drop, and rules may have changed the packet before. A packet that a table dropped
 //! went through this table's rules only since it entered it: what they may have changed counts as unknown at its start.
 
+mod counts;
 mod mark;
 mod matches;
 #[cfg(test)]
@@ -21,7 +22,7 @@ mod truth;
 mod walk;
 
 pub use packet::{Connection, Interface, Packet, State};
-pub use path::{Ends, Path, path};
+pub use path::{Ends, Path, counted_path, path, unmoved};
 
 use super::model::{Confidence, RuleRef};
 use super::text;

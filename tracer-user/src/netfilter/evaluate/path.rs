@@ -1,8 +1,11 @@
 //! The way of a packet through one table: the rules that it surely matched, as the kernel's TRACE target would log them
 //! (trace_packet(), net/ipv4/netfilter/ip_tables.c).
 //!
-//! It is followed only as far as it is sure. Where a rule perhaps matches, or does what can't be known, it ends, and says why.
+//! It is followed only as far as it is sure. Where a rule perhaps matches, or does what can't be known, it ends, and says why. Where
+//! the counters of the rules were compared before and behind the table, they say what matched, and evaluating only keeps them from
+//! being believed when they tell of other packets, too.
 
+use super::counts::{Contradiction, Counts};
 use super::mark::Mark;
 use super::packet::Packet;
 use super::rule::{Action, Asked, Next, Rule};
@@ -10,8 +13,10 @@ use super::truth::Truth;
 use super::walk::{Changes, MAX_DEPTH, Table};
 use super::{MAX_STEPS, TableText, Verdict};
 use crate::netfilter::model::{Backend, Confidence};
+use crate::netfilter::moved::CountedTable;
 use crate::netfilter::text::SavedRule;
 use crate::trace::model::{Met, RuleMet};
+use std::collections::HashMap;
 
 /// Most rules that are told.
 const MAX_MET: usize = 1024;
@@ -55,6 +60,41 @@ pub enum Ends {
 /// the listing, and asks at most 200,000 rules.
 #[must_use]
 pub fn path(packet: &Packet<'_>, table: &TableText<'_>, backend: Backend) -> Path {
+    follow(packet, table, backend, None)
+}
+
+/// The same, as the counters of its rules tell it: `moved` has those that have moved while the packet was in the table, and how
+/// far. `None` if other packets may have moved some, or not all can be told that way.
+#[must_use]
+pub fn counted_path(
+    packet: &Packet<'_>,
+    table: &TableText<'_>,
+    counted: &CountedTable,
+    moved: HashMap<u64, u64>,
+) -> Option<Path> {
+    let path = follow(packet, table, counted.backend, Some(Counts::new(counted, moved)));
+    path.unsure.is_none().then_some(path)
+}
+
+/// The first of the rules that a packet met by evaluating whose counter has not moved: it can't have.
+#[must_use]
+pub fn unmoved(met: &[RuleMet], counted: &CountedTable, moved: &HashMap<u64, u64>) -> Option<usize> {
+    met.iter().position(|it| {
+        let chain = counted.chains.get(&it.chain);
+        let counter = chain.and_then(|chain| match it.kind {
+            Met::Rule => *chain.rules.get((it.rule? as usize).checked_sub(1)?)?,
+            Met::Return | Met::Policy => chain.end,
+        });
+        counter.is_some_and(|counter| !moved.contains_key(&counter))
+    })
+}
+
+fn follow(
+    packet: &Packet<'_>,
+    table: &TableText<'_>,
+    backend: Backend,
+    counts: Option<Counts<'_>>,
+) -> Path {
     let table = Table::read(table);
     let mark = packet.mark.map_or(Mark::default(), |mark| Mark::new(mark, u32::MAX));
     let mut way = Way {
@@ -65,13 +105,18 @@ pub fn path(packet: &Packet<'_>, table: &TableText<'_>, backend: Backend) -> Pat
         changes: Changes::default(),
         steps: MAX_STEPS,
         met: Vec::new(),
+        counts,
     };
     let end = match table.policy() {
         Some(policy) if table.is_whole() => way.table(policy),
         Some(_) => Err(format!("table {} can't be read to its end", table.name())),
         None => Err(format!("table {} has no base chain {} here", table.name(), table.base())),
     };
-    let Way { met, mut mark, mut changes, .. } = way;
+    let Way { met, mut mark, mut changes, counts, .. } = way;
+    let end = end.and_then(|ends| match counts {
+        Some(counts) if !counts.are_used_up() => Err(contradicted(Contradiction)),
+        _ => Ok(ends),
+    });
     let (ends, unsure) = match end {
         Ok(ends) => (ends, None),
         Err(why) => {
@@ -94,6 +139,8 @@ struct Way<'w, 'a> {
     changes: Changes,
     steps: u32,
     met: Vec<RuleMet>,
+    /// What the rules' counters tell; without, rules are evaluated.
+    counts: Option<Counts<'w>>,
 }
 
 /// Where a packet goes after a rule or a chain.
@@ -115,7 +162,7 @@ impl<'a> Way<'_, 'a> {
             "DROP" => ("drop", Ends::Dropped),
             other => return Err(format!("the policy {other} is not known")),
         };
-        self.end(base, Met::Policy, verdict);
+        self.end(base, Met::Policy, verdict)?;
         Ok(ends)
     }
 
@@ -135,7 +182,7 @@ impl<'a> Way<'_, 'a> {
             }
         }
         if depth > 0 {
-            self.end(name, Met::Return, "return");
+            self.end(name, Met::Return, "return")?;
         }
         Ok(After::Back)
     }
@@ -145,7 +192,17 @@ impl<'a> Way<'_, 'a> {
         let packet = self.changes.before(self.packet);
         let Asked { truth, may_drop, .. } = rule.ask(&packet, self.mark);
         let place = || format!("{}:{}:rule:{}", self.table.name(), saved.chain, saved.ordinal);
-        if truth == Truth::Unknown || may_drop {
+        let truth = match &mut self.counts {
+            // What a match drops moves no counter.
+            Some(_) if may_drop && self.backend == Backend::Nft => Truth::Unknown,
+            Some(counts) => {
+                let counted = counts.rule(saved.chain, saved.ordinal, truth).map_err(contradicted)?;
+                if counted { Truth::Yes } else { Truth::No }
+            }
+            None if may_drop => Truth::Unknown,
+            None => truth,
+        };
+        if truth == Truth::Unknown {
             let what = match rule.doubt(&packet, self.mark) {
                 None | Some("") => "it is not understood".to_owned(),
                 Some(name) if name.starts_with('-') => format!("{name} can't be judged"),
@@ -192,13 +249,21 @@ impl<'a> Way<'_, 'a> {
     }
 
     /// The end of a chain: its number is one more than its last rule has.
-    fn end(&mut self, chain: &str, kind: Met, verdict: &str) {
+    fn end(&mut self, chain: &str, kind: Met, verdict: &str) -> Result<(), String> {
+        if let Some(counts) = &mut self.counts {
+            counts.end(chain).map_err(contradicted)?;
+        }
         let rules = self.table.rules(chain).map_or(0, <[_]>::len);
         let number = u32::try_from(rules).ok().and_then(|rules| rules.checked_add(1));
         self.push(chain, kind, number, verdict.to_owned(), None);
+        Ok(())
     }
 
     fn push(&mut self, chain: &str, kind: Met, rule: Option<u32>, verdict: String, text: Option<&str>) {
+        let (confidence, method) = match self.counts {
+            Some(_) => (Confidence::Exact, "counter"),
+            None => (Confidence::Inferred, "evaluated"),
+        };
         self.met.push(RuleMet {
             backend: self.backend,
             family: self.packet.family,
@@ -210,10 +275,14 @@ impl<'a> Way<'_, 'a> {
             verdict,
             text: text.map(str::to_owned),
             mark: self.mark.whole(),
-            confidence: Confidence::Inferred,
-            method: "evaluated",
+            confidence,
+            method,
         });
     }
+}
+
+fn contradicted(_: Contradiction) -> String {
+    "the rules' counters tell of other packets, too".to_owned()
 }
 
 /// As in [`RuleMet::verdict`].
