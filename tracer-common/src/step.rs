@@ -120,5 +120,6 @@ pub struct Traced {
 }
 
 const _: () = assert!(size_of::<Traced>() == 40);
-const _: () = assert!(size_of::<StepHead>() == 8 + 8 + 24 + 24 + 16 + 4 + 16 + 4 + 16 + 16 + size_of::<CounterLook>());
+const _: () =
+    assert!(size_of::<StepHead>() == 8 + 8 + 24 + 24 + 16 + 4 + 16 + 4 + 16 + 16 + size_of::<CounterLook>());
 const _: () = assert!(size_of::<Step>() == size_of::<StepHead>() + size_of::<Event>());

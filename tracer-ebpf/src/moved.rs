@@ -3,8 +3,8 @@
 
 use crate::{
     maps::{
-        CPUS, MOVED_BASELINES, MOVED_CHUNKS, MOVED_CHUNKS_ON_CPU, MOVED_LISTS, TRACED, constant,
-        control, has, scratch, state_field,
+        CPUS, MOVED_BASELINES, MOVED_CHUNKS, MOVED_CHUNKS_ON_CPU, MOVED_LISTS, TRACED, constant, control,
+        has, scratch, state_field,
     },
     memory::{copy, read},
 };
@@ -120,7 +120,8 @@ pub extern "C" fn compare_chunk(index: u32, id: u32) -> u32 {
         let counters = &raw mut (*scratch).counters;
         let size = (*chunk).bytes;
         let offset = (*cpu).per_cpu_offset;
-        if size > LONGEST || (*cpu).has_offset == 0 || !copy(counters.cast(), size, (*chunk).address + offset) {
+        if size > LONGEST || (*cpu).has_offset == 0 || !copy(counters.cast(), size, (*chunk).address + offset)
+        {
             (*scratch).unsure = 1;
             return 0;
         }

@@ -49,7 +49,7 @@ const MODULES: [(&str, &str, [&str; 2]); 25] = [
     ("iprange", "filter", ["-m iprange --src-range 1.0.0.1-1.0.0.2", "-m iprange --src-range ::1-::2"]),
     ("addrtype", "filter", ["-m addrtype --dst-type MULTICAST"; 2]),
     ("limit", "filter", ["-m limit --limit 1/s"; 2]),
-    ("statistic", "filter", ["-m statistic --mode nth --every 2"; 2]),
+    ("statistic", "filter", ["-m statistic --mode nth --every 2 --packet 0"; 2]),
     ("LOG", "filter", ["-j LOG --log-prefix x"; 2]),
     ("NFLOG", "filter", ["-j NFLOG --nflog-group 7"; 2]),
     ("REJECT", "filter", ["-p tcp -j REJECT --reject-with tcp-reset"; 2]),
@@ -492,6 +492,14 @@ pub fn packets(seed: u64, world: &World, first: u16, count: u16) -> Vec<Sent> {
         made.push(Sent { way, from, to, bytes });
     }
     made
+}
+
+/// A UDP packet that comes in, with this source port.
+#[must_use]
+pub fn udp_packet(world: &World, port: u16) -> Sent {
+    let host = world.sources.first().copied().unwrap_or(world.server);
+    let (from, to) = (SocketAddr::new(host, port), SocketAddr::new(world.server, PORTS.0));
+    Sent { way: Way::In, from, to, bytes: udp(from, to, 64, 0) }
 }
 
 /// UDP whose length is its number's.

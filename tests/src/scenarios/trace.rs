@@ -25,6 +25,8 @@ pub(super) fn trials() -> Vec<Trial> {
     let mut trials = vec![
         alone("trace::through_nat_legacy::ipv4", || through_nat(Backend::Legacy, Family::V4)),
         alone("trace::forwarding_off", forwarding_off),
+        alone("trace::counters_decide_legacy", || counters_decide(Backend::Legacy)),
+        alone("trace::counters_decide_iptables_nft", || counters_decide(Backend::IptablesNft)),
         alone("trace::killed_leaves_nothing", killed_leaves_nothing),
         alone(format!("trace::programs_behind_decide_{}", newest.name()), move || {
             programs_behind_decide(newest)
@@ -247,6 +249,52 @@ fn forwarding_off() -> Result<()> {
     let request = request.with_context(|| format!("no request: {stories:#?}"))?;
     let wanted = [format!("{client} netfilter OUTPUT"), format!("{router} netfilter FORWARD")];
     request.expect(&shown(&wanted, router))?;
+    Ok(())
+}
+
+/// Which of several packets a rule matches that takes every other one can't be told from the packet: the rules' counters tell.
+fn counters_decide(backend: Backend) -> Result<()> {
+    /// Where rules are described.
+    const FIRST: (u32, u32) = (5, 15);
+    if kernel::version() < FIRST {
+        return Err(skip("this kernel doesn't describe its tables (no module BTF)"));
+    }
+    let family = Family::V4;
+    let routed = Routed::new()?;
+    let rules = "*filter\n:half - [0:0]\n\
+        -A FORWARD -p udp -m statistic --mode nth --every 2 --packet 0 -j half\n\
+        -A half -p udp -m comment --comment \"each that comes here\"\nCOMMIT\n";
+    backend.load(&routed.router, family, rules)?;
+    let trace = Trace::start(&["--ip", &routed.server.address(family).to_string(), "--protocol", "udp"])?;
+    let (from, to) = (routed.client.port(family, 40_001), routed.server.port(family, 53));
+    for number in 0..6 {
+        let bytes = packet::udp(from, to, &[number; 4]);
+        routed.client.netns.enter(|| send::packets(&[(to, bytes.clone())]))?;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let stories = trace.stories(6)?;
+    let router = routed.router.inode();
+    let way = |story: &Story| {
+        let steps = story.steps.iter().filter(|step| {
+            step.number("/netns") == Some(router.into()) && step.text("/netfilter/table") == Some("filter")
+        });
+        let known = steps.map(|step| {
+            ensure!(step.text("/confidence") == Some("exact"), "{}", step.brief());
+            Ok(format!(
+                "{} {}",
+                step.text("/netfilter/chain").unwrap_or_default(),
+                step.text("/netfilter/verdict").unwrap_or_default()
+            ))
+        });
+        known.collect::<Result<Vec<_>>>()
+    };
+    // The first may come before the rules were read.
+    let ways = stories.iter().skip(2).map(way).collect::<Result<Vec<_>>>()?;
+    let short = vec!["FORWARD accept".to_owned()];
+    let long: Vec<String> =
+        ["FORWARD jump half", "half continue", "half return", "FORWARD accept"].map(str::to_owned).into();
+    let count = |wanted: &Vec<String>| ways.iter().filter(|way| *way == wanted).count();
+    ensure!((count(&short), count(&long)) == (2, 2), "{ways:#?}");
     Ok(())
 }
 

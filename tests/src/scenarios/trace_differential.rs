@@ -38,6 +38,10 @@ const PACKETS: u16 = 20;
 const BEDS: usize = 6;
 /// How long that takes at least: droptrace begins to follow at most 500 packets a second on a CPU, and answers are packets, too.
 const ROUND: Duration = Duration::from_millis(700);
+/// How long it takes at most until droptrace has read new rules.
+const SETTLING: Duration = Duration::from_millis(300);
+/// Of the steps that are told, so many must be told by counters, in hundredths.
+const LEAST_COUNTED: u64 = 90;
 /// The first source port.
 const FIRST_PORT: u16 = 1024;
 /// Of all that the kernel tells, so much may be left out by droptrace as not known, in hundredths.
@@ -77,6 +81,8 @@ struct Set {
     seed: u64,
     text: String,
     packets: Vec<Sent>,
+    /// Sent before them, and not compared: by it droptrace sees that there are other rules.
+    first: Sent,
 }
 
 fn one_family(backend: Backend, family: Family, seed: u64, sets: u64) -> Result<Outcome> {
@@ -100,6 +106,7 @@ fn one_family(backend: Backend, family: Family, seed: u64, sets: u64) -> Result<
             seed,
             text: tables::tables(seed, &world),
             packets: tables::packets(seed, &world, first, PACKETS),
+            first: tables::udp_packet(&world, FIRST_PORT - 1),
         }
     };
     let sets: Vec<Set> = (0..sets).map(set).collect();
@@ -181,6 +188,8 @@ struct Told {
     ends: Option<Ends>,
     /// With the hook.
     met: Vec<(String, Met)>,
+    /// How many of them by counters.
+    counted: u64,
     /// Hooks on which it said that it doesn't know all, and why.
     unsure: BTreeMap<String, String>,
     has_ended: bool,
@@ -208,6 +217,7 @@ impl Told {
         let number = step.number("/netfilter/rule").context("no number")?;
         let met = Met { table: table.to_owned(), chain: chain.to_owned(), what, number };
         self.met.push((hook.to_owned(), met));
+        self.counted += u64::from(step.text("/method") == Some("counter"));
         Ok(())
     }
 }
@@ -240,6 +250,10 @@ fn follow(backend: Backend, family: Family, world: &World, sets: &[Set]) -> Resu
                 .load(&bed.router, family, &set.text)
                 .with_context(|| format!("DROPTRACE_SEED={}:\n{}", set.seed, set.text))?;
         }
+        for (bed, set) in beds.iter().zip(round) {
+            send_one(bed, &set.first)?;
+        }
+        std::thread::sleep(SETTLING);
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         for (index, (bed, set)) in beds.iter().zip(round).enumerate() {
             on_cpu(index % cpus, || set.packets.iter().try_for_each(|sent| send_one(bed, sent)))?;
@@ -325,6 +339,7 @@ fn trace(backend: Backend, family: Family, world: &World, sets: &[Set]) -> Resul
         let listed = backend.list_with_handles(&routed.router, family)?;
         let mut lines = Vec::new();
         on_cpu(0, || {
+            send_one(&routed, &set.first)?;
             for sent in &set.packets {
                 send_one(&routed, sent)?;
                 // The kernel's log is short.
@@ -366,6 +381,9 @@ struct Outcome {
     /// Steps on which both agree, and those of the kernel that droptrace said it doesn't know.
     steps: u64,
     unsure: u64,
+    /// Steps that droptrace told in all, and those that counters told.
+    told: u64,
+    counted: u64,
     /// Why, by frequency.
     doubts: BTreeMap<String, u64>,
     fault_count: u64,
@@ -386,6 +404,7 @@ impl Outcome {
         for traced in traced {
             by_ends.entry(&traced.ends).or_default().1.push(traced);
         }
+        by_ends.remove(&ends_of(&set.first));
         for (ends, (told, traced)) in by_ends {
             let is_sent = sent.contains(ends);
             // Answers that look alike may come in another order.
@@ -402,6 +421,8 @@ impl Outcome {
             }
             for (told, traced) in told.into_iter().zip(traced) {
                 self.packets += 1;
+                self.told += told.met.len() as u64;
+                self.counted += told.counted;
                 match compare(backend, told, traced) {
                     Ok((steps, unsure)) => {
                         self.steps += steps;
@@ -441,6 +462,8 @@ impl Outcome {
         self.unpaired += other.unpaired;
         self.steps += other.steps;
         self.unsure += other.unsure;
+        self.told += other.told;
+        self.counted += other.counted;
         self.fault_count += other.fault_count;
         self.faults.extend(other.faults);
         self.faults.truncate(KEPT);
@@ -463,6 +486,10 @@ impl Outcome {
             "too much is not known: {self}"
         );
         ensure!(
+            self.counted * 100 >= self.told * LEAST_COUNTED,
+            "too few steps are told by counters: {self}"
+        );
+        ensure!(
             self.packets * 100 >= (self.packets + self.unpaired) * LEAST_PAIRED,
             "too many packets can't be compared: {self}"
         );
@@ -475,8 +502,8 @@ impl fmt::Display for Outcome {
         let share = self.unsure as f64 * 100.0 / (self.steps + self.unsure).max(1) as f64;
         write!(
             f,
-            "{} packets compared ({} not), {} steps, unsure {} ({share:.1} %), {} wrong",
-            self.packets, self.unpaired, self.steps, self.unsure, self.fault_count
+            "{} packets compared ({} not), {} steps, {} of {} by counters, unsure {} ({share:.1} %), {} wrong",
+            self.packets, self.unpaired, self.steps, self.counted, self.told, self.unsure, self.fault_count
         )?;
         let mut doubts: Vec<_> = self.doubts.iter().collect();
         doubts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));

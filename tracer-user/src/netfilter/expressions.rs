@@ -486,9 +486,34 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_counts_matched_packets_stands_behind_all_matches() {
+        let mut of = |ops| match ops {
+            1 => Some((16, Kind::Harmless)),
+            2 => Some((16, Kind::Counter)),
+            3 => Some((16, Kind::Acts)),
+            4 => Some((16, Kind::Immediate)),
+            5 => Some((16, Kind::Other)),
+            _ => None,
+        };
+        let mut told = |parts: &[u64]| {
+            let bytes: Vec<u8> =
+                parts.iter().flat_map(|ops| expression(*ops, &0x5000_u64.to_ne_bytes())).collect();
+            counter_of_matched(&bytes, (&LAYOUT, &COUNTERS), &mut of)
+        };
+        for rule in [&[2][..], &[1, 1, 2], &[1, 2, 4], &[2, 3], &[1, 2, 5]] {
+            assert_eq!(told(rule), Some(0x5008), "{rule:?}");
+        }
+        // None, one before a match, two, one behind what is not known.
+        for rule in [&[1, 4][..], &[2, 1, 4], &[2, 2], &[9, 2], &[2, 9], &[]] {
+            assert_eq!(told(rule), None, "{rule:?}");
+        }
+    }
+
+    #[test]
     fn kinds_by_name() {
         assert_eq!(Kind::named("target", Some("REJECT")), Kind::Reject);
-        assert_eq!(Kind::named("target", Some("LOG")), Kind::Harmless);
+        assert_eq!(Kind::named("target", Some("LOG")), Kind::Acts);
+        assert_eq!(Kind::named("match", None), Kind::Harmless);
         assert_eq!(Kind::named("target", Some("SYNPROXY")), Kind::Other);
         assert_eq!(Kind::named("target", None), Kind::Other);
         assert_eq!(Kind::named("synproxy", None), Kind::Other);

@@ -416,7 +416,11 @@ impl Table {
     }
 
     /// Where the rules of the table at an address are (xt_table.private): every change puts others in their place.
-    pub fn place_of_rules(memory: &mut impl KernelMemory, layout: &LegacyLayout, address: u64) -> Option<u64> {
+    pub fn place_of_rules(
+        memory: &mut impl KernelMemory,
+        layout: &LegacyLayout,
+        address: u64,
+    ) -> Option<u64> {
         memory.pointer(address + u64::from(layout.table_private))
     }
 
@@ -700,6 +704,15 @@ pub(crate) mod tests {
         );
         assert_eq!(table.reachable(1), [0, 1, 2]);
         assert_eq!(table.reachable(2), [0_usize; 0]);
+    }
+
+    #[test]
+    fn every_rule_and_every_end_has_a_counter() {
+        let (table, counters) = Table::read_counted(&mut memory(), &LAYOUT, Family::Ipv4, TABLE).unwrap();
+        assert_eq!(table, Table::read(&mut memory(), &LAYOUT, Family::Ipv4, TABLE).unwrap());
+        let names: Vec<_> = table.chains.iter().map(|chain| chain.name.as_str()).collect();
+        assert_eq!(names, ["INPUT", "user", "ERROR"]);
+        assert_eq!(counters, [vec![1, 2], vec![3, 4, 5], vec![]]);
     }
 
     #[test]

@@ -11,9 +11,7 @@ use super::rulesets::InForce;
 use super::watch::Packing;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
-use tracer_common::moved::{
-    CHECKS, CounterLook, HookTables, LIST_PROBES, LISTS, TABLE_CHUNKS, TABLES,
-};
+use tracer_common::moved::{CHECKS, CounterLook, HookTables, LIST_PROBES, LISTS, TABLE_CHUNKS, TABLES};
 use tracer_common::watch::{CHUNK_RULES, COUNTER_BYTES, Check, Chunk, hook_word, list_place};
 
 /// Reading takes at most one part in this many of the time.
@@ -50,6 +48,17 @@ pub struct CountedTable {
 }
 
 impl CountedTable {
+    #[cfg(test)]
+    pub(super) fn of(
+        backend: Backend,
+        name: &str,
+        chains: impl IntoIterator<Item = (String, CountedChain)>,
+    ) -> Self {
+        let chains = chains.into_iter().collect();
+        let (family, in_force) = (Family::Ipv4, InForce::Version(1));
+        Self { backend, family, name: name.to_owned(), in_force, chains, check: Check::default() }
+    }
+
     fn counters(&self) -> impl Iterator<Item = u64> + '_ {
         self.chains.values().flat_map(|chain| chain.rules.iter().copied().flatten().chain(chain.end))
     }
@@ -189,7 +198,11 @@ impl Plan {
         (family, hook): (Family, u8),
     ) -> Option<&CountedTable> {
         let word = hook_word(family.number(), hook);
-        if !self.lists.iter().any(|list| (list.net, list.netns, list.hook) == (netns.address, netns.inode, word)) {
+        if !self
+            .lists
+            .iter()
+            .any(|list| (list.net, list.netns, list.hook) == (netns.address, netns.inode, word))
+        {
             return None;
         }
         let counted = self.counted.iter().find(|it| it.netns == netns)?;
@@ -288,7 +301,8 @@ fn signature(memory: &mut impl KernelMemory, layouts: Layouts<'_>, net: u64) -> 
             }
         }
     }
-    let nft = layouts.nft.and_then(|layout| Some((layout.sequence(memory, net)?, layout.cursor(memory, net)?)));
+    let nft =
+        layouts.nft.and_then(|layout| Some((layout.sequence(memory, net)?, layout.cursor(memory, net)?)));
     Signature { legacy, nft }
 }
 
@@ -397,5 +411,87 @@ impl Counted {
             Some((.., tables)) => tables.push(table),
             None => self.hooks.push((family, hook, vec![table])),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netfilter::legacy::tests::{LAYOUT, TABLE, memory};
+    use tracer_common::moved::Moved;
+
+    const NETNS: NetnsId = NetnsId { address: 0xffff_8880_0000_1000, inode: 77, cookie: 5 };
+
+    fn chain(rules: &[u64], end: u64) -> CountedChain {
+        CountedChain { rules: rules.iter().copied().map(Some).collect(), end: Some(end) }
+    }
+
+    /// Two tables on FORWARD, one of them on INPUT, too.
+    fn counted() -> Counted {
+        let filter = [("FORWARD".to_owned(), chain(&[0x1000, 0x1010], 0x1020))];
+        let nat = [("INPUT".to_owned(), chain(&[0x9000], 0x1030))];
+        let mut tables = vec![
+            CountedTable::of(Backend::Legacy, "filter", filter),
+            CountedTable::of(Backend::Nft, "nat", nat),
+        ];
+        tables[1].check.at = 8;
+        let hooks = vec![(Family::Ipv4, 2, vec![0, 1]), (Family::Ipv4, 1, vec![1])];
+        Counted { netns: NETNS, tables, hooks, signature: Signature::default() }
+    }
+
+    fn look(number: u32, moved: &[(u32, u64)]) -> CounterLook {
+        let mut look = CounterLook { version: 3, cpu: 1, number, ..CounterLook::default() };
+        for (to, (chunk, by)) in look.moved.iter_mut().zip(moved) {
+            *to = Moved { by: *by, chunk: *chunk, reserved: 0 };
+        }
+        look.length = moved.len() as u32;
+        look
+    }
+
+    #[test]
+    fn the_chunks_of_a_table_follow_each_other() {
+        let plan = plan(vec![counted()], 100);
+        let told: Vec<_> = plan.chunks.iter().map(|chunk| (chunk.address, chunk.bytes, chunk.mask)).collect();
+        assert_eq!(told, [(0x1000, 40, 7), (0x1030, 8, 1), (0x9000, 8, 1)]);
+        let list_of = |hook| plan.lists.iter().find(|list| list.net != 0 && list.hook == hook_word(2, hook));
+        let list = list_of(2).unwrap();
+        assert_eq!((list.length, list.checked, &list.tables[..2]), (2, 2, &[[0, 1], [1, 2]][..]));
+        assert_eq!(list_of(1).map(|list| (list.length, list.tables[0])), Some((1, [1, 2])));
+        let on = |name, hook| plan.table(NETNS, name, (Family::Ipv4, hook)).is_some();
+        assert!(on((Backend::Legacy, "filter"), 2) && on((Backend::Nft, "nat"), 1));
+        assert!(!on((Backend::Legacy, "filter"), 1) && !on((Backend::Nft, "filter"), 2));
+        assert!(!on((Backend::Nft, "nat"), 3));
+        assert_eq!(plan.table(NetnsId::default(), (Backend::Nft, "nat"), (Family::Ipv4, 1)), None);
+    }
+
+    #[test]
+    fn a_hook_without_room_for_all_its_tables_is_not_compared() {
+        let plan = plan(vec![counted()], 1);
+        assert!(plan.lists.iter().all(|list| list.net == 0));
+        assert_eq!(plan.table(NETNS, (Backend::Legacy, "filter"), (Family::Ipv4, 2)), None);
+    }
+
+    #[test]
+    fn what_moved_did_so_between_looks_that_follow_each_other() {
+        let plan = plan(vec![counted()], 100);
+        let before = look(7, &[(2, 1)]);
+        let moved = plan.moved(&before, &look(8, &[(0, 0x102), (2, 1)])).unwrap();
+        assert_eq!(moved, HashMap::from([(0x1000, 2), (0x1020, 1), (0x9000, 1)]));
+        assert_eq!(plan.moved(&before, &look(8, &[])), Some(HashMap::new()));
+        // Another packet's look in between; on another CPU; by other lists; more than is told; a chunk that is none.
+        assert_eq!(plan.moved(&before, &look(9, &[])), None);
+        assert_eq!(plan.moved(&before, &CounterLook { cpu: 2, ..look(8, &[]) }), None);
+        assert_eq!(plan.moved(&before, &CounterLook { version: 4, ..look(8, &[]) }), None);
+        assert_eq!(plan.moved(&before, &CounterLook { length: 17, ..look(8, &[]) }), None);
+        assert_eq!(plan.moved(&before, &look(8, &[(3, 1)])), None);
+    }
+
+    #[test]
+    fn a_legacy_table_with_the_ends_of_its_chains() {
+        let table = legacy_table(&mut memory(), &LAYOUT, Family::Ipv4, TABLE).unwrap();
+        assert_eq!(table.name, "filter");
+        assert_eq!(table.chains["INPUT"], chain(&[1], 2));
+        assert_eq!(table.chains["user"], chain(&[3, 4], 5));
+        assert_eq!(table.moved(&HashMap::from([(2, 1), (5, 3), (99, 1)])), HashMap::from([(2, 1), (5, 3)]));
     }
 }

@@ -17,8 +17,8 @@ pub use probes::Probes;
 use self::{
     filter::Ends,
     memory::READER,
-    second::SECOND,
     moved::MovedMaps,
+    second::SECOND,
     watch::{PER_CPU, WatchMaps},
 };
 use super::{
@@ -324,7 +324,11 @@ impl Tracer {
             baselines: mapped(&mut ebpf, "BASELINES", layout.chunks * cpus)?,
         };
         let moved = MovedMaps {
-            lists: mapped(&mut ebpf, "MOVED_LISTS", if settings.trace { tracer_common::moved::LISTS } else { 1 })?,
+            lists: mapped(
+                &mut ebpf,
+                "MOVED_LISTS",
+                if settings.trace { tracer_common::moved::LISTS } else { 1 },
+            )?,
             chunks: mapped(&mut ebpf, "MOVED_CHUNKS", moved_chunks)?,
             most: moved_chunks,
         };

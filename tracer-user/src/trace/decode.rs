@@ -48,8 +48,7 @@ fn counters(rest: &mut &[u8]) -> CounterLook {
         ..CounterLook::default()
     };
     for moved in &mut look.moved {
-        *moved =
-            Moved { by: rest.get_u64_ne(), chunk: rest.get_u32_ne(), reserved: rest.get_u32_ne() };
+        *moved = Moved { by: rest.get_u64_ne(), chunk: rest.get_u32_ne(), reserved: rest.get_u32_ne() };
     }
     look
 }

@@ -54,8 +54,8 @@ fn packet(step: &Step, seen: &Seen) -> String {
         Some(6) => dump.ipv6(),
         _ => return dump.text.trim_end().to_owned(),
     };
-    // Of an evaluated rule it is known with which mark the packet came to it, or that it is not known.
-    let rule = step.netfilter.as_ref().filter(|_| step.method == "evaluated");
+    // Of a rule that it met on its way it is known with which mark the packet came to it, or that it is not known.
+    let rule = step.netfilter.as_ref().filter(|_| step.kind == Kind::Netfilter);
     let mark = rule.map_or(seen.view.packet.mark, |rule| rule.mark);
     if let Some(mark) = mark.filter(|&mark| mark != 0) {
         dump.add(format_args!("MARK=0x{mark:x} "));
@@ -377,11 +377,9 @@ mod tests {
         packet.0.view.packet.mark = Some(1);
         let set = |place, mark| crate::trace::model::RuleMet { mark, ..fixtures::rule(place, "continue") };
         let rules = vec![set("mangle:INPUT:rule:1", Some(0x12)), set("mangle:INPUT:rule:2", None)];
-        let counted = crate::trace::model::RuleMet { method: "counter", ..set("filter:INPUT:rule:1", None) };
-        let rules = [rules, vec![counted]].concat();
         let lines = told(vec![packet.enters("INPUT"), packet.leaves("INPUT", rules)]);
         let marks: Vec<_> = lines.iter().map(|line| line.split(" MARK=").nth(1)).collect();
-        assert_eq!(marks, [Some("0x12"), None, Some("0x1")]);
+        assert_eq!(marks, [Some("0x12"), None]);
     }
 
     #[test]

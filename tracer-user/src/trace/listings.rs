@@ -54,11 +54,7 @@ struct Kept {
 
 impl Listings {
     /// The table as it is in force now, and which rules these are.
-    pub(super) fn get(
-        &mut self,
-        table: Table,
-        in_force: &mut dyn FnMut() -> InForce,
-    ) -> (Listing, InForce) {
+    pub(super) fn get(&mut self, table: Table, in_force: &mut dyn FnMut() -> InForce) -> (Listing, InForce) {
         self.get_from(table, in_force, &mut print)
     }
 

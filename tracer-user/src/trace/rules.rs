@@ -208,9 +208,9 @@ impl Rules {
             let text = TableText { table: table.name, chain: table.chain, listing: &listing };
             // Of rules that were changed since, numbers may mean others.
             let counted = counted.filter(|(counted, _)| counted.in_force == version);
-            let by_counters = counted.as_ref().and_then(|(counted, moved)| {
-                path::counted_path(&packet, &text, counted, moved.clone())
-            });
+            let by_counters = counted
+                .as_ref()
+                .and_then(|(counted, moved)| path::counted_path(&packet, &text, counted, moved.clone()));
             let mut way = by_counters.unwrap_or_else(|| path(&packet, &text, table.backend));
             if let Some((counted, moved)) = &counted
                 && let Some(wrong) = path::unmoved(&way.met, counted, moved)

@@ -37,8 +37,14 @@ impl<'t> Counts<'t> {
     }
 
     /// Whether a rule that the packet comes to matched, of which evaluating says `evaluated`.
-    pub(super) fn rule(&mut self, chain: &str, ordinal: u32, evaluated: Truth) -> Result<bool, Contradiction> {
-        let rule = self.chains.get(chain).and_then(|chain| chain.rules.get((ordinal as usize).checked_sub(1)?));
+    pub(super) fn rule(
+        &mut self,
+        chain: &str,
+        ordinal: u32,
+        evaluated: Truth,
+    ) -> Result<bool, Contradiction> {
+        let rule =
+            self.chains.get(chain).and_then(|chain| chain.rules.get((ordinal as usize).checked_sub(1)?));
         self.ask(rule.copied().flatten().ok_or(Contradiction)?, evaluated)
     }
 

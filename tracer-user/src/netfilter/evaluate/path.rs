@@ -89,12 +89,7 @@ pub fn unmoved(met: &[RuleMet], counted: &CountedTable, moved: &HashMap<u64, u64
     })
 }
 
-fn follow(
-    packet: &Packet<'_>,
-    table: &TableText<'_>,
-    backend: Backend,
-    counts: Option<Counts<'_>>,
-) -> Path {
+fn follow(packet: &Packet<'_>, table: &TableText<'_>, backend: Backend, counts: Option<Counts<'_>>) -> Path {
     let table = Table::read(table);
     let mark = packet.mark.map_or(Mark::default(), |mark| Mark::new(mark, u32::MAX));
     let mut way = Way {

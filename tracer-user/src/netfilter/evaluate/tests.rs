@@ -2,6 +2,7 @@ use super::*;
 use crate::event::conntrack::Direction;
 use crate::netfilter::model::{Backend, Family};
 use rule::Rule;
+use std::collections::HashMap;
 use std::net::IpAddr;
 use truth::Truth::{self, No, Unknown, Yes};
 
@@ -684,6 +685,62 @@ fn the_way_through_a_table() {
     assert_eq!(marks[1..4], [Some(0), Some(0), Some(4)]);
     assert_eq!(found.met[3].text.as_deref(), Some("-A mark-it -p tcp"));
     assert_eq!((found.met[3].backend, found.met[3].method), (Backend::Nft, "evaluated"));
+}
+
+/// What the counters of a table tell: that of rule n of `FORWARD` is n, of `here` 10 + n; the ends have 9 and 19.
+fn counted_way(rules: &str, moved: &[(u64, u64)]) -> Option<Path> {
+    use crate::netfilter::moved::{CountedChain, CountedTable};
+    let chain = |base: u64| {
+        let rules = (1..5).map(|number| Some(base + number)).collect();
+        CountedChain { rules, end: Some(base + 9) }
+    };
+    let chains = [("FORWARD".to_owned(), chain(0)), ("here".to_owned(), chain(10))];
+    let counted = CountedTable::of(Backend::Legacy, "filter", chains);
+    let listing = format!("*filter\n:FORWARD ACCEPT [0:0]\n:here - [0:0]\n{rules}COMMIT\n");
+    let table = TableText { table: "filter", chain: "FORWARD", listing: &listing };
+    let moved: HashMap<u64, u64> = moved.iter().copied().collect();
+    if let Some(path) = counted_path(&syn(), &table, &counted, moved.clone()) {
+        assert_eq!(unmoved(&path.met, &counted, &moved), None);
+        return Some(path);
+    }
+    None
+}
+
+#[test]
+fn counters_tell_the_way() {
+    let rules = "-A FORWARD -m limit --limit 1/sec -j here\n-A FORWARD -m set --match-set x src\n\
+        -A here -m quota --quota 5\n-A here -j RETURN\n";
+    let words = |moved: &[(u64, u64)]| {
+        let path = counted_way(rules, moved)?;
+        assert!(path.met.iter().all(|it| (it.confidence, it.method) == (Confidence::Exact, "counter")));
+        let word = |it: &crate::trace::model::RuleMet| format!("{}:{}", it.chain, it.rule.unwrap());
+        Some(path.met.iter().map(word).collect::<Vec<_>>().join(" "))
+    };
+    assert_eq!(words(&[(9, 1)]).as_deref(), Some("FORWARD:3"));
+    assert_eq!(
+        words(&[(1, 1), (2, 1), (9, 1), (12, 1)]).as_deref(),
+        Some("FORWARD:1 here:2 FORWARD:2 FORWARD:3")
+    );
+    // Another packet in between; one that was at no end; one whose way can't be.
+    assert_eq!(words(&[(1, 1), (9, 2), (12, 1)]), None);
+    assert_eq!(words(&[(2, 1)]), None);
+    assert_eq!(words(&[(9, 1), (12, 1)]), None);
+    assert_eq!(words(&[(1, 1), (9, 1)]), None);
+}
+
+#[test]
+fn what_was_evaluated_must_have_counted() {
+    use crate::netfilter::moved::{CountedChain, CountedTable};
+    let chain = CountedChain { rules: vec![Some(1), None], end: Some(9) };
+    let counted = CountedTable::of(Backend::Legacy, "filter", [("FORWARD".to_owned(), chain)]);
+    let (_, found) = way("filter", "FORWARD", "-A FORWARD -p tcp\n-A FORWARD -p tcp\n", &syn());
+    let wrong = |moved: &[u64]| {
+        let moved = moved.iter().map(|counter| (*counter, 1)).collect();
+        unmoved(&found.met, &counted, &moved)
+    };
+    assert_eq!(wrong(&[1, 9]), None);
+    assert_eq!(wrong(&[9]), Some(0));
+    assert_eq!(wrong(&[1]), Some(2));
 }
 
 #[test]
