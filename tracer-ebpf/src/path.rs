@@ -195,9 +195,10 @@ pub extern "C" fn look(index: u32) -> u32 {
             return 0;
         }
         let ends = matches!(place, place::CONSUMED | place::READ | place::TAKEN);
-        // Questions for a next hop's address are steps of no packet, unless they were asked for.
-        let is_packet =
-            matches!((*scratch).key.ethertype, ETH_P_IP | ETH_P_IPV6) || filter::is_about_protocols();
+        // Questions for a next hop's address are steps of no packet, unless they were asked for; nor is what has no addresses.
+        let has_addresses = (*scratch).key.flags & flow_flag::ADDRESSES != 0;
+        let is_packet = has_addresses && matches!((*scratch).key.ethertype, ETH_P_IP | ETH_P_IPV6)
+            || filter::is_about_protocols();
         let is_wanted = !ends && is_packet && (filter::passes_filter(index) != 0 || is_expected(scratch));
         if recognise(index, is_wanted as u32) == 0 {
             return 0;

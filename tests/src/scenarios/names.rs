@@ -85,7 +85,7 @@ pub(super) fn trials() -> Vec<Trial> {
 }
 
 /// What `kubectl get pods,services,endpointslices,nodes -A -o json` prints, in short.
-fn inventory() -> Result<NamedTempFile> {
+pub(super) fn inventory() -> Result<NamedTempFile> {
     let pod = |name: &str, app: &str, addresses: [&str; 2]| {
         json!({"apiVersion": "v1", "kind": "Pod",
             "metadata": {"namespace": "shop", "name": name, "uid": name, "labels": {"app": app},

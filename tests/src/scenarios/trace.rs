@@ -595,7 +595,9 @@ fn ipvs_vip() -> Result<()> {
     let router = routed.router.inode();
     routed.router.run("ip addr add 10.96.0.1/32 dev lo")?;
     routed.router.run("ipvsadm -A -t 10.96.0.1:6379 -s rr")?;
-    let trace = Trace::start(&["--ip", "10.96.0.1"])?;
+    let names = super::names::inventory()?;
+    let path = names.path().to_str().context("the path of a file")?;
+    let trace = Trace::start(&["--inventory", path, "--service", "redis"])?;
     let to = "10.96.0.1:6379".parse()?;
     let syn = |port| packet::tcp(routed.client.port(Family::V4, port), to, 1, 0, tcp_flag::SYN, b"");
     routed.client.inject(&[syn(40_010)])?;
@@ -609,6 +611,9 @@ fn ipvs_vip() -> Result<()> {
         story.steps.first().is_some_and(|step| step.number("/source/port") == Some(port))
     };
     let stories = trace.stories(2)?;
+    for step in stories.iter().filter_map(|story| story.steps.first()) {
+        ensure!(step.text("/destination/k8s/service") == Some("redis"), "{}", step.brief());
+    }
     let lost = stories.iter().find(|story| is_of(story, 40_010)).context("no story of the first")?;
     ensure!(lost.outcome() == Some("dropped"), "{}", lost.end.brief());
     lost.expect(&[
