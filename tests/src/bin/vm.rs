@@ -42,7 +42,7 @@ enum Cmd {
         /// The end-to-end test binary
         #[arg(long)]
         e2e: PathBuf,
-        /// Only the tests whose name contains this (may be repeated)
+        /// Only the tests whose name contains this (may be repeated); after `!`: not these
         #[arg(long, value_name = "FILTER")]
         only: Vec<String>,
     },
