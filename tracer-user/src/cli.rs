@@ -28,6 +28,8 @@ pub enum Command {
     Trace(Box<Trace>),
     /// Make a histogram ([`crate::hist`]).
     Hist(Box<Hist>),
+    /// Show drops on the whole screen ([`crate::top`]).
+    Top(Box<Top>),
     /// Record drops ([`crate::recording`]).
     Record(Box<Record>),
     /// Print recordings ([`crate::recording::replay`]).
@@ -73,6 +75,15 @@ pub struct Hist {
     pub watch: Watch,
     /// How, and how to print it.
     pub histogram: HistogramArgs,
+}
+
+/// The full-screen view.
+#[derive(Clone, Debug)]
+pub struct Top {
+    /// Which drops.
+    pub watch: Watch,
+    /// How to show them.
+    pub screen: TopArgs,
 }
 
 /// A recording.
@@ -161,6 +172,11 @@ cluster=NAME/date=DATE/node=NAME/part-TIME.parquet, a new part once one is large
 go. Until a part is done it is part-TIME.jsonl.zst: Zstandard frames of the lines of `-o json`, one a second; a kill loses \
 the last one at most, and the next recording in that folder makes it a Parquet file.";
 
+const TOP_HELP: &str = "\
+Drops are counted by all keys at once: left and right turn from one to the next. Enter opens a group's last drops and, once more, all that is \
+known of one: its cause, the rules around the one that dropped it, the kernel's stack. / filters, s sorts, p pauses, w saves what is shown \
+as a recording, ? tells the keys.";
+
 const HIST_HELP: &str = "\
 Every drop is in exactly one group, so the groups, with (other) for those that have no row, add up to the exact total; \
 routine drops, which --all counts too, and losses are said beside it. pod, namespace and workload mean the pod that a \
@@ -243,6 +259,16 @@ enum Other {
         histogram: HistogramArgs,
         #[command(flatten)]
         part: PartArgs,
+        #[command(flatten)]
+        watch: WatchArgs,
+        #[command(flatten)]
+        run: RunArgs,
+    },
+    /// Show drops on the whole screen, by key, with what is known of each: live, until q, Ctrl-C, --for or -c
+    #[command(after_help = TOP_HELP)]
+    Top {
+        #[command(flatten)]
+        screen: TopArgs,
         #[command(flatten)]
         watch: WatchArgs,
         #[command(flatten)]
@@ -576,6 +602,24 @@ pub struct HistogramArgs {
     pub utc: bool,
 }
 
+/// How the screen looks.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Screen")]
+pub struct TopArgs {
+    /// What to group drops by at first
+    #[arg(long, value_name = "KEY")]
+    pub by: Option<hist::Key>,
+    /// Count routine drops, too
+    #[arg(long)]
+    pub all: bool,
+    /// Colour
+    #[arg(long, value_name = "WHEN", default_value_t = ColorChoice::Auto)]
+    pub color: ColorChoice,
+    /// Times in UTC
+    #[arg(long)]
+    pub utc: bool,
+}
+
 /// Where a recording goes.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Recording")]
@@ -784,6 +828,18 @@ impl Trace {
     }
 }
 
+impl Top {
+    /// How the screen looks: asks the environment for colour and the locale, and the system for its time zone.
+    #[must_use]
+    pub(crate) fn look(&self) -> crate::top::Look {
+        crate::top::Look {
+            charset: hist::Charset::of(|name| std::env::var(name).ok()),
+            color: is_colored(self.screen.color),
+            zone: if self.screen.utc { TimeZone::UTC } else { TimeZone::system() },
+        }
+    }
+}
+
 impl Hist {
     /// How to count and print on this process's stdout: asks for its terminal, the environment for the locale, and the
     /// system for its time zone.
@@ -834,6 +890,11 @@ pub fn parse(
                 return Err(Cli::command().error(ErrorKind::MissingRequiredArgument, problem).into());
             }
             return Ok(Command::Hist(Box::new(Hist { files, part, watch, histogram })));
+        }
+        Some(Other::Top { screen, watch, run }) => {
+            let matches = matches.subcommand_matches("top").unwrap_or(&matches);
+            let watch = watch.with(filter(matches, arguments, resolve_netns)?, run);
+            return Ok(Command::Top(Box::new(Top { watch, screen })));
         }
         Some(Other::Record { recording, watch, output, run }) => {
             let matches = matches.subcommand_matches("record").unwrap_or(&matches);

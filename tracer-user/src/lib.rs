@@ -18,5 +18,6 @@ pub mod report;
 pub mod start;
 pub mod stream;
 pub mod tc;
+pub mod top;
 pub mod trace;
 pub mod xdp;

@@ -13,7 +13,7 @@ use tracer_user::{
     filter::netns,
     hist, live,
     output::{self, Printer},
-    recording, report, trace,
+    recording, report, top, trace,
 };
 
 fn main() -> ExitCode {
@@ -45,6 +45,7 @@ fn run(command: Command, arguments: &[OsString]) -> anyhow::Result<u8> {
         }
         Command::Trace(settings) => return trace::run::run(&settings, arguments),
         Command::Hist(settings) => return hist::run(&settings, arguments),
+        Command::Top(settings) => return top::run(&settings, arguments),
         Command::Record(record) => return recording::run(&record, arguments),
         Command::Replay(replay) => {
             let printer = Printer::new(replay.settings(), io::stdout(), io::stderr());

@@ -16,6 +16,7 @@ use anyhow::Context as _;
 use std::{
     ffi::OsString,
     io::{self, Write as _},
+    sync::{Mutex, PoisonError, mpsc::Sender},
 };
 
 /// Starts; the exit code where that has no point here.
@@ -108,7 +109,19 @@ fn refuse(why: &dyn std::error::Error) -> u8 {
     environment::EXIT_CODE
 }
 
+/// Who is told instead of stderr, while a screen is drawn there.
+static TOLD: Mutex<Option<Sender<String>>> = Mutex::new(None);
+
+/// What is said from now on goes there; `None`: to stderr.
+pub(crate) fn say_to(told: Option<Sender<String>>) {
+    *TOLD.lock().unwrap_or_else(PoisonError::into_inner) = told;
+}
+
 /// A line for people. If stderr is gone there is nobody to tell.
 pub fn say(line: &str) {
+    if let Some(told) = &*TOLD.lock().unwrap_or_else(PoisonError::into_inner) {
+        let _ = told.send(line.to_owned());
+        return;
+    }
     let _ = writeln!(io::stderr(), "droptrace: {line}");
 }

@@ -63,6 +63,19 @@ impl Charset {
         let most = values.iter().copied().max().unwrap_or(0);
         values.iter().map(|&value| self.levels()[scaled(value, most, 8) as usize]).collect()
     }
+
+    /// The same, `rows` lines high, from the top one to the lowest.
+    #[must_use]
+    pub fn columns(self, values: &[u64], rows: usize) -> Vec<String> {
+        let most = values.iter().copied().max().unwrap_or(0);
+        let steps = (rows * 8) as u64;
+        let cell = |value: u64, row: usize| {
+            // What is below this line.
+            let below = (rows - 1 - row) as u64 * 8;
+            self.levels()[scaled(value, most, steps).saturating_sub(below).min(8) as usize]
+        };
+        (0..rows).map(|row| values.iter().map(|&value| cell(value, row)).collect()).collect()
+    }
 }
 
 /// `part` of `whole` in so many steps: at least one unless it is nothing.

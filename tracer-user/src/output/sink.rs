@@ -53,6 +53,9 @@ pub enum Stop {
     /// As much as `-c` asked for was seen: a clean end.
     #[error("as many lines as asked for were printed")]
     Count,
+    /// Whoever watched has asked for the end: a clean one.
+    #[error("it was ended")]
+    Quit,
     /// Nobody reads stdout any more (`| head`): a clean end.
     #[error("nobody reads the output any more")]
     BrokenPipe,

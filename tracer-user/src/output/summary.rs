@@ -13,7 +13,7 @@ const MAX_KINDS: usize = 4096;
 const TOP: usize = 5;
 
 /// The totals as they grow.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Totals {
     drops: u64,
     segments: u64,

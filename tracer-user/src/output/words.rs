@@ -134,6 +134,26 @@ pub(crate) fn stalled(stalled: &Stalled) -> String {
     text
 }
 
+/// A drop in one line, without its time.
+pub(crate) fn line(drop: &Drop) -> String {
+    let parts = [ends(drop), protocol(drop), format!("DROP  {}", place(drop)), interfaces(drop)];
+    let mut parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    if drop.count != 1 {
+        parts.push(format!("x{}", drop.count));
+    }
+    parts.join("  ")
+}
+
+/// A number in five letters at most: `999`, `12k`, `1234M`.
+pub(crate) fn short(number: u64) -> String {
+    match number {
+        0..10_000 => number.to_string(),
+        10_000..10_000_000 => format!("{}k", number / 1000),
+        10_000_000..10_000_000_000 => format!("{}M", number / 1_000_000),
+        _ => format!("{}G", number / 1_000_000_000),
+    }
+}
+
 /// Its name, and its address where that is not its name.
 fn with_address(end_of: &Endpoint) -> String {
     match end_of.k8s.as_ref().and_then(who) {
@@ -407,7 +427,7 @@ pub(super) fn routine_id(drop: &Drop) -> &str {
 }
 
 /// The fields that `wide` adds.
-pub(super) fn wide(drop: &Drop) -> Vec<String> {
+pub(crate) fn wide(drop: &Drop) -> Vec<String> {
     let Drop { network, packet, .. } = drop;
     let Packet { length, mark, ttl, ip_id, icmp_id, icmp_sequence, segments, .. } = packet;
     let mut fields = vec![format!("class {}", class(drop))];

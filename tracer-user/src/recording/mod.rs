@@ -22,6 +22,7 @@ pub use files::{Merged, find};
 pub use header::{About, Header, Totals, VERSION};
 pub use place::{Folder, Place};
 pub use recorder::{Progress, RecordError, Recorder};
+pub(crate) use run::header;
 pub use run::run;
 pub use sink::Recording;
 pub use source::{Source, SourceError};

@@ -20,20 +20,24 @@ const SHARE: u64 = 8;
 /// # Errors
 /// What went wrong, for people.
 pub fn run(record: &Record, arguments: &[OsString]) -> anyhow::Result<u8> {
+    let recorder = Recorder::begin(place(&record.recording), header(arguments))?;
+    let printer = record.printing().map(|settings| Printer::new(settings, io::stdout(), io::stderr()));
+    let is_terminal = io::stderr().is_terminal();
+    let sink = Recording::new(recorder, printer, io::stderr(), is_terminal, record.watch.run.count);
+    live::run(&record.watch, arguments, sink)
+}
+
+/// What a recording that begins now, of this node, says of itself.
+pub(crate) fn header(arguments: &[OsString]) -> Header {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let header = Header {
+    Header {
         version: VERSION,
         droptrace: env!("CARGO_PKG_VERSION").to_owned(),
         node: environment::node_name(),
         kernel: kernel.trim().to_owned(),
         started: Timestamp(jiff::Timestamp::now().as_nanosecond()),
         arguments: arguments.iter().skip(1).map(|word| word.to_string_lossy().into_owned()).collect(),
-    };
-    let recorder = Recorder::begin(place(&record.recording), header)?;
-    let printer = record.printing().map(|settings| Printer::new(settings, io::stdout(), io::stderr()));
-    let is_terminal = io::stderr().is_terminal();
-    let sink = Recording::new(recorder, printer, io::stderr(), is_terminal, record.watch.run.count);
-    live::run(&record.watch, arguments, sink)
+    }
 }
 
 /// A name that ends in `.parquet` is a file's, any other a folder's.
