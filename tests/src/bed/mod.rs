@@ -28,6 +28,7 @@ pub mod objects;
 pub mod outside;
 pub mod packet;
 pub mod program;
+pub mod pty;
 pub mod random;
 pub mod record;
 pub mod ruleset;

@@ -33,6 +33,7 @@ mod startup;
 mod storm;
 mod tc;
 pub mod times;
+mod top;
 mod trace;
 mod trace_differential;
 mod tunnel;
@@ -89,6 +90,7 @@ pub fn all() -> Vec<Trial> {
         routing::trials(),
         socket::trials(),
         tc::trials(),
+        top::trials(),
         trace::trials(),
         tunnel::trials(),
         startup::trials(),

@@ -2,8 +2,8 @@
 
 use super::guardian::Guardian;
 use super::input::{self, Input};
-use crossterm::{cursor, event, execute, terminal};
 use crate::hist;
+use crossterm::{cursor, event, execute, terminal};
 use ratatui::backend::CrosstermBackend;
 use ratatui::layout::Rect;
 use ratatui::{Frame, TerminalOptions, Viewport};
