@@ -52,14 +52,16 @@ pub(super) fn draw(frame: &mut Frame<'_>, live: &Model, view: &mut View, around:
         Constraint::Length(graph),
         Constraint::Length(1),
         Constraint::Min(1),
+        Constraint::Length(u16::from(around.message.is_some())),
         Constraint::Length(1),
     ];
-    let [top, middle, head, page, bottom] = Layout::vertical(parts).areas(area);
+    let [top, middle, head, page, said, bottom] = Layout::vertical(parts).areas(area);
     view.height = page.height.into();
     let drawing = Drawing { model: view.shown(live), view, around, look };
     drawing.status(frame, top);
     drawing.graph(frame, middle);
     let last = drawing.page(frame, head, page);
+    drawing.said(frame, said);
     drawing.bottom(frame, bottom);
     if view.has_help {
         help(frame, area, look);
@@ -255,24 +257,30 @@ impl Drawing<'_> {
         last
     }
 
+    fn said(&self, frame: &mut Frame<'_>, area: Rect) {
+        if let Some(message) = &self.around.message {
+            let style = self.style(Style::new().fg(Color::Yellow));
+            frame.render_widget(Line::styled(message.as_str(), style), area);
+        }
+    }
+
     fn bottom(&self, frame: &mut Frame<'_>, area: Rect) {
-        let line = match (&self.view.typing, &self.around.message) {
-            (Some(Typing::Filter(text)), _) => Line::raw(format!("/{text}_   (enter keeps, esc clears)")),
-            (Some(Typing::Save(text)), _) => {
+        let line = match &self.view.typing {
+            Some(Typing::Filter(text)) => Line::raw(format!("/{text}_   (enter keeps, esc clears)")),
+            Some(Typing::Save(text)) => {
                 Line::raw(format!("save these drops as (a file that ends in .parquet): {text}_"))
             }
-            (None, Some(message)) => {
-                Line::styled(message.clone(), self.style(Style::new().fg(Color::Yellow)))
-            }
-            (None, None) => {
+            None => {
                 let find = match self.view.filter.as_str() {
                     "" => "/ filter".to_owned(),
                     filter => format!("/ filter [{filter}]"),
                 };
                 let keys = match self.view.page {
-                    Page::Groups => format!(
-                        "<-/-> key   enter open   s sort   {find}   p pause   w save   ? help   q quit"
-                    ),
+                    Page::Groups => {
+                        format!(
+                            "<-/-> key   enter open   s sort   {find}   p pause   w save   ? help   q quit"
+                        )
+                    }
                     Page::Drops(_) => {
                         format!("enter open   esc back   {find}   p pause   w save   ? help   q quit")
                     }
