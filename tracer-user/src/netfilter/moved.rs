@@ -87,11 +87,14 @@ struct Counted {
     signature: Signature,
 }
 
+/// Addresses of a struct xt_table and of its rules.
+type LegacyPlace = (u64, u64);
+
 /// What is the same as long as the rules of a netns are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Signature {
     /// Of each hook, its legacy tables, those of NAT too, and where their rules are.
-    legacy: Vec<(Family, u8, Vec<(u64, u64)>)>,
+    legacy: Vec<(Family, u8, Vec<LegacyPlace>)>,
     /// nft's generation.
     nft: Option<(u32, usize)>,
 }

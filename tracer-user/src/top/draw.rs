@@ -163,15 +163,15 @@ impl Drawing<'_> {
 
     fn groups(&self, frame: &mut Frame<'_>, head: Rect, area: Rect) {
         let (key, rows) = self.view.groups(self.model);
-        let mark = |sort: Sort| if self.view.sort == sort { "*" } else { "" };
-        let columns = format!(
-            "{:>10} {:>9} {:<GROUP_SECONDS$} {:<9} {}",
-            format!("drops{}", mark(Sort::Count)),
-            format!("/s{}", mark(Sort::Rate)),
-            "last 30 s",
-            format!("last{}", mark(Sort::Last)),
-            format!("{}{}", key.name(), mark(Sort::Name)),
-        );
+        let mark = |name: &str, sort: Sort| {
+            let mark = if self.view.sort == sort { "*" } else { "" };
+            format!("{name}{mark}")
+        };
+        let [drops, rate, last] = [("drops", Sort::Count), ("/s", Sort::Rate), ("last", Sort::Last)]
+            .map(|(name, sort)| mark(name, sort));
+        let name_of_key = mark(&key.name(), Sort::Name);
+        let columns =
+            format!("{drops:>10} {rate:>9} {:<GROUP_SECONDS$} {last:<9} {name_of_key}", "last 30 s");
         self.head(frame, head, &columns);
         if rows.is_empty() {
             let why = if self.view.filter.is_empty() {

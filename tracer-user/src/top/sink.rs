@@ -89,7 +89,7 @@ impl Top {
                         self.asked = neighbours::ask(&recent.drop);
                     }
                     Action::Save(path, drops) => {
-                        save::save(path, drops, self.header.clone(), self.say.clone())
+                        save::save(path, drops, self.header.clone(), self.say.clone());
                     }
                 },
                 Err(TryRecvError::Empty) => break,
