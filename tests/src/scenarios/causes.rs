@@ -4,7 +4,7 @@ use super::expect::{Expect, verify, watch, watch_alone};
 use super::{beside, here_only, skip};
 use crate::bed::backend::Backend;
 use crate::bed::droptrace::{ATTACHED, Droptrace, Output, command as droptrace};
-use crate::bed::packet;
+use crate::bed::packet::{self, tcp_flag};
 use crate::bed::patience;
 use crate::bed::record::Record;
 use crate::bed::topology::{Family, Pair, Routed};
@@ -26,6 +26,10 @@ pub(super) fn trials() -> Vec<Trial> {
         beside("causes::without_meaning", without_meaning),
         beside("causes::dns_race", dns_race),
         beside("causes::mixed_backends", mixed_backends),
+        beside("causes::no_vxlan_peer", no_vxlan_peer),
+        beside("causes::stale_dnat", stale_dnat),
+        beside("causes::nodeport_conflict", nodeport_conflict),
+        beside("causes::ipvs_bad_port", ipvs_bad_port),
     ])
 }
 
@@ -323,4 +327,172 @@ fn slow_translation(pod: SocketAddr) -> String {
          ip daddr {{ 10.96.0.10, 10.96.0.11 }} udp dport 53 dnat to {pod}\n}}\n\
          chain late {{\ntype filter hook postrouting priority srcnat + 100;\nudp dport != 53 accept\n{more}}}\n}}\n"
     )
+}
+
+/// The overlay of two nodes of which one does not know the other: what is routed to the other's pods has no node to go to. What
+/// comes for an overlay that the node is not in finds no device. Healthy: a packet for a node that is known leaves.
+fn no_vxlan_peer() -> Result<()> {
+    const PEER: [u8; 6] = [2, 0, 10, 244, 2, 0];
+    let pair = Pair::new()?;
+    let (node, other) = (&pair.server, &pair.client);
+    let device = format!(
+        "ip link add flannel.1 type vxlan id 1 dstport 8472 local {} dev s0 nolearning",
+        node.address(Family::V4)
+    );
+    node.netns.run(&device).map_err(|error| skip(format!("no VXLAN here: {error:#}")))?;
+    let peers = format!(
+        "addr add 10.244.1.0/32 dev flannel.1\nlink set flannel.1 up\n\
+         neigh add 10.244.2.0 lladdr {mac} dev flannel.1 nud permanent\n\
+         neigh add 10.244.3.0 lladdr 02:00:0a:f4:03:00 dev flannel.1 nud permanent\n\
+         route add 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink\n\
+         route add 10.244.3.0/24 via 10.244.3.0 dev flannel.1 onlink\n",
+        mac = packet::mac_text(PEER)
+    );
+    node.netns.feed("ip -batch -", &peers)?;
+    let known = format!("bridge fdb add 02:00:0a:f4:03:00 dev flannel.1 dst {}", other.address(Family::V4));
+    node.netns.run(&known)?;
+    let pod: SocketAddr = "10.244.2.9:6379".parse()?;
+    let stream = watch()?;
+    let sent = node.netns.enter(|| {
+        let socket = UdpSocket::bind("10.244.1.0:40000")?;
+        socket.send_to(b"lost", pod)?;
+        // The other node has no such overlay.
+        socket.send_to(b"to a node that is known", "10.244.3.9:6379")?;
+        Ok(())
+    });
+    sent.context("send to pods of other nodes")?;
+    let stray = packet::vxlan(7, &packet::frame([2; 6], [4; 6], &packet::udp(pod, pod, b"x")));
+    let (from, to) = (other.port(Family::V4, 50_000), node.port(Family::V4, 8472));
+    other.inject(&[packet::udp(from, to, &stray)])?;
+    let own: SocketAddr = "10.244.1.0:40000".parse()?;
+    let expected = [
+        Expect::drops(1, &node.netns)
+            .flow("udp", own, pod)
+            .reason(&["NO_TX_TARGET", "VXLAN_NO_REMOTE"])
+            .at(&["vxlan_xmit"])
+            .interface("flannel.1")
+            .cause("vxlan-no-peer")
+            .field("/drop/cause/confidence", "exact")
+            .field(
+                "/drop/cause/why",
+                "The VXLAN device flannel.1 knows no node to send this packet to, or not the overlay that it is of (NO_TX_TARGET).",
+            ),
+        Expect::drops(1, &node.netns)
+            .flow("udp", from, to)
+            .reason(&["VXLAN_VNI_NOT_FOUND"])
+            .at(&["vxlan_rcv"])
+            .cause("vxlan-no-peer"),
+    ];
+    verify(stream, &expected, &[])
+}
+
+/// A client that keeps its socket, and a pod that is gone: connection tracking still sends to it what is for the Service. On one
+/// node the pod's route went with it, on one nobody answers for it any more, on one its block's blackhole is left.
+fn stale_dnat() -> Result<()> {
+    const SERVICE: &str = "10.96.0.10:53";
+    let pod: SocketAddr = "10.244.2.9:53".parse()?;
+    let stream = watch()?;
+    let mut expected = Vec::new();
+    let mut nodes = Vec::new();
+    for (gone, functions) in [
+        ("route del 10.244.2.9\n", &["ip_error"] as &'static [&'static str]),
+        ("route replace 10.244.2.9 dev r1\n", &["arp_error_report", "neigh_invalidate"]),
+        ("route replace blackhole 10.244.2.9\n", &["ip_error", "dst_discard", "dst_discard_out"]),
+    ] {
+        let routed = Routed::new()?;
+        let (client, router, server) = (&routed.client, &routed.router, &routed.server);
+        router.sysctl("net.ipv4.neigh.r1.mcast_solicit", "1")?;
+        router.sysctl("net.ipv4.neigh.r1.retrans_time_ms", "100")?;
+        router.feed(
+            "nft -f -",
+            &format!(
+                "table ip t {{\nchain services {{\ntype nat hook prerouting priority dstnat;\n\
+                 ip daddr 10.96.0.10 udp dport 53 dnat to {pod}\n}}\n}}\n"
+            ),
+        )?;
+        router.run(&format!("ip route add 10.244.2.9 via {}", server.address(Family::V4)))?;
+        server.netns.run("ip addr add 10.244.2.9/32 dev lo")?;
+        let replies = server.netns.enter(|| Ok(UdpSocket::bind(pod)?))?;
+        let from = client.port(Family::V4, 40_000);
+        let socket = client.netns.enter(|| Ok(UdpSocket::bind(from)?))?;
+        for end in [&replies, &socket] {
+            end.set_read_timeout(Some(patience()))?;
+        }
+        socket.send_to(b"who is it?", SERVICE)?;
+        let (_, asker) = replies.recv_from(&mut [0; 64]).context("the pod was not asked")?;
+        replies.send_to(b"nobody", asker)?;
+        socket.recv_from(&mut [0; 64]).context("the pod did not answer")?;
+        server.netns.run("ip addr del 10.244.2.9/32 dev lo")?;
+        router.feed("ip -batch -", gone)?;
+        socket.send_to(b"and now?", SERVICE)?;
+        expected.push(
+            Expect::drops(1, router)
+                .flow("udp", from, pod)
+                .at(functions)
+                .cause("stale-dnat")
+                .field("/original/destination/address", "10.96.0.10")
+                .field(
+                    "/drop/cause/why",
+                    "An old connection still sends what is dialled at 10.96.0.10:53 to 10.244.2.9, which can't be reached any \
+                     more: most likely a pod that is gone.",
+                ),
+        );
+        nodes.push((routed, socket));
+    }
+    verify(stream, &expected, &[])
+}
+
+/// The answer to a node's own connection from a port that is a NodePort's is taken for what is for the Service, which has no
+/// endpoint, by rules that don't ask for new connections. Healthy: who dials that NodePort is told of the Service.
+fn nodeport_conflict() -> Result<()> {
+    const NODE_PORT: u16 = 30_083;
+    let routed = Routed::new()?;
+    let router = &routed.router;
+    let rules = format!(
+        "*filter\n:KUBE-EXTERNAL-SERVICES - [0:0]\n-A INPUT -j KUBE-EXTERNAL-SERVICES\n\
+         -A KUBE-EXTERNAL-SERVICES -p tcp -m comment --comment \"pay/empty:http has no endpoints\" -m addrtype \
+         --dst-type LOCAL -m tcp --dport {NODE_PORT} -j DROP\nCOMMIT\n"
+    );
+    Backend::IptablesNft.replace(router, Family::V4, &rules)?;
+    let (to, own) = (routed.server.port(Family::V4, 443), routed.far.port(Family::V4, NODE_PORT));
+    let (from, dialled) = (routed.client.port(Family::V4, 40_000), routed.near.port(Family::V4, NODE_PORT));
+    let stream = watch()?;
+    let answer = packet::tcp(to, own, 7, 8, tcp_flag::SYN | tcp_flag::ACK, b"");
+    routed.server.inject(&[answer])?;
+    routed.client.inject(&[packet::tcp(from, dialled, 7, 0, tcp_flag::SYN, b"")])?;
+    let why = "An answer came to port 30083 and was taken for what is for a NodePort there, by filter:KUBE-EXTERNAL-SERVICES:rule:1: \
+               the connection that it belongs to has its source port from the range of NodePorts.";
+    let expected = [
+        Expect::drops(1, router)
+            .flow("tcp", to, own)
+            .cause("nodeport-conflict")
+            .field("/drop/cause/why", why)
+            .field("/drop/cause/others", json!(["svc-no-endpoints", "component-rule"]))
+            .evidence(json!({"name": "net.ipv4.ip_local_port_range", "source": "sysctl"})),
+        Expect::drops(1, router).flow("tcp", from, dialled).cause("svc-no-endpoints"),
+    ];
+    verify(stream, &expected, &[])
+}
+
+/// What kube-proxy rejects of what is for the Services' addresses on kube-ipvs0 that IPVS does not serve. (The set of these
+/// addresses is one here.)
+fn ipvs_bad_port() -> Result<()> {
+    let routed = Routed::new()?;
+    let router = &routed.router;
+    let service = routed.near.port(Family::V4, 6380);
+    let rules = format!(
+        "*filter\n:KUBE-IPVS-FILTER - [0:0]\n-A INPUT -m comment --comment \"kubernetes ipvs access filter\" -j KUBE-IPVS-FILTER\n\
+         -A KUBE-IPVS-FILTER -d {} -m conntrack --ctstate NEW -j REJECT --reject-with icmp-port-unreachable\nCOMMIT\n",
+        service.ip()
+    );
+    Backend::IptablesNft.replace(router, Family::V4, &rules)?;
+    let from = routed.client.port(Family::V4, 40_000);
+    let stream = watch()?;
+    routed.client.inject(&[packet::tcp(from, service, 7, 0, tcp_flag::SYN, b"")])?;
+    let expect = Expect::drops(1, router)
+        .flow("tcp", from, service)
+        .cause("ipvs-bad-port")
+        .field("/drop/cause/owner", "owner of the client")
+        .field("/drop/cause/others", json!(["component-rule"]));
+    verify(stream, &[expect], &[])
 }

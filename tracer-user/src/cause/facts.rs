@@ -224,6 +224,8 @@ facts! {
     RcvbufErrors "rcvbuf_errors" Node true;
     /// Packets that did not fit into a CPU's backlog (/proc/net/softnet_stat).
     SoftnetDropped "softnet_dropped" Node true;
+    /// The ports that the namespace's own connections begin from, where they don't choose: `32768 60999`.
+    LocalPorts "local_ports" Node false;
     /// Packets that may wait in a CPU's backlog.
     MaxBacklog "max_backlog" Node true;
     /// Bytes that incomplete datagrams may take.

@@ -170,6 +170,8 @@ impl Here<'_> {
             Fact::ProxyArp => self.setting(&format!("net/ipv4/conf/{}/proxy_arp", interface?)),
             Fact::BridgeNfCall if *is_v6 => self.setting("net/bridge/bridge-nf-call-ip6tables"),
             Fact::BridgeNfCall => self.setting("net/bridge/bridge-nf-call-iptables"),
+            // IPv6 has the same ones.
+            Fact::LocalPorts => self.setting("net/ipv4/ip_local_port_range"),
             Fact::Somaxconn => self.setting("net/core/somaxconn"),
             Fact::MaxBacklog => self.setting("net/core/netdev_max_backlog"),
             Fact::FragmentBytes if *is_v6 => self.setting("net/ipv6/ip6frag_high_thresh"),
@@ -224,7 +226,8 @@ impl Here<'_> {
                 }
             })
             .collect();
-        Some(evidence(&name, value.trim(), "sysctl"))
+        // Several numbers have tabs between them.
+        Some(evidence(&name, value.split_ascii_whitespace().collect::<Vec<_>>().join(" "), "sysctl"))
     }
 
     /// A counter of /proc/net/snmp or netstat: a line of names, then one of values, both with the group's name.
