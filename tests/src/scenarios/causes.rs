@@ -10,7 +10,8 @@ use crate::bed::record::Record;
 use crate::bed::topology::{Family, Pair, Routed};
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
-use serde_json::json;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -24,6 +25,7 @@ pub(super) fn trials() -> Vec<Trial> {
         beside("causes::counted_by", counted_by),
         beside("causes::recorded_without", recorded_without),
         beside("causes::without_meaning", without_meaning),
+        beside("causes::no_mark_drop_chain", no_mark_drop_chain),
         beside("causes::dns_race", dns_race),
         beside("causes::mixed_backends", mixed_backends),
         beside("causes::no_vxlan_peer", no_vxlan_peer),
@@ -179,7 +181,7 @@ fn recorded_without() -> Result<()> {
     };
     ensure!(replay(&live)?.0 == live.0, "the recording's own cause did not stay");
     let mut bare = live.clone();
-    *bare.0.pointer_mut("/drop/cause").context("a cause")? = serde_json::Value::Null;
+    *bare.0.pointer_mut("/drop/cause").context("a cause")? = Value::Null;
     let told = replay(&bare)?;
     let cause = told.get("/drop/cause");
     ensure!(cause["id"] == "foreign-rule" && cause["confidence"] == "inferred", "{cause}");
@@ -209,18 +211,21 @@ fn without_meaning() -> Result<()> {
     Ok(())
 }
 
-/// kube-proxy's rules in the one backend, and what drops in the other. Healthy: all in one backend, and nothing but empty base
-/// chains in the other.
+/// kube-proxy's rules in the one backend, in filter or in nat alone, and what drops in the other. Healthy: all in one backend, and
+/// nothing but empty base chains in the other.
 fn mixed_backends() -> Result<()> {
     const KUBE: &str = "*filter\n:KUBE-FORWARD - [0:0]\n-A FORWARD -j KUBE-FORWARD\n\
                         -A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT\nCOMMIT\n";
     const DROPS: &str = "*filter\n-A FORWARD -p udp -m udp --dport 4242 -j DROP\nCOMMIT\n";
+    const NAT: &str = "*nat\n:KUBE-SERVICES - [0:0]\n-A PREROUTING -j KUBE-SERVICES\n\
+                       -A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m tcp --dport 443 -j RETURN\nCOMMIT\n";
     const EMPTY: &str = "*filter\n:FORWARD ACCEPT [0:0]\nCOMMIT\n";
     let [legacy, nft] = [Backend::Legacy, Backend::IptablesNft];
     let (mut expected, mut nodes) = (Vec::new(), Vec::new());
     for (drops, rules, told) in [
         (nft, [(legacy, KUBE), (nft, DROPS)], Some("iptables-legacy has filter:KUBE-FORWARD")),
         (legacy, [(nft, KUBE), (legacy, DROPS)], Some("iptables-nft has filter:KUBE-FORWARD")),
+        (nft, [(legacy, NAT), (nft, DROPS)], Some("iptables-legacy has nat:KUBE-SERVICES")),
         (nft, [(nft, KUBE), (nft, DROPS)], None),
         (nft, [(legacy, EMPTY), (nft, DROPS)], None),
     ] {
@@ -245,6 +250,58 @@ fn mixed_backends() -> Result<()> {
         routed.client.inject(std::slice::from_ref(packet))?;
     }
     verify(stream, &expected, &[])
+}
+
+/// A container's kube-proxy wrote to legacy, while the node's kubelet and firewall write to nft: KUBE-MARK-DROP is in the latter's
+/// nat, kube-proxy's rules can't jump there, and nothing translates the API server's address. What a pod sends to it is dropped
+/// by the node's own rule as it is. Both sets are told, and that they must be one.
+fn no_mark_drop_chain() -> Result<()> {
+    const KUBE_PROXY: &str = "*filter\n:KUBE-FORWARD - [0:0]\n-A FORWARD -j KUBE-FORWARD\n\
+                              -A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT\nCOMMIT\n\
+                              *nat\n:KUBE-SERVICES - [0:0]\n:KUBE-POSTROUTING - [0:0]\n-A PREROUTING -j KUBE-SERVICES\n\
+                              -A POSTROUTING -j KUBE-POSTROUTING\n-A KUBE-POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE\n\
+                              COMMIT\n";
+    const KUBELET: &str = "*nat\n:KUBE-MARK-DROP - [0:0]\n-A KUBE-MARK-DROP -j MARK --set-xmark 0x8000/0x8000\nCOMMIT\n\
+                           *filter\n:KUBE-FIREWALL - [0:0]\n-A INPUT -j KUBE-FIREWALL\n-A KUBE-FIREWALL -m mark --mark \
+                           0x8000/0x8000 -j DROP\n-A FORWARD -j REJECT --reject-with icmp-host-prohibited\nCOMMIT\n";
+    let routed = Routed::new()?;
+    let router = &routed.router;
+    Backend::Legacy.load(router, Family::V4, KUBE_PROXY)?;
+    Backend::IptablesNft.load(router, Family::V4, KUBELET)?;
+    router.run(&format!("ip route add default via {}", routed.server.address(Family::V4)))?;
+    let (from, to): (_, SocketAddr) = (routed.client.port(Family::V4, 40_000), "10.96.0.1:443".parse()?);
+    let stream = watch_alone()?;
+    routed.client.inject(&[packet::tcp(from, to, 7, 0, tcp_flag::SYN, b"")])?;
+    let expect = Expect::drops(1, router)
+        .flow("tcp", from, to)
+        .cause("host-firewall")
+        .field("/original", Value::Null)
+        .field("/drop/netfilter/backend", "nft")
+        .field("/drop/netfilter/table", "filter")
+        .field("/drop/netfilter/chain", "FORWARD")
+        .field(
+            "/drop/netfilter/other_backend",
+            "iptables-legacy has filter:KUBE-FORWARD, nat:KUBE-POSTROUTING, nat:KUBE-SERVICES",
+        )
+        .field("/drop/cause/others", json!(["foreign-rule", "mixed-iptables"]));
+    verify(stream, &[expect], &[])?;
+    // Which tables each has, and who writes them.
+    let told = router.enter(|| Ok(droptrace(&["doctor", "-o", "json", "--offline"])?.output()?.stdout))?;
+    let lines: Vec<Value> =
+        String::from_utf8_lossy(&told).lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let mixed = lines.iter().find(|line| line["id"] == "mixed-iptables").context("doctor does not see it")?;
+    let held = mixed["evidence"].as_array().into_iter().flatten();
+    let held: BTreeSet<_> =
+        held.filter_map(|it| Some((it["name"].as_str()?, it["value"].as_str()?))).collect();
+    let expected = BTreeSet::from([
+        ("legacy table filter", "2 rules: 2 of kube-proxy"),
+        ("legacy table nat", "3 rules: 3 of kube-proxy"),
+        ("nft table filter", "3 rules: 2 of kubelet, 1 of unknown"),
+        ("nft table nat", "1 rules: 1 of kubelet"),
+    ]);
+    ensure!(held == expected, "{held:?}");
+    ensure!(mixed["fix"].as_str().is_some_and(|fix| fix.contains("use the same backend")), "{mixed}");
+    Ok(())
 }
 
 /// Two queries of one socket at once, to two nameservers' addresses that lead to the same pod (as musl's resolver asks): on two

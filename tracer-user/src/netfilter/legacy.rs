@@ -380,6 +380,11 @@ impl Table {
         memory.string(address + u64::from(layout.table_name), MAX_NAME).as_deref() == Some(name)
     }
 
+    /// Where the rules of the table at an address lie.
+    pub fn private_of(memory: &mut impl KernelMemory, layout: &LegacyLayout, address: u64) -> Option<u64> {
+        memory.pointer(address + u64::from(layout.table_private))
+    }
+
     /// A number that the table at an address has as long as it has the same rules: their hash, with the place where they lie.
     /// `None` if they can't be read, or are replaced just now.
     pub fn version(memory: &mut impl KernelMemory, layout: &LegacyLayout, address: u64) -> Option<u64> {
