@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod arptables;
 pub mod backend;
+pub mod calico;
 pub mod cgroup;
 pub mod cilium;
 pub mod clock;
