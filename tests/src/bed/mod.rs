@@ -29,6 +29,7 @@ pub mod objects;
 pub mod outside;
 pub mod packet;
 pub mod program;
+pub mod queue;
 pub mod random;
 pub mod record;
 pub mod ruleset;

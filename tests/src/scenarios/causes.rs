@@ -6,6 +6,7 @@ use crate::bed::backend::Backend;
 use crate::bed::droptrace::{ATTACHED, Droptrace, Output, command as droptrace};
 use crate::bed::packet::{self, tcp_flag};
 use crate::bed::patience;
+use crate::bed::queue;
 use crate::bed::record::Record;
 use crate::bed::topology::{Family, Pair, Routed};
 use anyhow::{Context, Result, ensure};
@@ -32,6 +33,7 @@ pub(super) fn trials() -> Vec<Trial> {
         beside("causes::stale_dnat", stale_dnat),
         beside("causes::nodeport_conflict", nodeport_conflict),
         beside("causes::ipvs_bad_port", ipvs_bad_port),
+        beside("causes::queue_verdict", queue_verdict),
     ])
 }
 
@@ -551,5 +553,23 @@ fn ipvs_bad_port() -> Result<()> {
         .cause("ipvs-bad-port")
         .field("/drop/cause/owner", "owner of the client")
         .field("/drop/cause/others", json!(["component-rule"]));
+    verify(stream, &[expect], &[])
+}
+
+/// A program that reads a queue, as one that enforces policies does, says that a packet is to be dropped.
+fn queue_verdict() -> Result<()> {
+    let pair = Pair::new()?;
+    let (netns, to) = (&pair.server.netns, pair.server.port(Family::V4, RULE));
+    netns.run(&format!("iptables-legacy -A INPUT -p udp --dport {RULE} -j NFQUEUE --queue-num 7"))?;
+    let reader = netns.enter(|| queue::Reader::new(7))?;
+    let stream = watch()?;
+    let from = pair.client.port(Family::V4, 40_000);
+    send(&pair, RULE)?;
+    reader.drop_one()?;
+    let expect = Expect::drops(1, netns)
+        .flow("udp", from, to)
+        .at(&["nf_reinject", "nfqnl_reinject", "nfqnl_recv_verdict", "nfqnl_recv_verdict_batch"])
+        .cause("nfqueue-verdict")
+        .field("/drop/cause/confidence", "exact");
     verify(stream, &[expect], &[])
 }
