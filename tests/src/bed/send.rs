@@ -130,6 +130,21 @@ impl Sniffer {
     }
 }
 
+/// Lets a socket refuse all that comes for it, by a filter (SO_ATTACH_FILTER, socket(7)) that keeps no byte.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn refuse_all(socket: &impl AsRawFd) -> Result<()> {
+    // BPF_RET | BPF_K, of 0 bytes.
+    let mut nothing = libc::sock_filter { code: 6, jt: 0, jf: 0, k: 0 };
+    let program = libc::sock_fprog { len: 1, filter: &raw mut nothing };
+    let (at, size) = ((&raw const program).cast(), size_of_val(&program) as libc::socklen_t);
+    // SAFETY: the program and its instruction live through the call, which copies them.
+    let set =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, at, size) };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()).context("attach a filter") }
+}
+
 /// Lets a listener's accept queue hold `connections`.
 ///
 /// # Errors

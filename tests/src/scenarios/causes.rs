@@ -9,7 +9,9 @@ use crate::bed::patience;
 use crate::bed::queue;
 use crate::bed::record::Record;
 use crate::bed::topology::{Family, Pair, Routed};
+use crate::bed::{send, xdp};
 use anyhow::{Context, Result, ensure};
+use aya::programs::XdpMode;
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -34,6 +36,7 @@ pub(super) fn trials() -> Vec<Trial> {
         beside("causes::nodeport_conflict", nodeport_conflict),
         beside("causes::ipvs_bad_port", ipvs_bad_port),
         beside("causes::queue_verdict", queue_verdict),
+        beside("causes::others_say_no", others_say_no),
     ])
 }
 
@@ -572,4 +575,34 @@ fn queue_verdict() -> Result<()> {
         .cause("nfqueue-verdict")
         .field("/drop/cause/confidence", "exact");
     verify(stream, &[expect], &[])
+}
+
+/// Who else may say no: an XDP program on the skb, a socket's own filter, and a rule of a component that has no entry of its own.
+fn others_say_no() -> Result<()> {
+    let [by_xdp, by_socket, by_rule] = [Pair::new()?, Pair::new()?, Pair::new()?];
+    let _program = xdp::attach(&by_xdp.server.netns, "s0", XdpMode::Skb)?;
+    let to = by_socket.server.port(Family::V4, RULE);
+    let receiver = by_socket.server.netns.enter(|| Ok(UdpSocket::bind(to)?))?;
+    send::refuse_all(&receiver)?;
+    let istio = format!(
+        "*filter\n:ISTIO_INBOUND - [0:0]\n-A INPUT -j ISTIO_INBOUND\n-A ISTIO_INBOUND -p udp --dport {RULE} -j DROP\nCOMMIT\n"
+    );
+    Backend::IptablesNft.replace(&by_rule.server.netns, Family::V4, &istio)?;
+    let stream = watch()?;
+    let expected = [
+        (&by_xdp, &["XDP", "NOT_SPECIFIED"] as &'static [&'static str], "xdp-program"),
+        (&by_socket, &["SOCKET_FILTER"], "socket-filter"),
+        (&by_rule, &["NETFILTER_DROP"], "component-rule"),
+    ]
+    .map(|(pair, reasons, cause)| {
+        let from = pair.client.port(Family::V4, 40_000);
+        Expect::drops(1, &pair.server.netns)
+            .flow("udp", from, pair.server.port(Family::V4, RULE))
+            .reason(reasons)
+            .cause(cause)
+    });
+    for pair in [&by_xdp, &by_socket, &by_rule] {
+        send(pair, RULE)?;
+    }
+    verify(stream, &expected, &[])
 }
