@@ -8,7 +8,7 @@ use crate::bed::packet::{self, tcp_flag};
 use crate::bed::patience;
 use crate::bed::queue;
 use crate::bed::record::Record;
-use crate::bed::topology::{Family, Pair, Routed};
+use crate::bed::topology::{Bridged, Family, Pair, Routed};
 use crate::bed::{send, xdp};
 use anyhow::{Context, Result, ensure};
 use aya::programs::XdpMode;
@@ -16,7 +16,7 @@ use libtest_mimic::Trial;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -37,6 +37,8 @@ pub(super) fn trials() -> Vec<Trial> {
         beside("causes::ipvs_bad_port", ipvs_bad_port),
         beside("causes::queue_verdict", queue_verdict),
         beside("causes::others_say_no", others_say_no),
+        beside("causes::not_as_agreed", not_as_agreed),
+        beside("causes::no_bridge_port", no_bridge_port),
     ])
 }
 
@@ -605,4 +607,48 @@ fn others_say_no() -> Result<()> {
         send(pair, RULE)?;
     }
     verify(stream, &expected, &[])
+}
+
+/// Ends that have agreed on something that a packet does not have: an IPsec policy, and a password of BGP (RFC 2385).
+fn not_as_agreed() -> Result<()> {
+    let [by_policy, by_password] = [Pair::new()?, Pair::new()?];
+    let (client, server) = (by_policy.client.address(Family::V4), by_policy.server.address(Family::V4));
+    let block = format!("ip xfrm policy add src {client} dst {server} dir in action block");
+    by_policy.server.netns.run(&block).map_err(|error| skip(format!("no IPsec policies here: {error:#}")))?;
+    let _receiver =
+        by_policy.server.netns.enter(|| Ok(UdpSocket::bind(by_policy.server.port(Family::V4, RULE))?))?;
+    let (from, to) = (by_password.client.port(Family::V4, 40_000), by_password.server.port(Family::V4, 179));
+    let listener = by_password.server.netns.enter(|| Ok(TcpListener::bind(to)?))?;
+    send::demand_signature(&listener, from.ip()).map_err(|error| skip(format!("{error:#}")))?;
+    let stream = watch()?;
+    send(&by_policy, RULE)?;
+    by_password.client.inject(&[packet::tcp(from, to, 7, 0, tcp_flag::SYN, b"")])?;
+    let expected = [
+        Expect::drops(1, &by_policy.server.netns)
+            .flow("udp", by_policy.client.port(Family::V4, 40_000), by_policy.server.port(Family::V4, RULE))
+            .reason(&["XFRM_POLICY"])
+            .cause("ipsec-policy"),
+        Expect::drops(1, &by_password.server.netns)
+            .flow("tcp", from, to)
+            .reason(&["TCP_MD5NOTFOUND"])
+            .cause("tcp-signature"),
+    ];
+    verify(stream, &expected, &[])
+}
+
+/// A frame for an address that is on the bridge port that it came in by.
+fn no_bridge_port() -> Result<()> {
+    const BESIDE: packet::Mac = [2, 0, 10, 77, 3, 99];
+    let bridged = Bridged::new()?;
+    let (client, middle) = (&bridged.client, &bridged.middle);
+    middle.run(&format!("bridge fdb add {} dev b0 master static", packet::mac_text(BESIDE)))?;
+    let (from, to) = (client.port(Family::V4, 40_000), bridged.server.port(Family::V4, RULE));
+    let frame = packet::frame(client.end.mac(), BESIDE, &packet::udp(from, to, b"back"));
+    let stream = watch()?;
+    client.netns.enter(|| send::frames(client.end.device, &[frame]))?;
+    let expect = Expect::drops(1, middle)
+        .flow("udp", from, to)
+        .reason(&["NO_TX_TARGET", "NOT_SPECIFIED"])
+        .cause("bridge-no-port");
+    verify(stream, &[expect], &[&bridged.server.netns])
 }
