@@ -335,6 +335,9 @@ enum Other {
         /// Same as -o json
         #[arg(long, conflicts_with = "output")]
         json: bool,
+        /// Language of what is found: auto is the locale's for people, and English for programs
+        #[arg(long, value_name = "LANGUAGE", default_value = "auto")]
+        lang: Lang,
         #[command(flatten)]
         names: NamesArgs,
     },
@@ -500,6 +503,18 @@ pub enum Lang {
     Zh,
 }
 
+impl Lang {
+    /// The language: auto asks the environment for the locale where people read.
+    fn language(self, is_for_people: bool) -> Language {
+        match self {
+            Self::En => Language::English,
+            Self::Zh => Language::Chinese,
+            Self::Auto if is_for_people => Language::of(|name| std::env::var(name).ok()),
+            Self::Auto => Language::English,
+        }
+    }
+}
+
 impl CauseArgs {
     fn printed_as(self, output: &OutputArgs) -> Self {
         Self { is_for_people: !output.json && output.output != Format::Json, ..self }
@@ -510,12 +525,7 @@ impl CauseArgs {
     /// # Errors
     /// If a file can't be read, or makes no sense.
     pub fn load(&self) -> Result<Causes, BadCauses> {
-        let language = match self.lang {
-            Lang::En => Language::English,
-            Lang::Zh => Language::Chinese,
-            Lang::Auto if self.is_for_people => Language::of(|name| std::env::var(name).ok()),
-            Lang::Auto => Language::English,
-        };
+        let language = self.lang.language(self.is_for_people);
         Ok(Causes::new(Base::with_files(&self.causes)?, language))
     }
 }
@@ -915,11 +925,13 @@ pub fn parse(
             let part = part.of(filter(matches, arguments, resolve_netns)?);
             return Ok(Command::Report(Box::new(Report { files, part, causes, page })));
         }
-        Some(Other::Doctor { self_test, probes, output, json, names }) => {
+        Some(Other::Doctor { self_test, probes, output, json, lang, names }) => {
+            let format = if json { doctor::Format::Json } else { output };
             return Ok(Command::Doctor(Box::new(doctor::Settings {
                 self_test,
                 probes: probes == ProbesWhen::Always,
-                format: if json { doctor::Format::Json } else { output },
+                format,
+                language: lang.language(format == doctor::Format::Text),
                 names: names.sources(),
             })));
         }
@@ -1519,6 +1531,8 @@ mod tests {
         let plain = doctor(&["doctor"]);
         assert_eq!((plain.self_test, plain.probes, plain.format), (false, false, doctor::Format::Text));
         assert!(plain.names.api.is_some());
+        assert_eq!(doctor(&["doctor", "--lang", "zh", "--json"]).language, Language::Chinese);
+        assert_eq!(doctor(&["doctor", "--json"]).language, Language::English);
         let all = doctor(&[
             "doctor",
             "--self-test",

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod arptables;
 pub mod backend;
+pub mod calico;
 pub mod cgroup;
 pub mod cilium;
 pub mod clock;
@@ -29,6 +30,7 @@ pub mod outside;
 pub mod packet;
 pub mod program;
 pub mod pty;
+pub mod queue;
 pub mod random;
 pub mod record;
 pub mod ruleset;

@@ -5,7 +5,7 @@
 use super::socket::{self, RawAddress};
 use anyhow::{Context, Result, bail};
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -128,6 +128,47 @@ impl Sniffer {
         }
         bail!("no {what} came")
     }
+}
+
+/// Lets a socket refuse all that comes for it, by a filter (SO_ATTACH_FILTER, socket(7)) that keeps no byte.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn refuse_all(socket: &impl AsRawFd) -> Result<()> {
+    // BPF_RET | BPF_K, of 0 bytes.
+    let mut nothing = libc::sock_filter { code: 6, jt: 0, jf: 0, k: 0 };
+    let program = libc::sock_fprog { len: 1, filter: &raw mut nothing };
+    let (at, size) = ((&raw const program).cast(), size_of_val(&program) as libc::socklen_t);
+    // SAFETY: the program and its instruction live through the call, which copies them.
+    let set =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, at, size) };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()).context("attach a filter") }
+}
+
+/// Lets a listener take from an address only segments that are signed (TCP_MD5SIG, RFC 2385).
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn demand_signature(listener: &impl AsRawFd, peer: IpAddr) -> Result<()> {
+    /// struct tcp_md5sig (include/uapi/linux/tcp.h).
+    #[repr(C)]
+    struct Signature {
+        address: libc::sockaddr_storage,
+        flags: u8,
+        prefix: u8,
+        key_length: u16,
+        interface: i32,
+        key: [u8; 80],
+    }
+    const TCP_MD5SIG: libc::c_int = 14;
+    let mut key = [0; 80];
+    key[..6].copy_from_slice(b"secret");
+    let address = RawAddress::internet(SocketAddr::new(peer, 0)).storage;
+    let signature = Signature { address, flags: 0, prefix: 0, key_length: 6, interface: 0, key };
+    let (at, size) = ((&raw const signature).cast(), size_of_val(&signature) as libc::socklen_t);
+    // SAFETY: the option's value lives through the call and has the length that is told.
+    let set = unsafe { libc::setsockopt(listener.as_raw_fd(), libc::IPPROTO_TCP, TCP_MD5SIG, at, size) };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()).context("demand TCP signatures") }
 }
 
 /// Lets a listener's accept queue hold `connections`.

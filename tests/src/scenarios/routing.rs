@@ -14,6 +14,7 @@ pub(super) fn trials() -> Vec<Trial> {
     let mut trials: Vec<Trial> = [
         both("routing::no_route", no_route),
         both("routing::blackhole", blackhole),
+        both("routing::by_interface", by_interface),
         both("routing::ttl_expired", ttl_expired),
         both("routing::forwarding_off", forwarding_off),
         both("routing::packet_too_big", packet_too_big),
@@ -64,6 +65,74 @@ fn blackhole(family: Family) -> Result<()> {
             .field("/drop/cause/confidence", "inferred")
             .field("/drop/cause/evidence/0/value", "blackhole")
     })
+}
+
+/// Rules for what comes in by an interface, beside routes that would lead to the server: one leads to a table with a blackhole,
+/// one says itself that there is no way, one leads to a table that has no route, and neither has main.
+fn by_interface(family: Family) -> Result<()> {
+    struct Way {
+        rules: &'static str,
+        to: SocketAddr,
+        cause: &'static str,
+        why: String,
+        evidence: serde_json::Value,
+    }
+    let version = family.pick("-4", "-6");
+    let from = Routed::new()?.client.port(family, 40_000);
+    let way = |to: SocketAddr| format!("to {} from {} iif r0", to.ip(), from.ip());
+    let server = family.pick("10.77.2.1:4242", "[fd77:2::1]:4242").parse()?;
+    let gone = elsewhere(family)?;
+    let ways = [
+        Way {
+            rules: "rule add iif r0 lookup 100 prio 100\nroute add blackhole default table 100\n",
+            to: server,
+            cause: "route-blackhole",
+            why: format!(
+                "The route blackhole default of table 100 swallows packets to {}: there leads the rule 100: from all iif r0 \
+                 lookup 100.",
+                server.ip()
+            ),
+            evidence: json!({"name": format!("table {}", way(server)), "value": "100"}),
+        },
+        Way {
+            rules: "rule add iif r0 unreachable prio 100\n",
+            to: server,
+            cause: "no-route",
+            why: format!(
+                "This network namespace has no route to {}: so says the rule 100: from all iif r0 unreachable.",
+                server.ip()
+            ),
+            evidence: json!({"name": format!("rule {}", way(server)), "value": "100: from all iif r0 unreachable"}),
+        },
+        Way {
+            rules: "rule add iif r0 lookup 100 prio 100\n",
+            to: gone,
+            cause: "no-route",
+            why: format!(
+                "This network namespace has no route to {}; looked for in table 100, main.",
+                gone.ip()
+            ),
+            evidence: json!({"name": format!("table {}", way(gone)), "value": "100, main"}),
+        },
+    ];
+    let stream = watch()?;
+    let (mut expected, mut nodes) = (Vec::new(), Vec::new());
+    for Way { rules, to, cause, why, evidence } in ways {
+        let routed = Routed::new()?;
+        routed.router.feed(&format!("ip {version} -batch -"), rules)?;
+        routed.client.inject(&[packet::udp(from, to, b"lost")])?;
+        expected.push(
+            Expect::drops(1, &routed.router)
+                .flow("udp", from, to)
+                .at(&["ip_error", "dst_discard", "dst_discard_out", "ip6_pkt_drop", "ip6_pkt_discard"])
+                .interface("r0")
+                .cause(cause)
+                .field("/drop/cause/why", why)
+                .evidence(evidence),
+        );
+        nodes.push(routed);
+    }
+    verify(stream, &expected, &[])
 }
 
 fn ttl_expired(family: Family) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Drops at sockets: nobody listens, or the receiver is full.
 
 use super::expect::{Expect, verify, watch};
-use super::{both_here, skip};
+use super::{both_here, here_only, one, skip};
 use crate::bed::kernel;
 use crate::bed::packet::{self, tcp_flag};
 use crate::bed::send::{self, Sniffer};
@@ -26,6 +26,7 @@ pub(super) fn trials() -> Vec<Trial> {
     ]
     .into_iter()
     .flatten()
+    .chain(here_only([one("socket::tcp_out_of_window", Family::V4, tcp_out_of_window)]))
     .collect()
 }
 
@@ -146,6 +147,24 @@ fn accept_queue_full(family: Family) -> Result<()> {
         .cause("accept-queue-full")
         .field("/drop/class", "resource")
         .evidence(serde_json::json!({"name": "net.core.somaxconn", "source": "sysctl"}));
+    verify(stream, &[expect], &[])
+}
+
+/// A segment that lies far beyond what the receiver may be sent.
+fn tcp_out_of_window(family: Family) -> Result<()> {
+    const FAR: u32 = 1 << 30;
+    let pair = Pair::new()?;
+    let to = pair.server.port(family, 80);
+    let _listener = pair.server.netns.enter(|| TcpListener::bind(to).context("listen"))?;
+    let stream = watch()?;
+    let (peer, numbers) = half_open(&pair, 5000, family)?;
+    acknowledge(&pair, peer, to, numbers)?;
+    let beyond = packet::tcp(peer, to, numbers.0 + FAR, numbers.1, tcp_flag::ACK, b"late");
+    pair.client.inject(&[beyond])?;
+    let expect = Expect::drops(1, &pair.server.netns)
+        .flow("tcp", peer, to)
+        .reason(&["TCP_INVALID_SEQUENCE", "TCP_INVALID_END_SEQUENCE"])
+        .cause("tcp-out-of-window");
     verify(stream, &[expect], &[])
 }
 

@@ -76,6 +76,8 @@ facts! {
     InterfaceIn "interface_in" Packet false;
     /// The interface that it was to leave by.
     InterfaceOut "interface_out" Packet false;
+    /// The interface that it was routed from: where it is sure that it came in by that.
+    CameBy "came_by" Packet false;
     /// Bytes.
     Length "length" Packet true;
     /// skb->mark
@@ -210,6 +212,12 @@ facts! {
     Route "route" Node false;
     /// The interface that they lead to.
     RouteInterface "route_interface" Node false;
+    /// Of a route that leads nowhere: the rule of policy routing that leads there, as ip-rule(8) writes it.
+    RouteRule "route_rule" Node false;
+    /// Its table; where there is no route, those in which it was looked for.
+    RouteTable "route_table" Node false;
+    /// The route itself: `blackhole 10.244.0.0/16`.
+    RouteEntry "route_entry" Node false;
     /// MTU of that interface.
     Mtu "mtu" Node true;
     /// proxy_arp on the interface.
@@ -224,6 +232,8 @@ facts! {
     RcvbufErrors "rcvbuf_errors" Node true;
     /// Packets that did not fit into a CPU's backlog (/proc/net/softnet_stat).
     SoftnetDropped "softnet_dropped" Node true;
+    /// The ports that the namespace's own connections begin from, where they don't choose: `32768 60999`.
+    LocalPorts "local_ports" Node false;
     /// Packets that may wait in a CPU's backlog.
     MaxBacklog "max_backlog" Node true;
     /// Bytes that incomplete datagrams may take.
@@ -340,6 +350,7 @@ impl<'a> Facts<'a> {
             Fact::Interface => text_of(&network.interface),
             Fact::InterfaceIn => text_of(&network.interface_in),
             Fact::InterfaceOut => text_of(&network.interface_out),
+            Fact::CameBy => came_by(self.drop).map(borrowed),
             Fact::Length => packet.length.map(number),
             Fact::Mark => packet.mark.map(number),
             Fact::Ttl => packet.ttl.map(number),
@@ -514,6 +525,28 @@ fn class(class: Class) -> &'static str {
         Class::Resource => "resource",
         Class::Routine => "routine",
     }
+}
+
+/// The interface that the packet came in by, where that is sure: netfilter says so, or the function frees packets before they
+/// turn to another device. What a namespace sends itself has none.
+pub(super) fn came_by(drop: &Drop) -> Option<&str> {
+    const ON_THE_WAY_IN: [&str; 9] = [
+        "ip_rcv_finish",
+        "ip_rcv_finish_core",
+        "ip_error",
+        "ip_forward",
+        "dst_discard",
+        "dst_discard_out",
+        "ip6_pkt_drop",
+        "ip6_pkt_discard",
+        "ip6_pkt_prohibit",
+    ];
+    let is_on_its_way_in =
+        || drop.drop.location.as_deref().and_then(function).is_some_and(|name| ON_THE_WAY_IN.contains(&name));
+    let network = &drop.network;
+    let device = || network.interface.as_deref().filter(|_| is_on_its_way_in());
+    // What is sent where no route leads is on the loopback device.
+    network.interface_in.as_deref().or_else(device).filter(|name| *name != "lo")
 }
 
 /// `ip_rcv_finish_core` of `ip_rcv_finish_core.constprop.0+0x12 [module]`.

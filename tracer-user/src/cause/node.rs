@@ -2,15 +2,14 @@
 //! Read only, and only what entries that may hold ask for; nothing that would make the kernel load a module. The namespace
 //! is entered by a thread of its own, which ends with the question.
 
-use super::facts::{Fact, NodeState, Origin, Reading};
+use super::facts::{Fact, NodeState, Origin, Reading, came_by};
 use crate::event::model::{Drop, Evidence};
 use crate::netfilter::budget::Budget;
 use crate::netfilter::netns;
-use crate::probe::route::{self, Route};
+use crate::probe::route::{self, Came, Packet, Route};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs;
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,8 +35,8 @@ pub struct Question {
     pub interface: Option<String>,
     /// The interface that it was to leave by.
     pub leaves_by: Option<String>,
-    /// Where it was to go.
-    pub destination: Option<IpAddr>,
+    /// The packet whose route is asked for; none where no route matters, so that one answer does for all packets.
+    packet: Option<Packet>,
     /// What is to be told.
     pub wanted: Vec<Fact>,
 }
@@ -54,15 +53,18 @@ impl Question {
             return None;
         }
         let network = &drop.network;
-        let has_route =
-            wanted.iter().any(|fact| matches!(fact, Fact::Route | Fact::RouteInterface | Fact::Mtu));
+        let has_route = wanted.iter().any(|fact| is_of_route(*fact));
+        let came = || {
+            let (by, from) = (came_by(drop)?.to_owned(), drop.source.address?);
+            Some(Came { from, by, mark: drop.packet.mark.unwrap_or(0) })
+        };
+        let to = drop.destination.address.filter(|_| has_route);
         Some(Self {
             netns: network.netns?,
             is_v6: network.family.as_deref() == Some("ipv6"),
             interface: network.interface_in.clone().or_else(|| network.interface.clone()),
             leaves_by: network.interface_out.clone(),
-            // One answer does for all destinations where they don't matter.
-            destination: drop.destination.address.filter(|_| has_route),
+            packet: to.map(|to| Packet { to, came: came() }),
             wanted,
         })
     }
@@ -127,6 +129,11 @@ impl Memory {
     }
 }
 
+fn is_of_route(fact: Fact) -> bool {
+    use Fact::{Mtu, Route, RouteEntry, RouteInterface, RouteRule, RouteTable};
+    matches!(fact, Route | RouteInterface | RouteRule | RouteTable | RouteEntry | Mtu)
+}
+
 fn is_counter(fact: Fact) -> bool {
     matches!(fact, Fact::ListenOverflows | Fact::RcvbufErrors | Fact::SoftnetDropped)
 }
@@ -170,6 +177,8 @@ impl Here<'_> {
             Fact::ProxyArp => self.setting(&format!("net/ipv4/conf/{}/proxy_arp", interface?)),
             Fact::BridgeNfCall if *is_v6 => self.setting("net/bridge/bridge-nf-call-ip6tables"),
             Fact::BridgeNfCall => self.setting("net/bridge/bridge-nf-call-iptables"),
+            // IPv6 has the same ones.
+            Fact::LocalPorts => self.setting("net/ipv4/ip_local_port_range"),
             Fact::Somaxconn => self.setting("net/core/somaxconn"),
             Fact::MaxBacklog => self.setting("net/core/netdev_max_backlog"),
             Fact::FragmentBytes if *is_v6 => self.setting("net/ipv6/ip6frag_high_thresh"),
@@ -181,15 +190,14 @@ impl Here<'_> {
                 let dropped = softnet_dropped(&self.file("net/softnet_stat")?)?;
                 Some(evidence("softnet_stat.dropped", dropped.to_string(), "/proc/net/softnet_stat"))
             }
-            Fact::Route => {
-                let to = self.question.destination?;
-                self.route().map(|route| evidence(&format!("route to {to}"), route.kind, "rtnetlink"))
-            }
-            Fact::RouteInterface => {
-                let to = self.question.destination?;
-                let name = self.route()?.interface.clone()?;
-                Some(evidence(&format!("interface to {to}"), name, "rtnetlink"))
-            }
+            Fact::Route => self.of_route("route", |route| Some(route.kind.to_owned())),
+            Fact::RouteInterface => self.of_route("interface", |route| route.interface.clone()),
+            Fact::RouteRule => self.of_route("rule", |route| Some(route.by.as_ref()?.rule.clone())),
+            Fact::RouteTable => self.of_route("table", |route| match &route.by {
+                Some(decided) => decided.table.clone(),
+                None => (!route.tables.is_empty()).then(|| route.tables.join(", ")),
+            }),
+            Fact::RouteEntry => self.of_route("entry", |route| route.by.as_ref()?.entry.clone()),
             Fact::Mtu => {
                 let name = leaves_by.clone().or_else(|| self.route()?.interface.clone())?;
                 Some(evidence(&format!("{name} mtu"), route::mtu(&name)?.to_string(), "rtnetlink"))
@@ -198,9 +206,17 @@ impl Here<'_> {
         }
     }
 
+    /// Something that the route tells, by the name of the way: `route to 10.244.2.9 from 10.0.0.5 iif eth0`.
+    fn of_route(&mut self, what: &str, told: impl FnOnce(&Route) -> Option<String>) -> Option<Evidence> {
+        let Packet { to, came } = self.question.packet.as_ref()?;
+        let from =
+            came.as_ref().map_or_else(String::new, |came| format!(" from {} iif {}", came.from, came.by));
+        Some(evidence(&format!("{what} to {to}{from}"), told(self.route()?)?, "rtnetlink"))
+    }
+
     fn route(&mut self) -> Option<&Route> {
-        let to = self.question.destination;
-        self.route.get_or_insert_with(|| route::to(to?).ok()).as_ref()
+        let packet = self.question.packet.as_ref();
+        self.route.get_or_insert_with(|| route::of(packet?).ok()).as_ref()
     }
 
     fn file(&self, path: &str) -> Option<String> {
@@ -224,7 +240,8 @@ impl Here<'_> {
                 }
             })
             .collect();
-        Some(evidence(&name, value.trim(), "sysctl"))
+        // Several numbers have tabs between them.
+        Some(evidence(&name, value.split_ascii_whitespace().collect::<Vec<_>>().join(" "), "sysctl"))
     }
 
     /// A counter of /proc/net/snmp or netstat: a line of names, then one of values, both with the group's name.
@@ -274,7 +291,7 @@ mod tests {
             is_v6: false,
             interface: Some("eth0.5".into()),
             leaves_by: None,
-            destination: None,
+            packet: None,
             wanted: wanted.to_vec(),
         }
     }
@@ -362,10 +379,10 @@ mod tests {
         };
         assert_eq!(Question::about(&drop, &[Fact::Reason]), None);
         assert_eq!(Question::about(&Drop::default(), &[Fact::Mtu]), None);
-        assert_eq!(Question::about(&drop, &[Fact::Somaxconn]).unwrap().destination, None);
+        assert_eq!(Question::about(&drop, &[Fact::Somaxconn]).unwrap().packet, None);
         assert!(
             Question::about(&drop, &[Fact::Mtu, Fact::Mtu])
-                .is_some_and(|it| it.destination.is_some() && it.wanted.len() == 1)
+                .is_some_and(|it| it.packet.is_some() && it.wanted.len() == 1)
         );
     }
 

@@ -30,6 +30,8 @@ pub struct Facts {
     pub ipvs: Option<Vec<VirtualServer>>,
     /// Where packets may pass netfilter's rules by.
     pub offloads: Vec<Offload>,
+    /// True if Calico's programs translate services (its eBPF dataplane).
+    pub has_calico_bpf: bool,
     /// What Cilium translates.
     pub cilium: Option<Result<Vec<VirtualServer>, String>>,
     /// What is known of the cluster; `None` where nobody told all of it.
@@ -169,4 +171,6 @@ pub struct Service {
     pub all_backends: Vec<(SocketAddr, Protocol)>,
     /// True if there is an EndpointSlice of it at all.
     pub has_slices: bool,
+    /// Pods that it selects, whatever their state; `None` where it selects by nothing.
+    pub pods: Option<usize>,
 }

@@ -1,6 +1,8 @@
 //! The report for programs: one object a line, described by `droptrace schema`.
 
-use super::model::{Dropped, Finding, Mechanism, Report, Table, Unread, Xdp};
+use super::model::{Dropped, Finding, Mechanism, Report, Severity, Table, Unread, Xdp};
+use crate::cause::Language;
+use crate::event::model::Evidence;
 use crate::output::escape_json;
 use serde::Serialize;
 
@@ -9,7 +11,7 @@ use serde::Serialize;
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Line<'a> {
     /// A finding.
-    Finding(&'a Finding),
+    Finding(Found<'a>),
     /// What was dropped before.
     Dropped(&'a Dropped),
     /// What could not be looked at.
@@ -22,10 +24,36 @@ pub enum Line<'a> {
     Xdp(Xdp),
 }
 
-/// All lines.
+/// A finding, in one language.
+#[derive(Clone, Debug, Serialize)]
+pub struct Found<'a> {
+    id: &'static str,
+    severity: Severity,
+    title: String,
+    evidence: &'a [Evidence],
+    fix: String,
+    netns: Option<u32>,
+    interface: Option<&'a str>,
+}
+
+impl<'a> Found<'a> {
+    fn new(finding: &'a Finding, language: Language) -> Self {
+        Self {
+            id: finding.id,
+            severity: finding.severity,
+            title: finding.text.title(language),
+            evidence: &finding.evidence,
+            fix: finding.text.fix(language),
+            netns: finding.netns,
+            interface: finding.interface.as_deref(),
+        }
+    }
+}
+
+/// All lines; what is found is told in that language.
 #[must_use]
-pub fn lines(report: &Report) -> String {
-    let findings = report.findings.iter().map(Line::Finding);
+pub fn lines(report: &Report, language: Language) -> String {
+    let findings = report.findings.iter().map(|finding| Line::Finding(Found::new(finding, language)));
     let all = findings
         .chain(report.dropped.iter().map(Line::Dropped))
         .chain(report.unread.iter().map(Line::Unread))
@@ -45,7 +73,8 @@ pub fn lines(report: &Report) -> String {
 /// A report with a line of each kind.
 #[cfg(test)]
 pub(crate) fn example() -> Report {
-    use super::model::{Counter, Severity, State, evidence};
+    use super::model::{Counter, State, evidence};
+    use super::texts::Text;
     use crate::netfilter::model::{Backend, Family};
     use crate::tc::attribute::Program;
     use crate::xdp::links::{Attached, Mode};
@@ -56,9 +85,8 @@ pub(crate) fn example() -> Report {
         findings: vec![Finding {
             id: "mtu",
             severity: Severity::Error,
-            title: text(),
+            text: Text::new("mtu", [("tunnel", text()), ("underlay", text())]),
             evidence: vec![evidence("eth0 mtu", 1400, "rtnetlink")],
-            fix: text(),
             netns: Some(7),
             interface: Some(text()),
         }],
@@ -101,7 +129,7 @@ mod tests {
 
     #[test]
     fn nothing_in_a_line_turns_text_around() {
-        let text = lines(&example());
+        let text = lines(&example(), Language::English);
         assert!(!text.contains('\u{202e}') && text.contains("x\\u202e"), "{text}");
         assert!(
             text.contains(

@@ -9,6 +9,7 @@
 //! system   what the system allows → lines
 //! words    the report for people
 //! json     the report for programs
+//! texts    what findings say, in English and Chinese (texts.toml)
 //! ```
 
 pub mod check;
@@ -19,9 +20,11 @@ pub mod json;
 pub mod model;
 pub mod rules;
 pub mod system;
+pub mod texts;
 pub mod words;
 
 use crate::{
+    cause::Language,
     filter::Filter,
     identity::sources,
     netfilter::model::{Backend, Mechanism, Mechanisms, TableSummary},
@@ -67,6 +70,8 @@ pub struct Settings {
     pub probes: bool,
     /// The form.
     pub format: Format,
+    /// The language of what is found.
+    pub language: Language,
     /// Where names come from.
     pub names: sources::Options,
 }
@@ -103,8 +108,8 @@ pub fn run(settings: &Settings, arguments: &[OsString]) -> anyhow::Result<u8> {
     report.unread.extend(elsewhere);
     judge(&mut report, before, after, &names);
     let printed = match settings.format {
-        Format::Text => words::text(&report),
-        Format::Json => json::lines(&report),
+        Format::Text => words::text(&report, settings.language),
+        Format::Json => json::lines(&report, settings.language),
     };
     io::stdout().write_all(printed.as_bytes())?;
     Ok(match ended? {

@@ -1,5 +1,6 @@
 //! What doctor tells, as plain data: `words` and `json` print it.
 
+use super::texts::Text;
 pub use crate::cause::Severity;
 use crate::event::model::Evidence;
 use crate::netfilter::model::{Backend, Family};
@@ -8,18 +9,16 @@ use crate::xdp::report::Known;
 use serde::Serialize;
 
 /// A misconfiguration, or what else one should know of the node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// Stable; where a cause of drops (`causes.toml`) is what it leads to, that one's.
     pub id: &'static str,
     /// How bad it is.
     pub severity: Severity,
-    /// What is wrong, in a sentence.
-    pub title: String,
+    /// What is wrong, and what to change, and where.
+    pub text: Text,
     /// What was read that says so.
     pub evidence: Vec<Evidence>,
-    /// What to change, and where.
-    pub fix: String,
     /// Inode number of the network namespace that it is about; none where it is the cluster or the whole machine.
     pub netns: Option<u32>,
     /// The interface that it is about.

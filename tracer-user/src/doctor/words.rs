@@ -2,6 +2,7 @@
 //! comes from outside is escaped.
 
 use super::model::{Counter, Dropped, Finding, Mechanism, Report, State, Table};
+use crate::cause::Language;
 use crate::netfilter::model::Backend;
 use crate::output::escape;
 use crate::output::words::thousands;
@@ -14,11 +15,11 @@ const TOLD: usize = 30;
 /// Letters of a rule that are shown.
 const LONGEST: usize = 400;
 
-/// The text.
+/// The text; what is found is told in that language.
 #[must_use]
-pub fn text(report: &Report) -> String {
+pub fn text(report: &Report, language: Language) -> String {
     let mut text = String::new();
-    findings(&mut text, &report.findings);
+    findings(&mut text, &report.findings, language);
     dropped(&mut text, report);
     if !report.unread.is_empty() {
         text.push_str("Not looked at\n");
@@ -40,14 +41,14 @@ pub fn text(report: &Report) -> String {
     text
 }
 
-fn findings(text: &mut String, findings: &[Finding]) {
+fn findings(text: &mut String, findings: &[Finding], language: Language) {
     text.push_str("Findings\n");
     if findings.is_empty() {
         text.push_str("  none: nothing that is known to go wrong was found\n");
     }
     for finding in findings {
-        let Finding { id, severity, title, evidence, fix, netns, interface } = finding;
-        let _ = writeln!(text, "  {}  {id}: {}", severity.name(), escape(title));
+        let Finding { id, severity, text: said, evidence, netns, interface } = finding;
+        let _ = writeln!(text, "  {}  {id}: {}", severity.name(), escape(&said.title(language)));
         let known: Vec<_> = evidence
             .iter()
             .map(|it| format!("{} = {} ({})", escape(&it.name), escape(&it.value), escape(&it.source)))
@@ -61,7 +62,7 @@ fn findings(text: &mut String, findings: &[Finding]) {
         for line in known {
             let _ = writeln!(text, "    seen: {line}");
         }
-        let _ = writeln!(text, "    fix: {}", escape(fix));
+        let _ = writeln!(text, "    fix: {}", escape(&said.fix(language)));
     }
 }
 
@@ -166,6 +167,7 @@ fn probe_words(losses: &Losses) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::model::{Severity, evidence};
+    use super::super::texts::Text;
     use super::*;
     use crate::netfilter::model::Family;
 
@@ -202,7 +204,7 @@ mod tests {
             proof: Some(Some(Proof { drops: 40, told: 38 })),
             ..Report::default()
         };
-        let text = text(&report);
+        let text = text(&report, Language::English);
         for part in [
             "Findings\n  none",
             "Already dropped\n  nothing",
@@ -215,7 +217,7 @@ mod tests {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert!(!text.contains('\x1b'));
-        assert!(super::text(&Report::default()).contains("none in any network namespace"));
+        assert!(super::text(&Report::default(), Language::English).contains("none in any network namespace"));
     }
 
     #[test]
@@ -223,18 +225,19 @@ mod tests {
         let finding = Finding {
             id: "ip-forward-off",
             severity: Severity::Error,
-            title: "off".to_owned(),
+            text: Text::new("ip-forward-off", [("interfaces", "eth\n0".to_owned())]),
             evidence: vec![evidence("net.ipv4.ip_forward", 0, "sysctl")],
-            fix: "sysctl -w net.ipv4.ip_forward=1".to_owned(),
             netns: Some(7),
             interface: Some("eth\n0".to_owned()),
         };
         let mut dropped = vec![dropped_by("filter:INPUT:rule:3", 1234, Some(5)), dropped_by("x", 2, None)];
         dropped.resize(TOLD + 3, dropped_by("y", 1, Some(0)));
-        let text = text(&Report { findings: vec![finding], dropped, ..Report::default() });
+        let report = Report { findings: vec![finding], dropped, ..Report::default() };
+        let text = text(&report, Language::English);
         for part in [
-            "  error  ip-forward-off: off\n    where: netns 7, eth\\x0a0\n    seen: net.ipv4.ip_forward = 0 (sysctl)\n    fix: \
-             sysctl -w net.ipv4.ip_forward=1\n",
+            "  error  ip-forward-off: IPv4 forwarding is off on eth\\x0a0: ",
+            "\n    where: netns 7, eth\\x0a0\n    seen: net.ipv4.ip_forward = 0 (sysctl)\n    fix: `sysctl -w \
+             net.ipv4.ip_forward=1`, ",
             "         1,234  +5 now, 2.5/s       filter:INPUT:rule:3 (pod shop/cart, netns 7, owner docker, iptables-legacy-save): -A INPUT\\x1b \
              -j DROP\n",
             "  not read again      x (",
@@ -242,5 +245,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
+        let chinese = super::text(&report, Language::Chinese);
+        assert!(chinese.contains("    fix: 执行 `sysctl -w net.ipv4.ip_forward=1`"), "{chinese}");
     }
 }

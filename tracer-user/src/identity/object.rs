@@ -97,6 +97,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Its labels.
     pub labels: Labels,
+    /// The labels of its pods; none where its endpoints are written by hand.
+    pub selector: Labels,
 }
 
 /// An endpoint of a service.

@@ -268,6 +268,28 @@ impl Counters {
         Some((*version, &seen.tables))
     }
 
+    /// The legacy nat table of a netns: it is on no hook itself, NAT asks it. Its address, and a number that it has as long as it is
+    /// not replaced (xt_table.private).
+    pub fn nat_of(
+        &self,
+        memory: &mut impl KernelMemory,
+        netns: NetnsId,
+        family: Family,
+    ) -> Option<(u64, u64)> {
+        /// NF_INET_PRE_ROUTING: NAT is on all hooks but FORWARD, or on none.
+        const HOOK: u8 = 0;
+        let layout = self.layout.as_ref().filter(|_| netns.address != 0)?;
+        let hooked = layout.hooks.hooked(memory, netns.address, family, HOOK);
+        let asked = Table::of_nat(memory, layout, &hooked)?;
+        let address = asked.into_iter().find(|it| Table::is_named(memory, layout, *it, "nat"))?;
+        Some((address, Table::private_of(memory, layout, address)?))
+    }
+
+    /// A legacy table, read now.
+    pub fn read_table(&self, memory: &mut impl KernelMemory, family: Family, address: u64) -> Option<Table> {
+        Table::read(memory, self.layout.as_ref()?, family, address)
+    }
+
     /// The tables on a hook as they are known: the version of the lists, and address and name of each in order.
     #[must_use]
     pub fn tables_on(&self, netns: NetnsId, family: Family, hook: u8) -> Option<(u32, Vec<(u64, String)>)> {

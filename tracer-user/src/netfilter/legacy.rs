@@ -415,12 +415,8 @@ impl Table {
         memory.string(address + u64::from(layout.table_name), MAX_NAME).as_deref() == Some(name)
     }
 
-    /// Where the rules of the table at an address are (xt_table.private): every change puts others in their place.
-    pub fn place_of_rules(
-        memory: &mut impl KernelMemory,
-        layout: &LegacyLayout,
-        address: u64,
-    ) -> Option<u64> {
+    /// Where the rules of the table at an address lie.
+    pub fn private_of(memory: &mut impl KernelMemory, layout: &LegacyLayout, address: u64) -> Option<u64> {
         memory.pointer(address + u64::from(layout.table_private))
     }
 

@@ -1,5 +1,4 @@
-//! Rules of iptables in both of its backends: each packet passes both, and whoever writes one does not see the other. Of
-//! legacy tables those are known that are on a hook themselves: all but nat, beside which kube-proxy always writes filter. Pure.
+//! Rules of iptables in both of its backends: each packet passes both, and whoever writes one does not see the other. Pure.
 
 use super::legacy;
 use super::model::{Backend, Family};

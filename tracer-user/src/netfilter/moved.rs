@@ -296,7 +296,7 @@ fn signature(memory: &mut impl KernelMemory, layouts: Layouts<'_>, net: u64) -> 
                 let hooked = layout.hooks.hooked(memory, net, family, hook);
                 let mut tables = Table::addresses(layout, &hooked);
                 tables.extend(Table::of_nat(memory, layout, &hooked).unwrap_or_default());
-                let rules = |table| Some((table, Table::place_of_rules(memory, layout, table)?));
+                let rules = |table| Some((table, Table::private_of(memory, layout, table)?));
                 let tables: Vec<_> = tables.into_iter().filter_map(rules).collect();
                 if !tables.is_empty() {
                     legacy.push((family, hook, tables));

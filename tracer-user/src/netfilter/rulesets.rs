@@ -237,10 +237,10 @@ pub enum InForce {
     Unknown,
 }
 
-/// What the other backend has, as of a version of the legacy tables and a generation of nft's.
+/// What the other backend has, as of a version of the legacy tables, of legacy's nat table, and a generation of nft's.
 #[derive(Debug)]
 struct Other {
-    of: (u32, u32),
+    of: (u32, Option<(u64, u64)>, u32),
     told: Option<String>,
 }
 
@@ -293,7 +293,7 @@ impl Rulesets {
     ) -> Option<String> {
         let (dropped, family, table) = (answer.backend?, answer.family?, answer.table.as_deref()?);
         let (id, layout) = (self.netns_of(evidence)?, self.layout?);
-        let (version, tables) = self.counters.tables_of(id)?;
+        let (version, tables) = self.counters.tables_of(id).unwrap_or_default();
         let netns = kept(&mut self.netns, id);
         netns.refresh(memory, &layout);
         let newest = netns.generations.back()?;
@@ -301,11 +301,14 @@ impl Rulesets {
         if dropped == Backend::Nft && !newest.tables.iter().any(is_dropping) {
             return None;
         }
-        let (asked, of) = ((dropped, family), (version, newest.sequence));
+        let nat = self.counters.nat_of(memory, id, family);
+        let (asked, of) = ((dropped, family), (version, nat, newest.sequence));
         if let Some(other) = netns.others.get(&asked).filter(|other| other.of == of) {
             return other.told.clone();
         }
-        let (legacy, nft) = (Held::of_legacy(tables.iter(), family), Held::of_nft(newest, family));
+        let nat = nat.and_then(|(address, _)| self.counters.read_table(memory, family, address));
+        let legacy = Held::of_legacy(tables.iter().chain(&nat), family);
+        let nft = Held::of_nft(newest, family);
         let told = mixed::other(dropped, &legacy, &nft);
         netns.others.insert(asked, Other { of, told: told.clone() });
         told

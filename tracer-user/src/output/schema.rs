@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn every_line_of_doctor_is_valid() {
-        let text = doctor::json::lines(&doctor::json::example());
+        let text = doctor::json::lines(&doctor::json::example(), crate::cause::Language::English);
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.iter().map(|line| line["type"].as_str().unwrap()).collect::<Vec<_>>(), DOCTOR);
         lines.iter().for_each(|line| is_valid(line).unwrap());

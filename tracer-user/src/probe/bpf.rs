@@ -37,6 +37,26 @@ pub(crate) fn open_program(id: u32) -> io::Result<OwnedFd> {
     opened(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attributes)
 }
 
+/// Opens the map with an id (BPF_MAP_GET_FD_BY_ID) with BPF_F_RDONLY.
+pub(crate) fn open_map(id: u32) -> io::Result<OwnedFd> {
+    let mut attributes = zeroed();
+    attributes.__bindgen_anon_6.__bindgen_anon_1.map_id = id;
+    attributes.__bindgen_anon_6.open_flags = BPF_F_RDONLY;
+    opened(bpf_cmd::BPF_MAP_GET_FD_BY_ID, &mut attributes)
+}
+
+/// The id of the next map that there is on this machine, from 0 on (BPF_MAP_GET_NEXT_ID); `None` after the last one.
+pub(crate) fn next_map(id: u32) -> io::Result<Option<u32>> {
+    let mut attributes = zeroed();
+    attributes.__bindgen_anon_6.__bindgen_anon_1.start_id = id;
+    match call(bpf_cmd::BPF_MAP_GET_NEXT_ID, &mut attributes) {
+        // SAFETY: the kernel has written it; zero before.
+        Ok(_) => Ok(Some(unsafe { attributes.__bindgen_anon_6.next_id })),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// What the kernel says of an open program or map (BPF_OBJ_GET_INFO_BY_FD).
 pub(crate) fn info<T: Info>(of: BorrowedFd<'_>) -> io::Result<T> {
     // SAFETY: the trait's.

@@ -1,5 +1,6 @@
 //! `droptrace doctor`, and that looking changes nothing.
 
+mod container;
 mod dropped;
 mod node;
 mod services;
@@ -40,6 +41,11 @@ pub(super) fn trials() -> Vec<Trial> {
         beside("doctor::services", services::of_iptables),
         beside("doctor::services_of_nft", services::of_nft),
         beside("doctor::services_of_cilium", services::of_cilium),
+        beside("doctor::scaled_to_zero", services::scaled_to_zero),
+        // The map that tells is the whole machine's.
+        alone("doctor::services_of_calico", services::of_calico),
+        beside("doctor::in_chinese", node::in_chinese),
+        beside("doctor::in_a_container", container::in_a_container),
     ]));
     trials
 }

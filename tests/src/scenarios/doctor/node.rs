@@ -14,14 +14,14 @@ const SERVICE: &str =
     "*nat\n:KUBE-SEP-X - [0:0]\n-A KUBE-SEP-X -p tcp -j DNAT --to-destination 10.244.0.7:80\nCOMMIT\n";
 
 /// A node: two uplinks, and pods on a bridge.
-struct Node {
-    netns: Namespace,
+pub(super) struct Node {
+    pub(super) netns: Namespace,
     /// The other ends of its wires.
     _others: [Namespace; 3],
 }
 
 impl Node {
-    fn new() -> Result<Self> {
+    pub(super) fn new() -> Result<Self> {
         let (netns, others) = (Namespace::new()?, [Namespace::new()?, Namespace::new()?, Namespace::new()?]);
         let mut batch = String::new();
         for (device, other, setting) in [
@@ -44,7 +44,7 @@ impl Node {
         Ok(Self { netns, _others: others })
     }
 
-    fn set(&self, settings: &[(&str, &str)]) -> Result<()> {
+    pub(super) fn set(&self, settings: &[(&str, &str)]) -> Result<()> {
         settings.iter().try_for_each(|(name, value)| self.netns.sysctl(name, value))
     }
 }
@@ -99,6 +99,23 @@ pub(super) fn misconfigurations() -> Result<()> {
 
     node.netns.run("bridge link set dev veth1 hairpin on")?;
     Report::of(&node.netns, &[])?.expect_findings(&[])
+}
+
+/// What is found, in Chinese, where the locale is.
+pub(super) fn in_chinese() -> Result<()> {
+    let node = Node::new()?;
+    node.set(&[("net.ipv4.ip_forward", "0")])?;
+    let told = node.netns.enter(|| {
+        let mut command = droptrace(&["doctor", "--offline"])?;
+        Ok(command.env("LC_ALL", "zh_CN.UTF-8").output()?.stdout)
+    })?;
+    let told = String::from_utf8_lossy(&told).into_owned();
+    for part in
+        ["上的 IPv4 转发已关闭：从这些接口进入", "    fix: 执行 `sysctl -w net.ipv4.ip_forward=1`，并写入"]
+    {
+        ensure!(told.contains(part), "no {part:?} in {told}");
+    }
+    Ok(())
 }
 
 /// Without capabilities droptrace can't work, and says why; what is wrong with the node it says all the same.

@@ -4,7 +4,7 @@ use super::super::skip;
 use super::Report;
 use crate::bed::mount::with_bpffs;
 use crate::bed::namespace::Namespace;
-use crate::bed::{cilium, command};
+use crate::bed::{calico, cilium, command};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use std::io::Write as _;
@@ -44,6 +44,16 @@ impl Cluster {
         self.items.push(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
             "metadata": {"name": format!("{name}-1"), "namespace": "shop", "labels": {"kubernetes.io/service-name": name}},
             "ports": [{"port": 8080, "protocol": "TCP"}], "endpoints": endpoints}));
+        self
+    }
+
+    /// A service of pods of which there are none.
+    fn scaled_to_zero(mut self, name: &str, address: &str) -> Self {
+        self = self.service(name, address, (&[], &[]));
+        let is_it = |item: &&mut Value| item["kind"] == "Service" && item["metadata"]["name"] == name;
+        if let Some(service) = self.items.iter_mut().find(is_it) {
+            service["spec"]["selector"] = json!({"app": name});
+        }
         self
     }
 
@@ -124,6 +134,32 @@ pub(super) fn of_iptables() -> Result<()> {
         ]),
     )?;
     cluster(&["n1", "n2"]).compare(&netns)?.expect_findings(&[])
+}
+
+/// A Service whose workload is scaled to zero is told, and is no misconfiguration.
+pub(super) fn scaled_to_zero() -> Result<()> {
+    let netns = Namespace::new()?;
+    netns.feed("iptables-nft-restore", &nat(&[("10.96.0.9", "10.244.0.7", "cart")]))?;
+    let cluster = Cluster::new(&[]).service("cart", "10.96.0.9", (&["10.244.0.7"], &[]));
+    let told = cluster.scaled_to_zero("idle", "10.96.0.12").compare(&netns)?;
+    told.expect_code(0)?;
+    told.expect_evidence("svc-no-endpoints", "endpoints of shop/idle", "0 of 0 ready")?;
+    ensure!(told.finding("svc-no-endpoints")?["severity"] == "info", "{}", told.text);
+    Ok(())
+}
+
+/// Calico's eBPF dataplane translates instead of kube-proxy: how is not judged, and that is said.
+pub(super) fn of_calico() -> Result<()> {
+    let netns = Namespace::new()?;
+    netns.feed("iptables-nft-restore", &nat(&[]))?;
+    let map = calico::frontends()?;
+    let told = Cluster::new(&[]).service("cart", "10.96.0.9", (&["10.244.0.7"], &[])).compare(&netns)?;
+    drop(map);
+    told.expect_findings(&[])?;
+    let says =
+        |line: &Value| line["why"].as_str().is_some_and(|why| why.starts_with("Calico translates services"));
+    ensure!(told.all("unread").any(says), "{}", told.text);
+    Ok(())
 }
 
 /// IPVS translates instead, both families.

@@ -2,6 +2,7 @@
 
 use super::super::facts::{Facts, Link};
 use super::super::model::{Finding, Severity, evidence};
+use super::super::texts::Text;
 
 pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     if !has_service_proxy(facts) {
@@ -39,15 +40,8 @@ fn of_bridge(facts: &Facts, bridge: &Link) -> Option<Finding> {
         return Some(Finding {
             id: "brnf-off",
             severity: Severity::Error,
-            title: format!(
-                "what pods on {} send each other passes iptables by: answers of a Service whose backend is on the same node \
-                 keep the pod's address, and the client drops them",
-                bridge.name
-            ),
+            text: Text::new("brnf-off", [("bridge", bridge.name.clone()), ("setting", name.to_owned())]),
             evidence: vec![evidence(name, value, "sysctl"), seen_ports],
-            fix: format!(
-                "`modprobe br_netfilter` and `sysctl -w {name}=1`, in files of /etc/modules-load.d and /etc/sysctl.d, too"
-            ),
             netns: Some(facts.netns),
             interface: Some(bridge.name.clone()),
         });
@@ -64,15 +58,11 @@ fn of_bridge(facts: &Facts, bridge: &Link) -> Option<Finding> {
     Some(Finding {
         id: "hairpin-off",
         severity: Severity::Warning,
-        title: format!(
-            "a pod on {} can't reach itself through its own Service: {} of its ports don't send packets back",
-            bridge.name,
-            closed.len()
+        text: Text::new(
+            "hairpin-off",
+            [("bridge", bridge.name.clone()), ("ports", closed.len().to_string())],
         ),
         evidence: seen.chain([seen_ports]).collect(),
-        fix: "set \"hairpinMode\": true in the CNI's configuration of the bridge (it holds for new pods; now: `bridge link set \
-              dev PORT hairpin on`)"
-            .to_owned(),
         netns: Some(facts.netns),
         interface: closed.first().map(|port| port.name.clone()),
     })

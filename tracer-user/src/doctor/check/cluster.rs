@@ -2,6 +2,7 @@
 
 use super::super::facts::Facts;
 use super::super::model::{Finding, Severity, evidence};
+use super::super::texts::Text;
 
 /// Nodes without an agent of Cilium's in a cluster that has some: Cilium knows no pod there, and takes their addresses for the
 /// world's.
@@ -21,16 +22,11 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     vec![Finding {
         id: "cilium-unmanaged-node",
         severity: Severity::Warning,
-        title: format!(
-            "{} of {} nodes run no agent of Cilium's: to the others their pods are the world, and policies that allow pods drop \
-             them",
-            without.len(),
-            cluster.nodes.len()
+        text: Text::new(
+            "cilium-unmanaged-node",
+            [("without", without.len().to_string()), ("nodes", cluster.nodes.len().to_string())],
         ),
         evidence: listed.chain([with]).collect(),
-        fix: "`kubectl -n kube-system get pods -l k8s-app=cilium -o wide`: let the DaemonSet run there (taints, nodeSelector), and \
-              restart the pods that were made without it"
-            .to_owned(),
         netns: None,
         interface: None,
     }]

@@ -2,6 +2,7 @@
 
 use super::super::facts::{Facts, Link};
 use super::super::model::{Finding, Severity, evidence};
+use super::super::texts::Text;
 use super::signs;
 
 pub(super) fn check(facts: &Facts) -> Vec<Finding> {
@@ -33,14 +34,8 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
         found.push(Finding {
             id: "ip-forward-off",
             severity: Severity::Error,
-            title: format!(
-                "IPv4 forwarding is off on {}: what comes in there for pods, and their answers, is dropped",
-                names.join(", ")
-            ),
+            text: Text::new("ip-forward-off", [("interfaces", names.join(", "))]),
             evidence: all.into_iter().chain(settings).chain(signs.clone()).collect(),
-            fix: "`sysctl -w net.ipv4.ip_forward=1`, and set it in a file of /etc/sysctl.d; find out what turned it off (a \
-                  restart of the network service, a hardening script, cloud-init), or it will be off again"
-                .to_owned(),
             netns: Some(facts.netns),
             interface: (off.len() == 1).then(|| first.name.clone()),
         });
@@ -49,11 +44,10 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
         found.push(Finding {
             id: "ipv6-forward-off",
             severity: Severity::Error,
-            title: "IPv6 forwarding is off, and pods or services have IPv6 addresses here".to_owned(),
-            evidence: std::iter::once(evidence("net.ipv6.conf.all.forwarding", 0, "sysctl")).chain(signs).collect(),
-            fix: "`sysctl -w net.ipv6.conf.all.forwarding=1`, and set it in a file of /etc/sysctl.d (where the node's own \
-                  address comes from router advertisements, set accept_ra=2 on the uplink, too)"
-                .to_owned(),
+            text: Text::new("ipv6-forward-off", []),
+            evidence: std::iter::once(evidence("net.ipv6.conf.all.forwarding", 0, "sysctl"))
+                .chain(signs)
+                .collect(),
             netns: Some(facts.netns),
             interface: None,
         });

@@ -2,6 +2,7 @@
 
 use super::super::facts::Facts;
 use super::super::model::{Finding, Severity, evidence};
+use super::super::texts::Text;
 
 /// Percent from which a table is nearly full.
 const NEARLY: u64 = 90;
@@ -18,11 +19,8 @@ fn conntrack(facts: &Facts) -> Option<Finding> {
     Some(Finding {
         id: "conntrack-full",
         severity: if percent >= 100 { Severity::Error } else { Severity::Warning },
-        title: format!("the table of tracked connections is {percent} % full: when it is full, new connections are dropped"),
+        text: Text::new("conntrack-full", [("percent", percent.to_string())]),
         evidence: vec![evidence(count_name, count, "sysctl"), evidence(max_name, max, "sysctl")],
-        fix: "raise kube-proxy's conntrack.maxPerCore, which sets net.netfilter.nf_conntrack_max when it starts (now: \
-              `sysctl -w net.netfilter.nf_conntrack_max=N`), and find who opens so many connections: `conntrack -L`"
-            .to_owned(),
         netns: Some(facts.netns),
         interface: None,
     })
@@ -37,15 +35,16 @@ fn neighbours(facts: &Facts) -> Vec<Finding> {
         Some(Finding {
             id: "neighbour-table-full",
             severity: if percent >= 100 { Severity::Error } else { Severity::Warning },
-            title: format!(
-                "the table of {version} neighbours, which all network namespaces share, is {percent} % full"
+            text: Text::new(
+                "neighbour-table-full",
+                [
+                    ("version", version.to_owned()),
+                    ("percent", percent.to_string()),
+                    ("setting", name.clone()),
+                    ("larger", max.saturating_mul(4).to_string()),
+                ],
             ),
             evidence: vec![evidence("entries", count, "/proc/net/stat"), evidence(&*name, max, "sysctl")],
-            fix: format!(
-                "`sysctl -w {name}={}` in the node's own network namespace, with gc_thresh2 and gc_thresh1 in step, and in a \
-                 file of /etc/sysctl.d",
-                max.saturating_mul(4)
-            ),
             netns: None,
             interface: None,
         })
@@ -61,7 +60,7 @@ fn fill(count: u64, max: u64) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixtures::{ids, node, set};
+    use super::super::fixtures::{fix, ids, node, set};
     use super::*;
 
     #[test]
@@ -87,6 +86,6 @@ mod tests {
         set(&mut facts, "net.ipv6.neigh.default.gc_thresh3", "1024");
         let found = check(&facts);
         assert_eq!(ids(&found), ["neighbour-table-full"]);
-        assert!(found[0].fix.contains("net.ipv6.neigh.default.gc_thresh3=4096"));
+        assert!(fix(&found[0]).contains("net.ipv6.neigh.default.gc_thresh3=4096"));
     }
 }

@@ -42,7 +42,7 @@ pub fn all(facts: &Facts) -> Vec<Finding> {
 #[must_use]
 pub fn lasting(before: &Facts, after: &Facts) -> Vec<Finding> {
     let earlier = all(before);
-    let is_same = |a: &Finding, b: &Finding| (a.id, &a.interface, &a.title) == (b.id, &b.interface, &b.title);
+    let is_same = |a: &Finding, b: &Finding| (a.id, &a.interface, &a.text) == (b.id, &b.interface, &b.text);
     all(after).into_iter().filter(|finding| earlier.iter().any(|other| is_same(finding, other))).collect()
 }
 
@@ -51,6 +51,7 @@ mod fixtures {
     use super::super::facts::{Facts, Link, Route};
     use super::super::rules::{Id, Table};
     use super::Finding;
+    use crate::cause::Language;
     use crate::netfilter::model::{Backend, Family};
 
     /// A node whose pods are on the bridge `cni0` (3), with an uplink `eth0` (2).
@@ -102,8 +103,18 @@ mod fixtures {
         Table::saved(&id, &format!("*{name}\n{lines}\nCOMMIT\n")).unwrap()
     }
 
+    /// Which they are; all that they say is there in both languages.
     pub(super) fn ids(findings: &[Finding]) -> Vec<&'static str> {
+        findings.iter().for_each(|finding| finding.text.check());
         findings.iter().map(|finding| finding.id).collect()
+    }
+
+    pub(super) fn title(finding: &Finding) -> String {
+        finding.text.title(Language::English)
+    }
+
+    pub(super) fn fix(finding: &Finding) -> String {
+        finding.text.fix(Language::English)
     }
 }
 

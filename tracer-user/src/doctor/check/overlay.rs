@@ -2,6 +2,7 @@
 
 use super::super::facts::{Facts, Link};
 use super::super::model::{Finding, Severity, evidence};
+use super::super::texts::Text;
 use super::signs;
 
 pub(super) fn check(facts: &Facts) -> Vec<Finding> {
@@ -27,20 +28,21 @@ fn of_tunnel(facts: &Facts, link: &Link) -> Option<Finding> {
     Some(Finding {
         id: "mtu",
         severity: Severity::Error,
-        title: format!(
-            "packets of {} take {needed} bytes on {}, which carries {}: the largest ones are dropped or fragmented",
-            link.name, underlay.name, underlay.mtu
+        text: Text::new(
+            "mtu",
+            [
+                ("tunnel", link.name.clone()),
+                ("needed", needed.to_string()),
+                ("underlay", underlay.name.clone()),
+                ("carried", underlay.mtu.to_string()),
+                ("fits", fits.to_string()),
+            ],
         ),
         evidence: vec![
             evidence(format!("{} mtu", link.name), link.mtu, "rtnetlink"),
             evidence(format!("what {} adds", link.kind), overhead, "RFC 7348, 8926, 2003, 2784"),
             evidence(format!("{} mtu", underlay.name), underlay.mtu, "rtnetlink"),
         ],
-        fix: format!(
-            "set the pod network's MTU to {fits} in its own configuration (flannel reads it from the interface when it starts; \
-             Calico: mtu or vxlanMTU; the pods' interfaces need it, too), or raise that of {} if the network carries it",
-            underlay.name
-        ),
         netns: Some(facts.netns),
         interface: Some(link.name.clone()),
     })
@@ -64,7 +66,7 @@ fn overhead(kind: &str, is_v6: bool) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::super::super::facts::Tunnel;
-    use super::super::fixtures::{ids, node};
+    use super::super::fixtures::{fix, ids, node};
     use super::*;
 
     fn with(mtu: u32, tunnel: Tunnel) -> Vec<Finding> {
@@ -88,7 +90,7 @@ mod tests {
         assert_eq!(with(1450, bound), []);
         let found = with(1451, bound);
         assert_eq!((ids(&found), found[0].interface.as_deref()), (vec!["mtu"], Some("flannel.1")));
-        assert!(found[0].fix.contains("MTU to 1450"), "{}", found[0].fix);
+        assert!(fix(&found[0]).contains("MTU to 1450"), "{}", fix(&found[0]));
         // By the default route, over IPv6, by programs, over what is not here.
         assert_eq!(ids(&with(1500, Tunnel::default())), ["mtu"]);
         assert_eq!(ids(&with(1450, Tunnel { is_v6: true, ..bound })), ["mtu"]);

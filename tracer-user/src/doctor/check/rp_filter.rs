@@ -3,6 +3,7 @@
 
 use super::super::facts::{Facts, Route};
 use super::super::model::{Finding, Severity, evidence};
+use super::super::texts::Text;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -52,22 +53,24 @@ fn of_destination(facts: &Facts, to: Option<(IpAddr, u8)>, mut routes: Vec<&Rout
         let seen = routes
             .iter()
             .map(|route| evidence(format!("{what} (metric {})", route.metric), names(route), "rtnetlink"));
+        let mut words = vec![
+            ("interface", link.name.clone()),
+            ("best", names(best)),
+            ("setting", link.name.replace('.', "/")),
+        ];
+        let key = match to {
+            None => "rp-filter-default",
+            Some((address, length)) => {
+                words.push(("network", format!("{address}/{length}")));
+                "rp-filter"
+            }
+        };
+        let text = Text::new(key, words);
         found.push(Finding {
             id: "rp-filter",
             severity: Severity::Warning,
-            title: format!(
-                "there is more than one {what}, and {} has a strict reverse path filter: what comes in there is dropped, for \
-                 the answer would leave by {}",
-                link.name,
-                names(best)
-            ),
+            text,
             evidence: std::iter::once(evidence(name, value, "sysctl")).chain(seen).collect(),
-            fix: format!(
-                "take the other {what} out of the network's configuration, add policy routing by source address, or loosen the \
-                 filter: `sysctl -w net.ipv4.conf.{0}.rp_filter=2` (the greater of `all` and `{0}` counts; systemd's \
-                 /usr/lib/sysctl.d/50-default.conf sets it anew)",
-                link.name.replace('.', "/")
-            ),
             netns: Some(facts.netns),
             interface: Some(link.name.clone()),
         });
@@ -78,7 +81,7 @@ fn of_destination(facts: &Facts, to: Option<(IpAddr, u8)>, mut routes: Vec<&Rout
 #[cfg(test)]
 mod tests {
     use super::super::super::facts::Link;
-    use super::super::fixtures::{ids, node, set};
+    use super::super::fixtures::{fix, ids, node, set, title};
     use super::*;
 
     fn two_defaults(rp_filter: &str) -> Facts {
@@ -93,7 +96,7 @@ mod tests {
     fn a_strict_filter_on_the_lesser_way() {
         let found = check(&two_defaults("1"));
         assert_eq!((ids(&found), found[0].interface.as_deref()), (vec!["rp-filter"], Some("eth1.5")));
-        assert!(found[0].fix.contains("net.ipv4.conf.eth1/5.rp_filter=2"));
+        assert!(fix(&found[0]).contains("net.ipv4.conf.eth1/5.rp_filter=2"));
         assert_eq!(check(&two_defaults("2")), []);
         assert_eq!(check(&two_defaults("0")), []);
         let mut all = two_defaults("0");
@@ -126,6 +129,6 @@ mod tests {
                 ..Route::default()
             })
             .into();
-        assert!(check(&facts)[0].title.contains("route to 10.0.0.0/24"));
+        assert!(title(&check(&facts)[0]).contains("route to 10.0.0.0/24"));
     }
 }

@@ -3,6 +3,7 @@
 use super::super::facts::{Cluster, Facts, Service};
 use super::super::model::{Finding, Severity, Unread, evidence};
 use super::super::rules::{Rule, Table};
+use super::super::texts::Text;
 use super::{LISTED, signs};
 use crate::event::model::Evidence;
 use crate::identity::object::Protocol;
@@ -15,7 +16,7 @@ type Front = (SocketAddr, Protocol);
 
 pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     let Some(cluster) = &facts.cluster else { return Vec::new() };
-    let mut found: Vec<Finding> = without_endpoints(cluster).into_iter().collect();
+    let mut found = without_endpoints(cluster);
     let translated = Translated::by(facts);
     if unjudged(facts).is_none() {
         found.extend(not_programmed(facts, cluster, &translated));
@@ -39,6 +40,9 @@ pub fn unjudged(facts: &Facts) -> Option<Unread> {
     let other = OTHERS.iter().find(|(name, _)| facts.links.iter().any(|link| link.name == *name));
     if let Some((_, why)) = other {
         return said(&format!("{why}, which is not read"));
+    }
+    if facts.has_calico_bpf {
+        return said("Calico translates services in maps of its own (eBPF dataplane), which are not read");
     }
     if facts.has_unread_tables {
         return said("not all tables of rules could be read as a whole; see what else was not looked at");
@@ -203,33 +207,41 @@ fn listed(mut all: Vec<Evidence>, source: &str) -> Vec<Evidence> {
     all
 }
 
-fn without_endpoints(cluster: &Cluster) -> Option<Finding> {
+/// Services without an endpoint that is ready. Where no pod is selected there may be meant to be none: a workload that is scaled to
+/// zero is no misconfiguration.
+fn without_endpoints(cluster: &Cluster) -> Vec<Finding> {
     // One without a slice has no selector, or its endpoints are not known yet.
     let is_empty =
         |service: &&Service| service.has_slices && service.backends.is_empty() && !service.fronts.is_empty();
-    let empty: Vec<&Service> = cluster.services.iter().filter(is_empty).collect();
-    let first = empty.first()?;
+    let (without_pods, with_pods): (Vec<&Service>, Vec<&Service>) =
+        cluster.services.iter().filter(is_empty).partition(|service| service.pods == Some(0));
+    [(with_pods, Severity::Warning, "svc-no-endpoints"), (without_pods, Severity::Info, "svc-no-pods")]
+        .into_iter()
+        .filter_map(|(empty, severity, key)| of_empty(cluster, &empty, severity, key))
+        .collect()
+}
+
+fn of_empty(cluster: &Cluster, empty: &[&Service], severity: Severity, key: &'static str) -> Option<Finding> {
+    let first = &empty.first()?.name;
     let seen = empty.iter().map(|service| {
         let value = format!("0 of {} ready", service.all_backends.len());
         evidence(format!("endpoints of {}", service.name), value, cluster.source)
     });
     Some(Finding {
         id: "svc-no-endpoints",
-        severity: Severity::Warning,
-        title: format!("{} without a ready endpoint: connections are refused", number(empty.len())),
-        evidence: listed(seen.collect(), cluster.source),
-        fix: format!(
-            "`kubectl -n {} get endpointslices -l kubernetes.io/service-name={}`: compare the Service's selector with the pods' \
-             labels, and look why the pods are not ready; delete a Service that nobody needs",
-            first.name.namespace, first.name.name
+        severity,
+        text: Text::new(
+            key,
+            [
+                ("count", empty.len().to_string()),
+                ("namespace", first.namespace.clone()),
+                ("name", first.name.clone()),
+            ],
         ),
+        evidence: listed(seen.collect(), cluster.source),
         netns: None,
         interface: None,
     })
-}
-
-fn number(services: usize) -> String {
-    if services == 1 { "1 Service is".to_owned() } else { format!("{services} Services are") }
 }
 
 /// Services with endpoints that nothing translates here.
@@ -269,12 +281,8 @@ fn not_programmed(facts: &Facts, cluster: &Cluster, translated: &Translated) -> 
     Some(Finding {
         id: "svc-not-programmed",
         severity: Severity::Error,
-        title: format!("{} not translated on this node, though endpoints are ready: the address leads nowhere", number(services)),
+        text: Text::new("svc-not-programmed", [("count", services.to_string())]),
         evidence,
-        fix: "look whether kube-proxy (or what takes its place) runs here and what it says: `kubectl -n kube-system get pods -l \
-              k8s-app=kube-proxy -o wide`, `kubectl -n kube-system logs POD` (iptables-restore that fails, a lost connection to \
-              the API server); restart that pod"
-            .to_owned(),
         netns: Some(facts.netns),
         interface: None,
     })
@@ -304,11 +312,8 @@ fn stale(facts: &Facts, cluster: &Cluster, translated: &Translated) -> Option<Fi
     (!wrong.is_empty()).then(|| Finding {
         id: "svc-stale-endpoint",
         severity: Severity::Error,
-        title: format!("{} translated to endpoints that are gone: some connections lead nowhere", number(services)),
+        text: Text::new("svc-stale-endpoint", [("count", services.to_string())]),
         evidence: listed(wrong, "netfilter"),
-        fix: "kube-proxy (or what takes its place) does not follow the cluster any more: look at its log on this node and at its \
-              connection to the API server, and restart its pod"
-            .to_owned(),
         netns: Some(facts.netns),
         interface: None,
     })
@@ -318,7 +323,7 @@ fn stale(facts: &Facts, cluster: &Cluster, translated: &Translated) -> Option<Fi
 mod tests {
     use super::super::super::facts::VirtualServer;
     use super::super::super::rules::Id;
-    use super::super::fixtures::{ids, node};
+    use super::super::fixtures::{fix, ids, node};
     use super::*;
     use crate::identity::object::Name;
     use crate::netfilter::model::{Backend, Family};
@@ -334,6 +339,7 @@ mod tests {
             backends: ends.clone(),
             all_backends: ends,
             has_slices: true,
+            pods: Some(backends.len()),
         }
     }
 
@@ -400,14 +406,28 @@ mod tests {
 
     #[test]
     fn no_endpoints_are_told_however_services_are_translated() {
-        let mut empty = service("empty", "10.96.0.11:80", &[]);
+        let mut empty = Service { pods: Some(2), ..service("empty", "10.96.0.11:80", &[]) };
         let found = check(&with(Vec::new(), vec![empty.clone()]));
-        assert_eq!(ids(&found), ["svc-no-endpoints"]);
-        assert!(
-            found[0].fix.contains("kubectl -n shop get endpointslices -l kubernetes.io/service-name=empty")
-        );
+        assert_eq!((ids(&found), found[0].severity), (vec!["svc-no-endpoints"], Severity::Warning));
+        let slices = "kubectl -n shop get endpointslices -l kubernetes.io/service-name=empty";
+        assert!(fix(&found[0]).contains(slices));
         empty.has_slices = false;
         assert_eq!(check(&with(Vec::new(), vec![empty])), []);
+    }
+
+    #[test]
+    fn a_workload_that_is_scaled_to_zero_is_no_misconfiguration() {
+        let idle = service("idle", "10.96.0.11:80", &[]);
+        assert_eq!(idle.pods, Some(0));
+        let broken = Service { pods: Some(1), ..service("broken", "10.96.0.12:80", &[]) };
+        let by_hand = Service { pods: None, ..service("by-hand", "10.96.0.13:80", &[]) };
+        let found = check(&with(Vec::new(), vec![idle, broken, by_hand]));
+        let told: Vec<_> = found.iter().map(|it| (it.id, it.severity, it.evidence.len())).collect();
+        assert_eq!(
+            told,
+            [("svc-no-endpoints", Severity::Warning, 2), ("svc-no-endpoints", Severity::Info, 1)]
+        );
+        assert!(fix(&found[1]).contains("get service idle -o wide"));
     }
 
     #[test]
@@ -443,6 +463,18 @@ mod tests {
         cilium.cilium = Some(Err("refused".into()));
         assert_eq!(check(&cilium), []);
         assert!(unjudged(&cilium).unwrap().why.contains("refused"));
+    }
+
+    #[test]
+    fn what_others_translate_is_not_judged() {
+        let redis = || vec![service("redis", "10.96.0.10:80", &["10.244.0.8:80"])];
+        assert_eq!(ids(&check(&with(vec![nat(CART)], redis()))), ["svc-not-programmed"]);
+        let calico = Facts { has_calico_bpf: true, ..with(vec![nat(CART)], redis()) };
+        assert_eq!(check(&calico), []);
+        assert!(unjudged(&calico).unwrap().why.contains("eBPF dataplane"));
+        let mut antrea = with(vec![nat(CART)], redis());
+        antrea.links[2].name = "antrea-gw0".into();
+        assert_eq!(check(&antrea), []);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::super::facts::{Facts, Link};
 use super::super::model::evidence;
 use super::super::rules::owners;
 use crate::event::model::Evidence;
+use crate::netfilter::owner::is_of_kubernetes;
 
 /// Names of interfaces that pod networks and container engines make in the node's network namespace; a `*` stands for the
 /// rest.
@@ -24,24 +25,6 @@ const INTERFACES: [&str; 15] = [
     "docker0",
     "podman0",
 ];
-/// Who writes rules in the node's network namespace only.
-const OWNERS: [&str; 14] = [
-    "kube-proxy",
-    "calico",
-    "cilium",
-    "flannel",
-    "kube-router",
-    "weave",
-    "antrea",
-    "ovn-kubernetes",
-    "kindnet",
-    "cni-plugins",
-    "aws-vpc-cni",
-    "azure-npm",
-    "docker",
-    "podman",
-];
-
 /// True if the interface's name is one that a pod network gives.
 pub(super) fn is_of_pods(link: &Link) -> bool {
     INTERFACES.iter().any(|name| match name.strip_suffix('*') {
@@ -50,7 +33,8 @@ pub(super) fn is_of_pods(link: &Link) -> bool {
     })
 }
 
-/// Container engines beside Kubernetes, whose containers look after themselves.
+/// Container engines beside Kubernetes, whose containers look after themselves. Like Kubernetes' components they write rules in the
+/// node's network namespace only.
 const ENGINES: [&str; 2] = ["docker", "podman"];
 
 /// The signs that it forwards for anybody; none in a namespace that forwards for nobody.
@@ -69,7 +53,7 @@ fn signs(facts: &Facts, counts: &dyn Fn(&str) -> bool) -> Vec<Evidence> {
     if let Some(link) = facts.links.iter().find(is_sign) {
         signs.push(evidence("interface", &link.name, "rtnetlink"));
     }
-    let is_whose = |owner: &str| OWNERS.contains(&owner) && counts(owner);
+    let is_whose = |owner: &str| (is_of_kubernetes(owner) || ENGINES.contains(&owner)) && counts(owner);
     let of_table = |table| owners(table).into_iter().find(|(owner, _)| is_whose(owner)).zip(Some(table));
     if let Some(((owner, count), table)) = facts.own_tables().find_map(of_table) {
         let name = format!("rules of {owner} in {} table {}", table.family.name(), table.name);
@@ -119,6 +103,10 @@ mod tests {
         )];
         assert_eq!(of(&facts)[0].name, "rules of kube-proxy in ipv4 table nat");
         assert!(!has_ipv6(&facts) && of_kubernetes(&facts) == of(&facts));
+        // Any component that attribution knows is a sign.
+        let lines = ":KUBE-FIREWALL - [0:0]\n[0:0] -A INPUT -j KUBE-FIREWALL";
+        facts.tables = vec![saved(Backend::Nft, Family::Ipv4, "filter", lines)];
+        assert_eq!(of(&facts)[0].name, "rules of kubelet in ipv4 table filter");
         // Docker's containers are no pods.
         facts.tables.clear();
         facts.links[1].name = "docker0".into();

@@ -3,6 +3,7 @@
 use super::super::facts::{Facts, OffloadKind};
 use super::super::model::{Finding, Severity, evidence};
 use super::super::rules::{Base, Rule, Table, owners};
+use super::super::texts::Text;
 use super::signs;
 use crate::event::model::Evidence;
 use crate::netfilter::model::{Backend, Family};
@@ -38,15 +39,8 @@ fn mixed(facts: &Facts, family: Family) -> Option<Finding> {
     Some(Finding {
         id: "mixed-iptables",
         severity: if signs::of_kubernetes(facts).is_empty() { Severity::Warning } else { Severity::Error },
-        title: format!(
-            "there are rules of {tool} in both of its backends, legacy and nft: each packet passes both, and whoever lists or \
-             changes one does not see the other"
-        ),
+        text: Text::new("mixed-iptables", [("tool", tool.to_owned())]),
         evidence: legacy.iter().chain(&nft).map(seen).collect(),
-        fix: "let the host and the images of kube-proxy and the pod network use the same backend \
-              (`update-alternatives --config iptables`, or iptables-wrappers in the image), then drain and reboot the node: \
-              the rules of the other backend are gone then"
-            .to_owned(),
         netns: Some(facts.netns),
         interface: None,
     })
@@ -84,21 +78,23 @@ fn forward_policy(facts: &Facts, table: &Table, base: &Base, signs: &[Evidence])
     Finding {
         id: "forward-policy-drop",
         severity: Severity::Error,
-        title: format!(
-            "the policy of {}:{} ({}) is to drop, and no rule there accepts new connections of pods",
-            table.name,
-            base.chain,
-            table.family.name()
+        text: Text::new(
+            "forward-policy-drop",
+            [
+                ("table", table.name.clone()),
+                ("chain", base.chain.clone()),
+                ("family", table.family.name().to_owned()),
+            ],
         ),
-        evidence: std::iter::once(evidence(format!("policy of {}:{}", table.name, base.chain), "DROP", table.source))
-            .chain(counted)
-            .chain(setter)
-            .chain(signs.to_vec())
-            .collect(),
-        fix: "let the pod network accept its own traffic (flannel: --iptables-forward-rules), or have whoever sets the policy \
-              (Docker: \"ip-forward-no-drop\": true in daemon.json; the host's firewall) accept by default: \
-              `iptables -P FORWARD ACCEPT`"
-            .to_owned(),
+        evidence: std::iter::once(evidence(
+            format!("policy of {}:{}", table.name, base.chain),
+            "DROP",
+            table.source,
+        ))
+        .chain(counted)
+        .chain(setter)
+        .chain(signs.to_vec())
+        .collect(),
         netns: Some(facts.netns),
         interface: None,
     }
@@ -131,33 +127,16 @@ fn is_for_pods(rule: &Rule) -> bool {
 /// Where packets pass the rules by.
 fn offloads(facts: &Facts) -> Vec<Finding> {
     let finding = |offload: &super::super::facts::Offload| {
-        let (id, title, fix) = match offload.kind {
-            OffloadKind::Flowtable => (
-                "flowtable",
-                "packets of known connections pass the rules of FORWARD by, through a flowtable: rules and their counters see \
-                 the first ones only",
-                "nothing to do; to see all packets, take the rule with `flow add` out where the owner of the table makes it",
-            ),
-            OffloadKind::HardwareFlowtable => (
-                "hardware-offload",
-                "known connections are handed to the network card: what it drops is no skb, and nobody here sees it but the \
-                 driver's counters",
-                "`ethtool -S` of the interfaces counts it; to see all packets, have the owner of the table leave out `flags \
-                 offload`",
-            ),
-            OffloadKind::HardwareFilter => (
-                "hardware-offload",
-                "the network card runs tc filters: what it drops is no skb, and nobody here sees it but the filter's counters",
-                "`tc -s filter show dev IFACE ingress` counts it; `ethtool -K IFACE hw-tc-offload off` brings packets back to \
-                 the kernel",
-            ),
+        let (id, key) = match offload.kind {
+            OffloadKind::Flowtable => ("flowtable", "flowtable"),
+            OffloadKind::HardwareFlowtable => ("hardware-offload", "hardware-flowtable"),
+            OffloadKind::HardwareFilter => ("hardware-offload", "hardware-filter"),
         };
         Finding {
             id,
             severity: Severity::Info,
-            title: title.to_owned(),
+            text: Text::new(key, []),
             evidence: vec![evidence(&*offload.name, offload.interfaces.join(", "), "nft, rtnetlink")],
-            fix: fix.to_owned(),
             netns: Some(facts.netns),
             interface: offload.interfaces.first().cloned(),
         }

@@ -1,6 +1,7 @@
 //! What asks the system: the only part of doctor that does. Everything is read, nothing written; see the invariants in
 //! ARCHITECTURE.md.
 
+pub mod calico;
 pub mod counters;
 pub mod ipvs;
 pub mod links;
@@ -100,6 +101,7 @@ pub fn facts(unread: &mut Vec<Unread>) -> Facts {
         neighbours: [entries("arp_cache"), entries("ndisc_cache")],
         ipvs: ipvs::read(proc()),
         cilium: cilium_services(),
+        has_calico_bpf: calico::translates_services(),
         links,
         ..Facts::default()
     }

@@ -156,7 +156,17 @@ fn service(inventory: &Inventory, service: &crate::identity::object::Service) ->
         backends: listening(true),
         all_backends: listening(false),
         has_slices: inventory.slices_of(&service.name).next().is_some(),
+        pods: (!service.selector.is_empty()).then(|| selected(inventory, service)),
     }
+}
+
+/// How many pods a service selects.
+fn selected(inventory: &Inventory, service: &crate::identity::object::Service) -> usize {
+    let is_its = |pod: &&Known| {
+        let has = |(name, value): (&String, &String)| pod.labels.get(name) == Some(value);
+        !pod.is_gone() && pod.name.namespace == service.name.namespace && service.selector.iter().all(has)
+    };
+    inventory.pods().map(|(_, pod)| pod).filter(is_its).count()
 }
 
 #[cfg(test)]
@@ -180,8 +190,8 @@ mod tests {
             r#"{"apiVersion":"v1","kind":"Node","metadata":{"name":"n1"}}"#,
             r#"{"apiVersion":"v1","kind":"Node","metadata":{"name":"n2"}}"#,
             r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"cilium-1","namespace":"kube-system","uid":"1","labels":{"k8s-app":"cilium"}},"spec":{"nodeName":"n2","hostNetwork":true},"status":{"phase":"Running"}}"#,
-            r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"cart","namespace":"shop","uid":"2"},"spec":{"nodeName":"n1"},"status":{"phase":"Running","podIPs":[{"ip":"10.244.0.9"}]}}"#,
-            r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"cart","namespace":"shop"},"spec":{"clusterIP":"10.96.0.9","clusterIPs":["10.96.0.9"],"ports":[{"port":80,"protocol":"TCP"}]}}"#,
+            r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"cart","namespace":"shop","uid":"2","labels":{"app":"cart","v":"2"}},"spec":{"nodeName":"n1"},"status":{"phase":"Running","podIPs":[{"ip":"10.244.0.9"}]}}"#,
+            r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"cart","namespace":"shop"},"spec":{"clusterIP":"10.96.0.9","clusterIPs":["10.96.0.9"],"ports":[{"port":80,"protocol":"TCP"}],"selector":{"app":"cart"}}}"#,
             r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"headless","namespace":"shop"},"spec":{"clusterIP":"None","clusterIPs":["None"],"ports":[{"port":80}]}}"#,
             r#"{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","metadata":{"name":"cart-1","namespace":"shop","labels":{"kubernetes.io/service-name":"cart"}},"addressType":"IPv4","ports":[{"port":8080,"protocol":"TCP"}],"endpoints":[{"addresses":["10.244.0.9"],"conditions":{"ready":true}},{"addresses":["10.244.0.8"],"conditions":{"ready":false}}]}"#,
         ];
@@ -194,7 +204,7 @@ mod tests {
         let [service] = &cluster.services[..] else { panic!("{:?}", cluster.services) };
         assert_eq!(service.fronts, [("10.96.0.9:80".parse().unwrap(), 6)]);
         assert_eq!(service.backends, [("10.244.0.9:8080".parse().unwrap(), 6)]);
-        assert_eq!((service.all_backends.len(), service.has_slices), (2, true));
+        assert_eq!((service.all_backends.len(), service.has_slices, service.pods), (2, true, Some(1)));
     }
 
     #[test]

@@ -65,6 +65,7 @@ pub(super) fn service(wire: wire::Service) -> Result<Found, Unreadable> {
         external: addresses(spec.external_ips.into_iter().chain(balancers).chain([spec.load_balancer_ip])),
         ports: ports.collect(),
         labels: labels(metadata.labels),
+        selector: labels(spec.selector),
     });
     Ok(Found { version: metadata.resource_version, object })
 }

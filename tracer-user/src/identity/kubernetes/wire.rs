@@ -76,6 +76,7 @@ wire! {
         #[serde(rename = "loadBalancerIP")]
         load_balancer_ip: String,
         ports: Vec<ServicePort>,
+        selector: BTreeMap<String, String>,
     }
     ServicePort { name: String, protocol: Option<String>, port: u16, node_port: u16, }
     ServiceStatus { load_balancer: LoadBalancer, }
