@@ -38,9 +38,11 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
                 names.join(", ")
             ),
             evidence: all.into_iter().chain(settings).chain(signs.clone()).collect(),
-            fix: "`sysctl -w net.ipv4.ip_forward=1`, and set it in a file of /etc/sysctl.d; find out what turned it off (a \
-                  restart of the network service, a hardening script, cloud-init), or it will be off again"
-                .to_owned(),
+            fix: format!(
+                "`sysctl -w {}`, and set it in a file of /etc/sysctl.d; find out what turned it off (a restart of the \
+                 network service, a hardening script, cloud-init), or it will be off again",
+                settings_to_make(is_off_for_all, &names)
+            ),
             netns: Some(facts.netns),
             interface: (off.len() == 1).then(|| first.name.clone()),
         });
@@ -59,6 +61,16 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
         });
     }
     found
+}
+
+/// `ip_forward` sets all interfaces, but only if it changes (devinet_sysctl_forward, net/ipv4/devinet.c).
+fn settings_to_make(is_off_for_all: bool, interfaces: &[&str]) -> String {
+    if is_off_for_all {
+        return "net.ipv4.ip_forward=1".to_owned();
+    }
+    // With slashes, for a name may have a dot.
+    let own = interfaces.iter().map(|name| format!("net/ipv4/conf/{name}/forwarding=1"));
+    own.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
