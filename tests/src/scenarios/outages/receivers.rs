@@ -71,7 +71,7 @@ fn floods(node: &Node) -> Result<bool> {
     if !node.is_healed() {
         send::small_receive_buffer(&receiver, 2304)?;
     }
-    receiver.set_read_timeout(Some(Duration::from_millis(50)))?;
+    receiver.set_read_timeout(Some(Duration::from_millis(300)))?;
     node.cart.netns.enter(|| send::udp(node.client(FROM), to, &[0; 1000], SENT))?;
     let arrived = (0..SENT).take_while(|_| receiver.recv(&mut [0; 2000]).is_ok()).count();
     Ok(arrived == SENT)
