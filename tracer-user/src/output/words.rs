@@ -131,15 +131,38 @@ pub(crate) fn stalled(stalled: &Stalled) -> String {
             "; {count} {transport}connection{s} from {from} to {to}{as_it_is} without a reply"
         ));
     }
-    let silent = peers.first().map(|peer| &peer.destination);
-    if let Some(silent) = silent.or(unreplied_peers.first().map(|peer| &peer.destination)) {
+    if let Some(silent) = silent(stalled) {
         text.push_str(&format!(": lost off this node, or not answered; next: {}", next(silent, node)));
+        let ignores_syns =
+            peers.first().is_some_and(|peer| !peer.answered && std::ptr::eq(&peer.destination, silent));
+        if ignores_syns && is_pod_here(silent, node) {
+            // The kernel throws such a SYN away as if it had been used (tcp_conn_request, net/ipv4/tcp_input.c).
+            text.push_str(": is its accept queue full (ss -lnt there)");
+        }
         // A trace can't choose by what only drops have.
         if !["--reason", "--cause"].iter().any(|word| filter.contains(word)) {
             text.push_str(&format!("; their way through this node: droptrace trace {}", escape(filter)));
         }
     }
     text
+}
+
+/// Who does not answer. Of a Service that was dialled it is the backend, if connection tracking has that.
+fn silent(stalled: &Stalled) -> Option<&Endpoint> {
+    let dialled = stalled.peers.first().map(|peer| &peer.destination);
+    let mut unreplied = stalled.unreplied_peers.iter().map(|peer| &peer.destination);
+    let first = unreplied.clone().next();
+    match dialled {
+        Some(service) if is_service(service) && !unreplied.any(is_service) => first.or(dialled),
+        _ => dialled.or(first),
+    }
+}
+
+/// Whether it is a pod of this node.
+fn is_pod_here(end: &Endpoint, here: &str) -> bool {
+    end.k8s
+        .as_ref()
+        .is_some_and(|k8s| k8s.pod.is_some() && k8s.node.as_deref().is_none_or(|node| node == here))
 }
 
 /// Whether it is a Service's own address.
@@ -603,6 +626,37 @@ mod tests {
         let end = "which nothing here translated, without a reply: lost off this node, or not answered; next: droptrace \
                    doctor: do kube-proxy's rules, IPVS or Cilium translate svc/shop/redis here";
         assert!(said.ends_with(end), "{said}");
+    }
+
+    #[test]
+    fn who_ignores_a_service_is_its_backend() {
+        let service = K8s { namespace: Some("shop".into()), service: Some("redis".into()), ..K8s::default() };
+        let dialled = end_at("10.96.0.9", Some(6379), Some(service));
+        let peer =
+            |destination| Peer { source: Endpoint::default(), destination, retransmits: 3, answered: false };
+        let unreplied = |destination: Endpoint| {
+            let transport = Some("tcp".to_owned());
+            vec![Unreplied { source: Endpoint::default(), destination, transport, connections: 1 }]
+        };
+        let told = |unreplied_peers| {
+            let said = stalled(&Stalled { peers: vec![peer(dialled.clone())], unreplied_peers, ..quiet() });
+            said.split_once("; next: ").unwrap().1.split_once("; their way").unwrap().0.to_owned()
+        };
+        assert_eq!(
+            told(unreplied(end_at("10.0.1.9", Some(6379), pod("redis-0", "n2")))),
+            "on n2: droptrace --pod shop/redis-0"
+        );
+        let translate =
+            "droptrace doctor: do kube-proxy's rules, IPVS or Cilium translate svc/shop/redis here";
+        assert_eq!([told(vec![]), told(unreplied(dialled.clone()))], [translate, translate]);
+        let here = end_at("10.0.0.3", Some(80), pod("redis-0", "n1"));
+        let said = stalled(&Stalled { peers: vec![peer(here)], ..quiet() });
+        assert!(
+            said.contains(
+                "; next: what shop/redis-0 does with them: is its accept queue full (ss -lnt there); their"
+            ),
+            "{said}"
+        );
     }
 
     #[test]

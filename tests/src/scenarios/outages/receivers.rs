@@ -1,7 +1,8 @@
 //! Processes that don't keep up.
 
 use super::node::{FROM, Node, REDIS};
-use super::outage::{Outage, ROUTED};
+use super::outage::{Outage, ROUTED, Says};
+use super::services::INSISTS;
 use crate::bed::outside::Outside;
 use crate::bed::packet::{self, tcp_flag};
 use crate::bed::send::{self, Sniffer};
@@ -27,14 +28,7 @@ pub(super) const OUTAGES: &[Outage] = &[
         sends: |node| {
             if node.is_healed() { node.dials(node.redis.end.v4) } else { overflows(node).map(|()| false) }
         },
-        heals: |node| {
-            let accept = |listener: &TcpListener| -> Result<()> {
-                listener.set_nonblocking(true)?;
-                while listener.accept().is_ok() {}
-                Ok(())
-            };
-            node.kept(accept).context("no listener")?
-        },
+        heals: accepts,
         pod: "shop/redis-0",
         facts: &[
             "shop/redis-0:6379",
@@ -44,6 +38,29 @@ pub(super) const OUTAGES: &[Outage] = &[
             "ss -lnt",
         ],
         more: &["node: net.core.somaxconn", "TcpExtListenOverflows"],
+        ..ROUTED
+    },
+    Outage {
+        id: "listen-overflow-syn",
+        what: "The accept queue of a listener is full, and the kernel ignores who dials anew without a drop that anybody could see",
+        breaks: |node| {
+            let to = node.server(REDIS);
+            let listener = node.redis.netns.enter(|| TcpListener::bind(to).context("listen"))?;
+            send::shorten_accept_queue(&listener, 1)?;
+            node.keep(listener);
+            // A queue of one takes two.
+            for port in [FROM + 1, FROM + 2] {
+                anyhow::ensure!(node.dials_from(port, to.ip(), INSISTS)?, "the queue has no room for {port}");
+            }
+            Ok(())
+        },
+        sends: |node| node.dials_for(node.redis.end.v4, INSISTS),
+        heals: accepts,
+        says: Says::Unanswered,
+        facts: &[
+            "SYN retransmits from shop/cart-0 to shop/redis-0:6379",
+            "next: what shop/redis-0 does with them: is its accept queue full (ss -lnt there)",
+        ],
         ..ROUTED
     },
     Outage {
@@ -62,6 +79,16 @@ pub(super) const OUTAGES: &[Outage] = &[
         ..ROUTED
     },
 ];
+
+/// The process accepts what waits.
+fn accepts(node: &Node) -> Result<()> {
+    let accept = |listener: &TcpListener| -> Result<()> {
+        listener.set_nonblocking(true)?;
+        while listener.accept().is_ok() {}
+        Ok(())
+    };
+    node.kept(accept).context("no listener")?
+}
 
 /// Sends more than the process's buffer takes before it reads; once it has a larger one, all of it arrives.
 fn floods(node: &Node) -> Result<bool> {
