@@ -69,6 +69,28 @@ pub fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     TcpStream::connect_timeout(&to, super::patience())
 }
 
+/// Tries a TCP connection from an address and port of this host's, for a while; true if it came about.
+///
+/// # Errors
+/// When the socket can't be made or has no such address. That nobody answers, or refuses, is none.
+pub fn connects(from: SocketAddr, to: SocketAddr, patience: Duration) -> Result<bool> {
+    let family = if to.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let socket = socket::open(family, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)?;
+    socket::set(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    socket::bind(&socket, &RawAddress::internet(from))?;
+    let deadline = Instant::now() + patience;
+    loop {
+        // Once more, it tells what became of the first (connect(2)).
+        match socket::connect(&socket, &RawAddress::internet(to)).map_err(|error| error.raw_os_error()) {
+            Ok(()) | Err(Some(libc::EISCONN)) => return Ok(true),
+            Err(Some(libc::EINPROGRESS | libc::EALREADY)) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(2));
+            }
+            Err(_) => return Ok(false),
+        }
+    }
+}
+
 /// Puts Ethernet frames on a device, past the IP layer.
 ///
 /// # Errors

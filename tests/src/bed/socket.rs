@@ -98,6 +98,13 @@ pub(super) fn bind(socket: &impl AsRawFd, address: &RawAddress) -> Result<()> {
     Ok(())
 }
 
+/// Connects; `EINPROGRESS` where that goes on.
+pub(super) fn connect(socket: &impl AsRawFd, to: &RawAddress) -> io::Result<()> {
+    // SAFETY: the address lives through the call and has the length that is told.
+    let done = unsafe { libc::connect(socket.as_raw_fd(), to.pointer(), to.length) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Sends one datagram to an address, or to the bound device.
 pub(super) fn send(socket: RawFd, bytes: &[u8], to: &RawAddress) -> io::Result<()> {
     // SAFETY: buffer and address live through the call and have the lengths that are told.

@@ -164,9 +164,17 @@ impl Routed {
     /// # Errors
     /// When a command fails.
     pub fn new() -> Result<Self> {
-        let (near, far) = (End::new("r0", 1, 254), End::new("r1", 2, 254));
-        let client = Host { netns: Namespace::new()?, end: End::new("c0", 1, 1), peer: near };
-        let server = Host { netns: Namespace::new()?, end: End::new("s0", 2, 1), peer: far };
+        Self::on(1)
+    }
+
+    /// Likewise, on this wire and the next one: with addresses that other tests, which run beside it, have not.
+    ///
+    /// # Errors
+    /// When a command fails.
+    pub fn on(wire: u8) -> Result<Self> {
+        let (near, far) = (End::new("r0", wire, 254), End::new("r1", wire + 1, 254));
+        let client = Host { netns: Namespace::new()?, end: End::new("c0", wire, 1), peer: near };
+        let server = Host { netns: Namespace::new()?, end: End::new("s0", wire + 1, 1), peer: far };
         let router = Namespace::new()?;
         connect(&client.netns, &client.end, &router, &near)?;
         connect(&router, &far, &server.netns, &server.end)?;

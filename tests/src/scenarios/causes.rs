@@ -378,11 +378,11 @@ fn dns_race() -> Result<()> {
 }
 
 /// Addresses of DNS services.
-const NAMESERVERS: [[u8; 4]; 2] = [[10, 96, 0, 10], [10, 96, 0, 11]];
+pub(super) const NAMESERVERS: [[u8; 4]; 2] = [[10, 96, 0, 10], [10, 96, 0, 11]];
 
 /// Rules that translate queries to a pod's address, and keep a CPU busy for some milliseconds between NAT of the source and
 /// the entry in the table.
-fn slow_translation(pod: SocketAddr) -> String {
+pub(super) fn slow_translation(pod: SocketAddr) -> String {
     let slow = "udp length 9999 accept\n".repeat(500);
     let (often, more) = ("jump slow\n".repeat(40), "jump often\n".repeat(40));
     format!(

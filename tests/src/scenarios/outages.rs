@@ -1,4 +1,19 @@
-//! Real outages, rebuilt: what droptrace says of the rules behind them.
+//! Real outages, rebuilt. In `table`: each as whoever has it would look at it, with `droptrace --pod x`, and healed by what
+//! that advises. Here: what droptrace says of the rules behind them, field by field, in each backend of rules.
+
+mod bridge;
+mod cilium;
+mod conntrack;
+mod firewall;
+mod node;
+mod outage;
+mod overlay;
+mod printed;
+mod receivers;
+mod routing;
+mod services;
+mod silence;
+mod table;
 
 use super::answer::{Blame, expects_exact_here};
 use super::expect::{Expect, verify, watch, watch_rules_of};
@@ -77,6 +92,7 @@ pub(super) fn trials() -> Vec<Trial> {
     // The limit is the machine's.
     trials.push(alone("outages::conntrack_full::ipv4", || conntrack_full(V4)));
     trials.extend(here_only([alone("outages::conntrack_full::ipv6", || conntrack_full(V6))]));
+    trials.extend(table::trials());
     trials
 }
 
@@ -595,6 +611,11 @@ impl ConntrackLimit {
         fs::write(Self::MAX, limit.to_string())
             .map_err(|error| skip(format!("the limit of tracked connections cannot be set: {error}")))?;
         Ok(own)
+    }
+
+    /// Changes it; what it was before is set back all the same.
+    fn raise(limit: u32) -> Result<()> {
+        fs::write(Self::MAX, limit.to_string()).context("raise the limit of tracked connections")
     }
 }
 

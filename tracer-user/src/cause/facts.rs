@@ -220,7 +220,9 @@ facts! {
     RouteEntry "route_entry" Node false;
     /// MTU of that interface.
     Mtu "mtu" Node true;
-    /// proxy_arp on the interface.
+    /// Whom its hardware address was asked for: a gateway, or where it was to go.
+    NextHop "next_hop" Node false;
+    /// Of a pod's gateway that is no host (169.254.1.1): proxy_arp of the host's end of the veth.
     ProxyArp "proxy_arp" Node true;
     /// Whether bridged IPv4 packets go through iptables; not known where br_netfilter is not loaded.
     BridgeNfCall "bridge_nf_call" Node true;

@@ -6,6 +6,7 @@ use super::facts::{Fact, NodeState, Origin, Reading, came_by};
 use crate::event::model::{Drop, Evidence};
 use crate::netfilter::budget::Budget;
 use crate::netfilter::netns;
+use crate::probe::next_hop::{self, Ends};
 use crate::probe::route::{self, Came, Packet, Route};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -99,10 +100,12 @@ impl Memory {
             return Vec::new();
         }
         let asked = question.clone();
-        let work = move || Ok(look(&asked, Path::new("/proc")));
+        let work = move || Ok((look(&asked, Path::new("/proc")), veth(&asked)));
         // What can't be asked is not known.
-        let mut readings =
+        let (mut readings, veth) =
             netns::visit(question.netns, "node-state", &self.is_busy, PATIENCE, work).unwrap_or_default();
+        readings.extend(bridge(&question, Path::new("/proc")));
+        readings.extend(veth.and_then(|ends| proxy_arp(ends, Path::new("/proc"))));
         self.budget.take(now.elapsed());
         readings.iter_mut().for_each(|reading| self.add_change(question.netns, reading));
         for memory in [self.known.len(), self.counted.len()] {
@@ -130,8 +133,8 @@ impl Memory {
 }
 
 fn is_of_route(fact: Fact) -> bool {
-    use Fact::{Mtu, Route, RouteEntry, RouteInterface, RouteRule, RouteTable};
-    matches!(fact, Route | RouteInterface | RouteRule | RouteTable | RouteEntry | Mtu)
+    use Fact::{Mtu, NextHop, Route, RouteEntry, RouteInterface, RouteRule, RouteTable};
+    matches!(fact, Route | RouteInterface | RouteRule | RouteTable | RouteEntry | Mtu | NextHop)
 }
 
 fn is_counter(fact: Fact) -> bool {
@@ -146,6 +149,31 @@ fn look(question: &Question, proc: &Path) -> Vec<Reading> {
         .iter()
         .filter_map(|fact| Some(Reading { fact: *fact, evidence: here.tell(*fact)? }))
         .collect()
+}
+
+/// What a bridge shows to iptables. The bridge that pods share is in the node's network namespace, which is this thread's,
+/// whatever namespace dropped the packet: a pod's own has the setting, too, and no bridge.
+fn bridge(question: &Question, proc: &Path) -> Option<Reading> {
+    let fact = Fact::BridgeNfCall;
+    let name = if question.is_v6 { "bridge-nf-call-ip6tables" } else { "bridge-nf-call-iptables" };
+    let is_wanted = question.wanted.contains(&fact);
+    let evidence = is_wanted.then(|| setting(proc, &format!("net/bridge/{name}")))??;
+    Some(Reading { fact, evidence })
+}
+
+/// The veth of a pod in this thread's network namespace whose gateway is no host, and so proxy_arp has to answer for it.
+fn veth(question: &Question) -> Option<Ends> {
+    let (interface, to) = (question.interface.as_deref()?, question.packet.as_ref()?.to);
+    let is_no_host = |next: IpAddr| matches!(next, IpAddr::V4(v4) if v4.is_link_local());
+    let is_wanted = question.wanted.contains(&Fact::ProxyArp) && is_no_host(next_hop::toward(to)?);
+    is_wanted.then(|| next_hop::ends(interface))?
+}
+
+/// Whether the node's end of a veth, which is in this thread's network namespace, answers for others.
+fn proxy_arp(ends: Ends, proc: &Path) -> Option<Reading> {
+    let name = next_hop::other_end(ends).filter(|name| is_file_name(name))?;
+    let evidence = setting(proc, &format!("net/ipv4/conf/{name}/proxy_arp"))?;
+    Some(Reading { fact: Fact::ProxyArp, evidence })
 }
 
 /// One look at a network namespace.
@@ -174,9 +202,11 @@ impl Here<'_> {
             Fact::ConntrackCount => self.setting("net/netfilter/nf_conntrack_count"),
             Fact::ConntrackMax => self.setting("net/netfilter/nf_conntrack_max"),
             Fact::NeighbourMax => self.setting(&format!("net/{version}/neigh/default/gc_thresh3")),
-            Fact::ProxyArp => self.setting(&format!("net/ipv4/conf/{}/proxy_arp", interface?)),
-            Fact::BridgeNfCall if *is_v6 => self.setting("net/bridge/bridge-nf-call-ip6tables"),
-            Fact::BridgeNfCall => self.setting("net/bridge/bridge-nf-call-iptables"),
+            Fact::NextHop => {
+                let to = self.question.packet.as_ref()?.to;
+                let next = next_hop::toward(to)?.to_string();
+                Some(evidence(&format!("next hop to {to}"), next, "rtnetlink"))
+            }
             // IPv6 has the same ones.
             Fact::LocalPorts => self.setting("net/ipv4/ip_local_port_range"),
             Fact::Somaxconn => self.setting("net/core/somaxconn"),
@@ -224,24 +254,8 @@ impl Here<'_> {
         fs::read_to_string(self.proc.join("thread-self").join(path)).ok()
     }
 
-    /// A sysctl: under the name that sysctl(8) gives it.
     fn setting(&self, path: &str) -> Option<Evidence> {
-        let value = fs::read_to_string(self.proc.join("sys").join(path)).ok()?;
-        // A `.` in an interface's name is a `/` to sysctl(8).
-        let name: String = path
-            .chars()
-            .map(|c| {
-                if c == '/' {
-                    '.'
-                } else if c == '.' {
-                    '/'
-                } else {
-                    c
-                }
-            })
-            .collect();
-        // Several numbers have tabs between them.
-        Some(evidence(&name, value.split_ascii_whitespace().collect::<Vec<_>>().join(" "), "sysctl"))
+        setting(self.proc, path)
     }
 
     /// A counter of /proc/net/snmp or netstat: a line of names, then one of values, both with the group's name.
@@ -263,6 +277,26 @@ impl Here<'_> {
             .to_owned();
         Some(evidence(name, value, "/proc/net/snmp6"))
     }
+}
+
+/// A sysctl of this thread's network namespace, under the name that sysctl(8) gives it.
+fn setting(proc: &Path, path: &str) -> Option<Evidence> {
+    let value = fs::read_to_string(proc.join("sys").join(path)).ok()?;
+    // A `.` in an interface's name is a `/` to sysctl(8).
+    let name: String = path
+        .chars()
+        .map(|c| {
+            if c == '/' {
+                '.'
+            } else if c == '.' {
+                '/'
+            } else {
+                c
+            }
+        })
+        .collect();
+    // Several numbers have tabs between them.
+    Some(evidence(&name, value.split_ascii_whitespace().collect::<Vec<_>>().join(" "), "sysctl"))
 }
 
 fn evidence(name: &str, value: impl Into<String>, source: &str) -> Evidence {
@@ -330,6 +364,21 @@ mod tests {
             let odd = Question { interface: Some(name.into()), ..question(&[Fact::Forwarding]) };
             assert_eq!(told(&root, &odd), [], "{name}");
         }
+    }
+
+    #[test]
+    fn the_bridge_is_the_nodes() {
+        let root = proc(&[
+            ("sys/net/bridge/bridge-nf-call-iptables", "0\n"),
+            ("sys/net/bridge/bridge-nf-call-ip6tables", "1\n"),
+        ]);
+        let asked = question(&[Fact::BridgeNfCall]);
+        // Not looked for where the packet was dropped.
+        assert_eq!(told(&root, &asked), []);
+        let value = |question: &Question| bridge(question, root.path()).map(|it| it.evidence.value);
+        assert_eq!(value(&asked).as_deref(), Some("0"));
+        assert_eq!(value(&Question { is_v6: true, ..asked }).as_deref(), Some("1"));
+        assert_eq!(value(&question(&[Fact::Somaxconn])), None);
     }
 
     #[test]

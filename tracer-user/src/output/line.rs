@@ -113,6 +113,18 @@ pub(crate) fn cause(cause: &Cause, time: &str, verbose: bool, palette: &Palette)
     text
 }
 
+/// What the other backend of iptables has, where both have rules, whatever else the cause is: a line to go under a line with a
+/// time of `time`.
+pub(super) fn both_backends(other: &str, time: &str, palette: &Palette) -> String {
+    format!(
+        "{}{} rules of iptables are in both of its backends, and must be in one: {} ({} lists both)\n",
+        indent(time),
+        styled(palette.faint, "also:"),
+        super::escape(other),
+        "droptrace doctor"
+    )
+}
+
 /// The stack: lines to go under a line with a time of `time`.
 pub(super) fn stack(frames: &[String], time: &str, palette: &Palette) -> String {
     let indent = indent(time);

@@ -98,6 +98,10 @@ impl<O: Write, E: Write> Printer<O, E> {
             && self.is_new(cause, drop)
         {
             text.push_str(&line::cause(cause, &time, self.settings.verbose, &self.palette));
+            let other = drop.drop.netfilter.as_ref().and_then(|netfilter| netfilter.other_backend.as_deref());
+            if let Some(other) = other.filter(|_| cause.id != "mixed-iptables") {
+                text.push_str(&line::both_backends(other, &time, &self.palette));
+            }
         }
         text.push_str(&line::stack(&drop.stack, &time, &self.palette));
     }

@@ -5,7 +5,7 @@ use super::escape::escape;
 use crate::cilium::{
     identity::Identity,
     maps::Direction,
-    model::{Cilium, Policy},
+    model::{Cilium, Entry, Policy},
 };
 use crate::event::model::{Drop, Endpoint, K8s, Original, Packet, Stalled};
 use crate::netfilter::model::{Backend, Confidence, Family, Netfilter};
@@ -125,11 +125,24 @@ pub(crate) fn stalled(stalled: &Stalled) -> String {
         let transport = peer.transport.as_deref().map(|name| escape(name).to_uppercase());
         let transport = transport.map(|name| format!("{name} ")).unwrap_or_default();
         let (from, to) = (end(&peer.source), with_address(&peer.destination));
-        text.push_str(&format!("; {count} {transport}connection{s} from {from} to {to} without a reply"));
+        // Where something translates, connection tracking has the backend.
+        let as_it_is = if is_service(&peer.destination) { ", which nothing here translated," } else { "" };
+        text.push_str(&format!(
+            "; {count} {transport}connection{s} from {from} to {to}{as_it_is} without a reply"
+        ));
     }
-    let silent = peers.first().map(|peer| &peer.destination);
-    if let Some(silent) = silent.or(unreplied_peers.first().map(|peer| &peer.destination)) {
+    if let Some(silent) = silent(stalled) {
         text.push_str(&format!(": lost off this node, or not answered; next: {}", next(silent, node)));
+        let ignores_syns =
+            peers.first().is_some_and(|peer| !peer.answered && std::ptr::eq(&peer.destination, silent));
+        if ignores_syns && is_pod_here(silent, node) {
+            // The kernel throws such a SYN away as if it had been used (tcp_conn_request, net/ipv4/tcp_input.c).
+            text.push_str(": is its accept queue full (ss -lnt there)");
+        }
+        // A trace can't choose by what only drops have.
+        if !["--reason", "--cause"].iter().any(|word| filter.contains(word)) {
+            text.push_str(&format!("; their way through this node: droptrace trace {}", escape(filter)));
+        }
     }
     text
 }
@@ -154,6 +167,29 @@ pub(crate) fn short(number: u64) -> String {
     }
 }
 
+/// Who does not answer. Of a Service that was dialled it is the backend, if connection tracking has that.
+fn silent(stalled: &Stalled) -> Option<&Endpoint> {
+    let dialled = stalled.peers.first().map(|peer| &peer.destination);
+    let mut unreplied = stalled.unreplied_peers.iter().map(|peer| &peer.destination);
+    let first = unreplied.clone().next();
+    match dialled {
+        Some(service) if is_service(service) && !unreplied.any(is_service) => first.or(dialled),
+        _ => dialled.or(first),
+    }
+}
+
+/// Whether it is a pod of this node.
+fn is_pod_here(end: &Endpoint, here: &str) -> bool {
+    end.k8s
+        .as_ref()
+        .is_some_and(|k8s| k8s.pod.is_some() && k8s.node.as_deref().is_none_or(|node| node == here))
+}
+
+/// Whether it is a Service's own address.
+fn is_service(end: &Endpoint) -> bool {
+    end.k8s.as_ref().is_some_and(|k8s| k8s.service.is_some() && k8s.pod.is_none())
+}
+
 /// Its name, and its address where that is not its name.
 fn with_address(end_of: &Endpoint) -> String {
     match end_of.k8s.as_ref().and_then(who) {
@@ -169,6 +205,10 @@ fn next(silent: &Endpoint, here: &str) -> String {
     let there = k8s.and_then(|k8s| k8s.node.as_deref()).filter(|node| *node != here).map(escape);
     let pod = k8s.and_then(|k8s| k8s.pod.as_ref().and_then(|_| who(k8s)));
     match (pod, there) {
+        _ if is_service(silent) => {
+            let service = k8s.and_then(who).unwrap_or_default();
+            format!("droptrace doctor: do kube-proxy's rules, IPVS or Cilium translate {service} here")
+        }
         (Some(pod), Some(node)) => format!("on {node}: droptrace --pod {pod}"),
         (Some(pod), None) => format!("what {pod} does with them"),
         (None, Some(node)) => format!("on {node}: droptrace --ip {address}"),
@@ -386,6 +426,22 @@ fn policies(cilium: &Cilium) -> Option<String> {
     Some(format!("policies on the pod: {names}"))
 }
 
+/// An entry of a policy map: `allow identity 4711 (k8s:app=web) tcp 80-90`.
+fn policy_entry(entry: &Entry) -> String {
+    let peer = entry.identity.as_ref().map_or_else(
+        || "any identity".to_owned(),
+        |peer| match &peer.labels {
+            Some(labels) => format!("identity {} ({})", peer.id, escape(&labels.join(","))),
+            None => format!("identity {}", peer.id),
+        },
+    );
+    let mut text = format!("{} {peer}", if entry.deny { "deny" } else { "allow" });
+    text.extend(entry.protocol.iter().map(|protocol| format!(" {}", escape(protocol))));
+    text.extend(entry.port.map(|port| format!(" {port}")));
+    text.extend(entry.port_last.map(|last| format!("-{last}")));
+    text
+}
+
 /// `shop/redis-deny`; one of the whole cluster has its name only.
 pub(crate) fn policy(policy: &Policy) -> String {
     let name = escape(&policy.name);
@@ -497,6 +553,9 @@ pub(crate) fn wide(drop: &Drop) -> Vec<String> {
             let why = one.why_not.as_ref().map(|why| format!(": {}", escape(why))).unwrap_or_default();
             add("policy", Some(format!("{} {}{why}", escape(&one.kind), policy(one))));
         }
+        for entry in &cilium.nearest {
+            add("nearest", Some(policy_entry(entry)));
+        }
         for note in cilium.notes.iter().chain(&cilium.unread) {
             add("note", text(note));
         }
@@ -567,7 +626,7 @@ mod tests {
             said,
             "10 s: 0 drops for --pod cart-0 on n1; 14 SYN retransmits from shop/cart-0 to 192.0.2.9:443 unanswered: lost off \
              this node, or not answered; next: is 192.0.2.9 up, and what is on the way there (its node, a security group, a \
-             firewall)"
+             firewall); their way through this node: droptrace trace --pod cart-0"
         );
         let destination = end_at("10.0.1.9", Some(53), pod("dns-0", "n2"));
         let transport = Some("udp".to_owned());
@@ -576,7 +635,47 @@ mod tests {
         assert_eq!(
             said,
             "10 s: 0 drops for --pod cart-0 on n1; no TCP retransmits; 2 UDP connections from shop/cart-0 to shop/dns-0:53 \
-             (10.0.1.9:53) without a reply: lost off this node, or not answered; next: on n2: droptrace --pod shop/dns-0"
+             (10.0.1.9:53) without a reply: lost off this node, or not answered; next: on n2: droptrace --pod shop/dns-0; their way through this \
+             node: droptrace trace --pod cart-0"
+        );
+        let redis = K8s { namespace: Some("shop".into()), service: Some("redis".into()), ..K8s::default() };
+        let destination = end_at("10.96.0.9", Some(6379), Some(redis));
+        let peer = Unreplied { source: source(), destination, transport: Some("tcp".into()), connections: 1 };
+        let filter = "--pod cart-0 --reason NO_SOCKET".to_owned();
+        let said = stalled(&Stalled { unreplied: Some(1), unreplied_peers: vec![peer], filter, ..quiet() });
+        let end = "which nothing here translated, without a reply: lost off this node, or not answered; next: droptrace \
+                   doctor: do kube-proxy's rules, IPVS or Cilium translate svc/shop/redis here";
+        assert!(said.ends_with(end), "{said}");
+    }
+
+    #[test]
+    fn who_ignores_a_service_is_its_backend() {
+        let service = K8s { namespace: Some("shop".into()), service: Some("redis".into()), ..K8s::default() };
+        let dialled = end_at("10.96.0.9", Some(6379), Some(service));
+        let peer =
+            |destination| Peer { source: Endpoint::default(), destination, retransmits: 3, answered: false };
+        let unreplied = |destination: Endpoint| {
+            let transport = Some("tcp".to_owned());
+            vec![Unreplied { source: Endpoint::default(), destination, transport, connections: 1 }]
+        };
+        let told = |unreplied_peers| {
+            let said = stalled(&Stalled { peers: vec![peer(dialled.clone())], unreplied_peers, ..quiet() });
+            said.split_once("; next: ").unwrap().1.split_once("; their way").unwrap().0.to_owned()
+        };
+        assert_eq!(
+            told(unreplied(end_at("10.0.1.9", Some(6379), pod("redis-0", "n2")))),
+            "on n2: droptrace --pod shop/redis-0"
+        );
+        let translate =
+            "droptrace doctor: do kube-proxy's rules, IPVS or Cilium translate svc/shop/redis here";
+        assert_eq!([told(vec![]), told(unreplied(dialled.clone()))], [translate, translate]);
+        let here = end_at("10.0.0.3", Some(80), pod("redis-0", "n1"));
+        let said = stalled(&Stalled { peers: vec![peer(here)], ..quiet() });
+        assert!(
+            said.contains(
+                "; next: what shop/redis-0 does with them: is its accept queue full (ss -lnt there); their"
+            ),
+            "{said}"
         );
     }
 

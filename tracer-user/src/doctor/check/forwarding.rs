@@ -34,7 +34,10 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
         found.push(Finding {
             id: "ip-forward-off",
             severity: Severity::Error,
-            text: Text::new("ip-forward-off", [("interfaces", names.join(", "))]),
+            text: Text::new(
+                "ip-forward-off",
+                [("interfaces", names.join(", ")), ("settings", settings_to_make(is_off_for_all, &names))],
+            ),
             evidence: all.into_iter().chain(settings).chain(signs.clone()).collect(),
             netns: Some(facts.netns),
             interface: (off.len() == 1).then(|| first.name.clone()),
@@ -53,6 +56,16 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
         });
     }
     found
+}
+
+/// `ip_forward` sets all interfaces, but only if it changes (devinet_sysctl_forward, net/ipv4/devinet.c).
+fn settings_to_make(is_off_for_all: bool, interfaces: &[&str]) -> String {
+    if is_off_for_all {
+        return "net.ipv4.ip_forward=1".to_owned();
+    }
+    // With slashes, for a name may have a dot.
+    let own = interfaces.iter().map(|name| format!("net/ipv4/conf/{name}/forwarding=1"));
+    own.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
