@@ -1,7 +1,7 @@
 //! Drops in the IP layer: routes, forwarding, TTL, MTU, neighbours, fragments, ARP.
 
 use super::expect::{Expect, verify, watch};
-use super::{both, one, rules};
+use super::{both, here_only, one, rules};
 use crate::bed::packet::{self, Ip, protocol};
 use crate::bed::send;
 use crate::bed::topology::{Family, Routed};
@@ -14,7 +14,6 @@ pub(super) fn trials() -> Vec<Trial> {
     let mut trials: Vec<Trial> = [
         both("routing::no_route", no_route),
         both("routing::blackhole", blackhole),
-        both("routing::by_interface", by_interface),
         both("routing::ttl_expired", ttl_expired),
         both("routing::forwarding_off", forwarding_off),
         both("routing::packet_too_big", packet_too_big),
@@ -24,6 +23,7 @@ pub(super) fn trials() -> Vec<Trial> {
     .into_iter()
     .flatten()
     .collect();
+    trials.extend(here_only(both("routing::by_interface", by_interface)));
     // IPv6 has no rp_filter and no ARP.
     trials.push(one("routing::reverse_path", Family::V4, reverse_path));
     trials.push(one("routing::own_source", Family::V4, own_source));
