@@ -11,6 +11,7 @@ use crate::probe::route::{self, Came, Packet, Route};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
