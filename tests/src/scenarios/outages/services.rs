@@ -114,7 +114,7 @@ pub(super) const OUTAGES: &[Outage] = &[
             node.run(&format!("ipvsadm -a -t {}:{REDIS} -r {to} -m", node.service()))
         },
         facts: &[
-            "(svc shop/redis)",
+            "svc/shop/redis:6379",
             "IPVS dropped it: the virtual service at ",
             "has no real server",
             "ipvsadm -Ln",
