@@ -4,10 +4,11 @@
 //! and the kernel traces them. What droptrace told must be what the kernel tells, as far as it said that it is sure.
 //! `DROPTRACE_SEED` and `DROPTRACE_SETS` choose other rule sets, and more.
 
-use super::{alone, here_only, skip};
+use super::{alone, skip};
 use crate::bed::backend::Backend;
 use crate::bed::droptrace::{self, Droptrace};
 use crate::bed::flood::pin;
+use crate::bed::kernel;
 use crate::bed::kernel_trace::{self, Ends, Log, Met, Monitor, Traced, What};
 use crate::bed::listing::Listed;
 use crate::bed::packet;
@@ -24,9 +25,11 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 pub(super) fn trials() -> Vec<Trial> {
-    here_only([Backend::IptablesNft, Backend::Legacy].map(|backend| {
+    let trials = [Backend::IptablesNft, Backend::Legacy].map(|backend| {
         alone(format!("trace_differential::{}", backend.name()), move || differential(backend))
-    }))
+    });
+    // In a virtual machine it takes a minute, and is only run if it is asked for: `e2e --ignored trace_differential`.
+    trials.map(|trial| trial.with_ignored_flag(kernel::in_vm())).into()
 }
 
 /// The sets of a run that doesn't ask for others: always the same, and few, for they take a second each.

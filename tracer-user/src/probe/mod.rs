@@ -11,6 +11,7 @@ pub mod kernel_log;
 pub mod lab;
 pub mod mapped;
 pub(crate) mod netlink;
+pub mod nft_trace;
 pub mod object;
 pub mod offsets;
 pub mod reasons;

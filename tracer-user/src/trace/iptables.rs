@@ -4,6 +4,7 @@
 
 use super::model::{Kind, Outcome, Seen, Step, Story};
 use super::tree::place;
+use crate::netfilter::traced;
 use crate::output::{escape, iptables};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -54,8 +55,8 @@ fn packet(step: &Step, seen: &Seen) -> String {
         Some(6) => dump.ipv6(),
         _ => return dump.text.trim_end().to_owned(),
     };
-    // Of an evaluated rule it is known with which mark the packet came to it, or that it is not known.
-    let rule = step.netfilter.as_ref().filter(|_| step.method == "evaluated");
+    // Of a rule it is known with which mark the packet came to it, or that it is not known.
+    let rule = step.netfilter.as_ref().filter(|_| matches!(step.method, "evaluated" | traced::METHOD));
     let mark = rule.map_or(seen.view.packet.mark, |rule| rule.mark);
     if let Some(mark) = mark.filter(|&mark| mark != 0) {
         dump.add(format_args!("MARK=0x{mark:x} "));

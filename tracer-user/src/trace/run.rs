@@ -157,7 +157,8 @@ async fn follow(settings: &Trace, mut stream: Stream, mut updates: Option<Update
         say(&format!("note: {note}"));
     }
     let by = stream.tracer().path().to_string();
-    say(&format!("following packets on {}: {by}; Ctrl-C ends", stream.node()));
+    let nft = stream.nft_telling();
+    say(&format!("following packets on {}: {by}; {nft}; Ctrl-C ends", stream.node()));
     live::introduce(&stream, &pods);
 
     let host = Host::here(stream.node());
@@ -190,7 +191,12 @@ async fn follow(settings: &Trace, mut stream: Stream, mut updates: Option<Update
                 stream.tick(&mut |_| {}).context("can't read the clock")?;
                 before = say_left_out(stream.tracer().traced()?, before);
             }
-            _ = moves.tick() => places.refresh(&mut stream),
+            _ = moves.tick() => {
+                places.refresh(&mut stream);
+                if stream.ask_nft() {
+                    say(&format!("note: {}", stream.nft_telling()));
+                }
+            }
             _ = prints.tick() => telling.tell(false),
             _ = stalls.tick() => {
                 if telling.told == told && !telling.stories.is_waiting() {

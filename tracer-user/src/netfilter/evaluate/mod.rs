@@ -9,6 +9,7 @@
 //! went through this table's rules only since it entered it: what they may have changed counts as unknown at its start.
 
 mod mark;
+pub mod matched;
 mod matches;
 #[cfg(test)]
 mod model;
