@@ -480,6 +480,7 @@ impl Stream {
             return Met { unsure: Some("kernel memory can't be read".to_owned()), ..Met::default() };
         };
         let chains = self.rulesets.base_chains(&mut memory, netns, family, state.hook);
+        let has_chains = chains.as_ref().is_some_and(|chains| !chains.is_empty());
         let steps = self.rules.nft_steps(packet, raw);
         let told = steps.map(|steps| self.rulesets.traced(&mut memory, netns, &steps));
         let rulesets = &self.rulesets;
@@ -488,7 +489,12 @@ impl Stream {
         };
         let has_legacy = rulesets.engines.legacy;
         let of_hook = OfHook { netns, has_legacy, chains, told, in_force: &mut in_force };
-        self.rules.met(packet, raw, until, of_hook, &self.kernel.conntrack_offsets())
+        let met = self.rules.met(packet, raw, until, of_hook, &self.kernel.conntrack_offsets());
+        if has_chains {
+            // They came since it was last looked for some.
+            self.ask_nft();
+        }
+        met
     }
 
     /// The tracer, for its ring's descriptor.

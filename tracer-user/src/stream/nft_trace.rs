@@ -44,16 +44,14 @@ impl Stream {
         &self.nft_telling
     }
 
-    /// Asks nft to tell of the rules that packets meet, as soon as it has any. True if it tells, or can't, from now on.
-    pub fn ask_nft(&mut self) -> bool {
-        if self.nft_telling != NftTelling::Nothing || !self.has_nft_rules() {
-            return false;
+    /// Asks nft to tell of the rules that packets meet, as soon as it has any.
+    pub fn ask_nft(&mut self) {
+        if self.nft_telling == NftTelling::Nothing && self.has_nft_rules() {
+            self.nft_telling = match self.begin_nft() {
+                Ok(()) => NftTelling::Told,
+                Err(why) => NftTelling::Evaluated(why),
+            };
         }
-        self.nft_telling = match self.begin_nft() {
-            Ok(()) => NftTelling::Told,
-            Err(why) => NftTelling::Evaluated(why),
-        };
-        true
     }
 
     /// Asks again: the lab may be another one by now.

@@ -3,7 +3,7 @@
 
 use super::model::{Met, RuleMet};
 use crate::event::decode::Raw;
-use crate::netfilter::evaluate::{Packet, matched};
+use crate::netfilter::evaluate::{Connection, Packet, matched};
 use crate::netfilter::traced::Pass;
 use std::collections::{HashMap, VecDeque};
 use tracer_common::{NftStep, priority};
@@ -86,7 +86,11 @@ pub(super) fn behind<'p>(pass: &Pass, packet: &Packet<'p>, after: Option<&Packet
     let texts: Option<Vec<&str>> = rules.map(|rule| rule.text.as_deref()).collect();
     match texts.filter(|_| pass.is_iptables) {
         Some(texts) => Packet { mark, ..matched::behind(packet, texts.iter()) },
-        None => Packet { mark, ttl: None, length: None, connection: None, ..*packet },
+        None => {
+            // Once it is tracked no rule changes that (nft_notrack_eval(), net/netfilter/nft_ct.c).
+            let connection = packet.connection.filter(|it| matches!(it, Connection::Tracked { .. }));
+            Packet { mark, ttl: None, length: None, connection, ..*packet }
+        }
     }
 }
 
@@ -94,7 +98,7 @@ pub(super) fn behind<'p>(pass: &Pass, packet: &Packet<'p>, after: Option<&Packet
 mod tests {
     use super::*;
     use crate::event::decode::{HookState, decode};
-    use crate::netfilter::evaluate::{Connection, Interface, State};
+    use crate::netfilter::evaluate::{Interface, State};
     use crate::netfilter::model::{Backend, Family};
     use crate::trace::fixtures;
 
@@ -208,10 +212,13 @@ mod tests {
             behind(&pass("mangle", -150, true, &[Some("-A C -j TTL --ttl-set 9")])),
             (false, None, true)
         );
-        assert_eq!(behind(&pass("mangle", -150, true, &[None])), (false, None, false));
-        assert_eq!(behind(&pass("shop", -150, false, &[Some("accept")])), (false, None, false));
+        assert_eq!(behind(&pass("mangle", -150, true, &[None])), (false, None, true));
+        assert_eq!(behind(&pass("shop", -150, false, &[Some("accept")])), (false, None, true));
         // Where NAT is done.
-        assert_eq!(behind(&pass("shop", -100, false, &[None])), (true, None, false));
+        assert_eq!(behind(&pass("shop", -100, false, &[None])), (true, None, true));
         assert_eq!(behind(&pass("nat", -100, true, &[Some("-A C -j DNAT")])), (true, Some(64), true));
+        // A rule may have said that it is not to be tracked.
+        let untracked = Packet { connection: Some(Connection::None), ..packet };
+        assert_eq!(super::behind(&pass("shop", -300, false, &[None]), &untracked, None).connection, None);
     }
 }

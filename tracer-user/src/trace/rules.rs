@@ -211,6 +211,7 @@ impl Rules {
                 match is_asked(&packet, hook, is_tracked_since) {
                     Some(true) => {}
                     Some(false) => continue,
+                    None if in_force(table.backend, table.name) == InForce::NoTable => continue,
                     None => {
                         met.unsure = Some(format!("whether {name} was asked can't be known"));
                         continue;
@@ -389,5 +390,49 @@ fn is_asked(packet: &Packet<'_>, hook: u8, is_tracked_since: bool) -> Option<boo
             !evaluate::is_translated(status?, is_destination)
         }),
         _ => Some(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pass(table: &str, priority: i32) -> Pass {
+        Pass {
+            family: Family::Ipv4,
+            table: table.to_owned(),
+            table_handle: 1,
+            priority,
+            is_iptables: false,
+            rules: Vec::new(),
+            mark: 0,
+            is_end: false,
+        }
+    }
+
+    /// Legacy tables on OUTPUT, in order.
+    fn on_output(from: i32, end: i32) -> Vec<OnHook<'static>> {
+        tables(3, "OUTPUT", from, end, true, Some(&[]))
+    }
+
+    #[test]
+    fn what_nft_told_is_among_legacy_tables_in_its_own_order() {
+        // Chains of type nat are asked where NAT is, whatever their priority says.
+        let passes = [pass("a", -300), pass("b", -160), pass("c", 7), pass("d", -50)];
+        let all = with_passes(on_output(i32::MIN, i32::MAX), &passes);
+        let names: Vec<&str> = all.iter().map(|table| table.name).collect();
+        assert_eq!(names, ["raw", "a", "b", "mangle", "nat", "filter", "c", "d", "security"]);
+        let alone = with_passes(on_output(60, 70), &passes);
+        assert_eq!(alone.iter().map(|table| table.name).collect::<Vec<_>>(), ["a", "b", "c", "d"]);
+    }
+
+    #[test]
+    fn a_dropped_packet_surely_reached_what_nft_told() {
+        let passes = [pass("a", -160)];
+        let all = with_passes(on_output(i32::MIN, i32::MAX), &passes);
+        let dropped = Until::Dropped(None);
+        let reaches: Vec<bool> = (0..all.len()).map(|from| surely_reaches(&dropped, &all[from..])).collect();
+        assert_eq!(reaches, [true, true, false, false, false, false]);
+        assert!(surely_reaches(&Until::Left, &all[3..]));
     }
 }

@@ -157,7 +157,7 @@ async fn follow(settings: &Trace, mut stream: Stream, mut updates: Option<Update
         say(&format!("note: {note}"));
     }
     let by = stream.tracer().path().to_string();
-    let nft = stream.nft_telling();
+    let mut nft = stream.nft_telling().clone();
     say(&format!("following packets on {}: {by}; {nft}; Ctrl-C ends", stream.node()));
     live::introduce(&stream, &pods);
 
@@ -193,8 +193,10 @@ async fn follow(settings: &Trace, mut stream: Stream, mut updates: Option<Update
             }
             _ = moves.tick() => {
                 places.refresh(&mut stream);
-                if stream.ask_nft() {
-                    say(&format!("note: {}", stream.nft_telling()));
+                stream.ask_nft();
+                if nft != *stream.nft_telling() {
+                    nft = stream.nft_telling().clone();
+                    say(&format!("note: {nft}"));
                 }
             }
             _ = prints.tick() => telling.tell(false),
