@@ -374,7 +374,7 @@ mod tests {
     /// What a newer kernel tells: the chain only where its rules end.
     fn step(kind: u32, verdict: i32, rule: Option<u64>, chain: u64) -> NftStep {
         let rule = rule.map_or(header(true, 0, 0), |handle| header(false, 8, handle));
-        let mark = u32::try_from(verdict.unsigned_abs()).unwrap();
+        let mark = verdict.unsigned_abs();
         NftStep {
             table: TABLE,
             base_chain: BASE,

@@ -147,10 +147,13 @@ impl Rules {
             return Met::default();
         }
         if !self.evaluation.is_left(BURST) {
-            let passes = of_hook.told.iter().flat_map(|told| &told.passes);
+            let OfHook { has_legacy, told, .. } = of_hook;
+            let is_all = told.is_some() && !has_legacy;
+            let Told { passes, unsure } = told.unwrap_or_default();
+            let too_many = || "too many packets to evaluate rules for each".to_owned();
             return Met {
-                rules: passes.flat_map(|pass| pass.rules.iter().cloned()).collect(),
-                unsure: Some("too many packets to evaluate rules for each".to_owned()),
+                rules: passes.into_iter().flat_map(|pass| pass.rules).collect(),
+                unsure: unsure.or_else(|| (!is_all).then(too_many)),
             };
         }
         let began = Instant::now();
