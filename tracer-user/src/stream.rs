@@ -482,13 +482,13 @@ impl Stream {
         let chains = self.rulesets.base_chains(&mut memory, netns, family, state.hook);
         let has_chains = chains.as_ref().is_some_and(|chains| !chains.is_empty());
         let steps = self.rules.nft_steps(packet, raw);
-        let told = steps.map(|steps| self.rulesets.traced(&mut memory, netns, &steps));
+        let nft_told = steps.map(|steps| self.rulesets.traced(&mut memory, netns, &steps));
         let rulesets = &self.rulesets;
         let mut in_force = |backend, table: &str| {
             rulesets.in_force(&mut memory, netns, (family, state.hook), (backend, table))
         };
         let has_legacy = rulesets.engines.legacy;
-        let of_hook = OfHook { netns, has_legacy, chains, told, in_force: &mut in_force };
+        let of_hook = OfHook { netns, has_legacy, chains, nft_told, in_force: &mut in_force };
         let met = self.rules.met(packet, raw, until, of_hook, &self.kernel.conntrack_offsets());
         if has_chains {
             // They came since it was last looked for some.

@@ -79,7 +79,7 @@ pub struct OfHook<'a> {
     /// nft's base chains on the hook; `None` if they can't be read now.
     pub chains: Option<Vec<BaseChain>>,
     /// What nft told of the packet there; `None` where it does not tell.
-    pub told: Option<Told>,
+    pub nft_told: Option<Told>,
     /// Which rules of a table are in force.
     pub in_force: &'a mut dyn FnMut(Backend, &str) -> InForce,
 }
@@ -147,9 +147,9 @@ impl Rules {
             return Met::default();
         }
         if !self.evaluation.is_left(BURST) {
-            let OfHook { has_legacy, told, .. } = of_hook;
-            let is_all = told.is_some() && !has_legacy;
-            let Told { passes, unsure } = told.unwrap_or_default();
+            let OfHook { has_legacy, nft_told, .. } = of_hook;
+            let is_all = nft_told.is_some() && !has_legacy;
+            let Told { passes, unsure } = nft_told.unwrap_or_default();
             let too_many = || "too many packets to evaluate rules for each".to_owned();
             return Met {
                 rules: passes.into_iter().flat_map(|pass| pass.rules).collect(),
@@ -159,7 +159,7 @@ impl Rules {
         let began = Instant::now();
         let (family, hook, _) = hook;
         let after = Packet::of(now, offsets);
-        let unsure = of_hook.told.as_ref().and_then(|told| told.unsure.clone());
+        let unsure = of_hook.nft_told.as_ref().and_then(|told| told.unsure.clone());
         let mut met = self.evaluate(&seen, after.as_ref(), (family, hook), priority, until, of_hook);
         met.unsure = met.unsure.or(unsure);
         self.evaluation.take(began.elapsed().saturating_sub(self.listings.took()));
@@ -173,11 +173,11 @@ impl Rules {
         (family, hook): (u8, u8),
         from: i32,
         until: &Until<'_>,
-        OfHook { netns, has_legacy, chains, told, in_force }: OfHook<'_>,
+        OfHook { netns, has_legacy, chains, nft_told, in_force }: OfHook<'_>,
     ) -> Met {
         let mut met = Met::default();
         // What was told needs no evaluation.
-        let chains = if told.is_some() { Some(Vec::new()) } else { chains };
+        let chains = if nft_told.is_some() { Some(Vec::new()) } else { chains };
         if chains.is_none() {
             met.unsure = Some(
                 "which base chains nft has here is not known; of its rules only those of iptables are told"
@@ -189,7 +189,7 @@ impl Rules {
         let end = if let Until::Past(priority) = until { *priority } else { i32::MAX };
         let mut packet = *before;
         let mut is_tracked_since = false;
-        let passes = told.as_ref().map(|told| told.passes.as_slice()).unwrap_or_default();
+        let passes = nft_told.as_ref().map(|told| told.passes.as_slice()).unwrap_or_default();
         let tables = with_passes(tables(hook, base, from, end, has_legacy, chains.as_deref()), passes);
         for (index, table) in tables.iter().enumerate() {
             let name = format!("{}:{}", table.name, table.chain);
