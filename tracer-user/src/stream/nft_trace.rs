@@ -84,8 +84,9 @@ impl Stream {
 
     /// Whether nft has a base chain in any network namespace but the lab's.
     fn has_nft_rules(&mut self) -> bool {
-        if !self.rulesets.engines.nft {
-            return false;
+        if !self.rulesets.engines.nft || !self.rulesets.knows_nft() {
+            // What can't be known there may be.
+            return self.rulesets.engines.nft;
         }
         let own = self.lab.as_ref().map(crate::probe::lab::Lab::inode);
         let Ok(all) = self.tracer.network_namespaces(self.kernel.layout()) else { return false };

@@ -99,7 +99,9 @@ fn native() -> Result<()> {
         let wanted = format!(
             "{router} netfilter FORWARD (rules of inet:shop:forward are nft's own, which are not evaluated)"
         );
-        ensure!(passed.in_short().contains(&wanted), "{:#?}", passed.in_short());
+        // Without types of modules it is not even known that there is such a chain.
+        let is_said = passed.in_short().contains(&wanted) || !kernel::describes_modules();
+        ensure!(is_said, "{:#?}", passed.in_short());
         return Ok(());
     }
     let step = |place: &str| format!("{router} netfilter {place}");
