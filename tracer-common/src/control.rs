@@ -1,7 +1,7 @@
 //! Memory that both halves see while the programs run: the control page (written by the user half) and the
 //! per-CPU state (written by the programs).
 
-use crate::{ABSENT, ConntrackOffsets, Role, SequenceOffsets, TcLayout};
+use crate::{ABSENT, ConntrackOffsets, NftTraceOffsets, Role, SequenceOffsets, TcLayout};
 use core::mem::size_of;
 
 /// Kernel text of one function: `start <= address < end`.
@@ -67,6 +67,8 @@ pub struct Control {
     pub probes: ProbeOffsets,
     /// What is on tc hooks.
     pub tc: TcLayout,
+    /// What nft tells its own tracing, likewise.
+    pub nft_trace: NftTraceOffsets,
 }
 
 /// Where the probes on nft's expressions look, in bytes; [`ABSENT`](crate::ABSENT) until nf_tables is there.
@@ -176,5 +178,6 @@ const _: () = assert!(
             + size_of::<ConntrackOffsets>()
             + 24
             + size_of::<TcLayout>()
+            + size_of::<NftTraceOffsets>()
 );
 const _: () = assert!(size_of::<CpuState>() == 128);

@@ -11,6 +11,7 @@ mod control;
 mod event;
 mod filter;
 pub mod moved;
+mod nft_step;
 mod offsets;
 mod retransmit;
 mod slot;
@@ -28,7 +29,8 @@ pub use event::{
     STACK_FRAMES, TUPLE_BYTES, WINDOW_WORDS, event_flag,
 };
 pub use filter::{EndKey, FilterSpec, PrefixKey, dimension, filter_bit};
-pub use offsets::{ABSENT, ConntrackOffsets, Offsets};
+pub use nft_step::{NftStep, trace_type};
+pub use offsets::{ABSENT, ConntrackOffsets, NftTraceOffsets, Offsets};
 pub use retransmit::Retransmit;
 pub use slot::{FlowKey, Layout, Slot, flow_flag, slot_state};
 pub use step::{Step, StepHead, Traced, place, priority};
@@ -61,10 +63,12 @@ pod!(
     PrefixKey,
     Offsets,
     ConntrackOffsets,
+    NftTraceOffsets,
     FlowKey,
     Layout,
     Retransmit,
     Slot,
     Step,
+    NftStep,
     Traced
 );

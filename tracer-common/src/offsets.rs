@@ -181,5 +181,53 @@ offsets! {
     }
 }
 
+offsets! {
+    /// Where the probe on __nft_trace_packet (net/netfilter/nf_tables_core.c) looks. What it is called with differs from kernel to
+    /// kernel: what is no argument of its own is in struct nft_traceinfo (include/net/netfilter/nf_tables.h), or nowhere.
+    NftTraceOffsets {
+        /// Index of the argument `info`.
+        argument_info,
+        /// Index of the argument `type`.
+        argument_type,
+        /// Index of the argument `pkt`.
+        argument_packet,
+        /// Index of the argument `verdict`.
+        argument_verdict,
+        /// Index of the argument `rule`.
+        argument_rule,
+        /// Index of the argument `chain`.
+        argument_chain,
+        /// nft_traceinfo.trace
+        info_trace,
+        /// nft_traceinfo.basechain
+        info_base_chain,
+        /// nft_traceinfo.pkt
+        info_packet,
+        /// nft_traceinfo.verdict
+        info_verdict,
+        /// nft_traceinfo.rule
+        info_rule,
+        /// nft_verdict.code
+        verdict_code,
+        /// nft_verdict.chain
+        verdict_chain,
+        /// nft_base_chain.chain
+        base_chain,
+        /// nft_base_chain.policy
+        base_policy,
+        /// nft_chain.table
+        chain_table,
+        /// nft_chain.handle
+        chain_handle,
+        /// nft_table.handle
+        table_handle,
+        /// The word of bitfields that a rule has before its expressions.
+        rule_word,
+        /// nft_rule_dp_last.chain: where a chain's rules end, whose they are.
+        last_chain,
+    }
+}
+
 const _: () = assert!(size_of::<Offsets>() == 4 * 55);
+const _: () = assert!(size_of::<NftTraceOffsets>() == 4 * 20);
 const _: () = assert!(size_of::<ConntrackOffsets>() == 4 * 12);

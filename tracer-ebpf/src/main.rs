@@ -37,6 +37,7 @@ mod memory;
 mod moved;
 mod netns;
 mod nft;
+mod nft_trace;
 mod packet;
 mod path;
 mod probes;
@@ -228,6 +229,16 @@ pub fn path_hook_left(ctx: FExitContext) -> i32 {
 #[fexit(function = "__udp_enqueue_schedule_skb")]
 pub fn path_taken_by_udp(ctx: FExitContext) -> i32 {
     path::queued_by_udp(ctx.as_ptr() as u64);
+    0
+}
+
+/// In a trace, where the kernel has kprobes: what nft tells its own tracing, of all packets.
+#[kprobe(function = "__nft_trace_packet")]
+pub fn path_nft_rule(ctx: ProbeContext) -> u32 {
+    let arguments = (ctx.arg(0), ctx.arg(1), ctx.arg(2), ctx.arg(3), ctx.arg(4));
+    if let (Some(first), Some(second), Some(third), Some(fourth), Some(fifth)) = arguments {
+        nft_trace::on_rule([first, second, third, fourth, fifth]);
+    }
     0
 }
 

@@ -149,6 +149,13 @@ pub fn see(sight: Sight) {
                 write_volatile(&raw mut (*scratch).head.place, sight.place);
                 write_volatile(&raw mut (*scratch).head.priority, sight.priority);
                 write_volatile(&raw mut (*scratch).head.location, sight.location);
+                if sight.place == place::READ {
+                    // Here, not in a step: those are shared with programs on hooks and devices, which may not ask this on all kernels (seen:
+                    // 6.12).
+                    (*scratch).head.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+                    let to = &raw mut (*scratch).head.process;
+                    bpf_get_current_comm(to.cast(), size_of_val(&*to) as u32);
+                }
             }
             look(index);
         }
@@ -308,12 +315,9 @@ pub extern "C" fn tell(index: u32, place: u32) -> u32 {
             (*head).priority = 0;
             (*head).location = (*scratch).key.location;
         }
-        write_volatile(&raw mut (*head).pid, 0);
-        zero((&raw mut (*head).process).cast(), 4);
-        if place == place::READ {
-            (*head).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
-            let to = &raw mut (*head).process;
-            bpf_get_current_comm(to.cast(), size_of_val(&*to) as u32);
+        if place != place::READ {
+            write_volatile(&raw mut (*head).pid, 0);
+            zero((&raw mut (*head).process).cast(), 4);
         }
         write_volatile(&raw mut (*head).counters.version, 0);
         write_volatile(&raw mut (*head).counters.length, 0);

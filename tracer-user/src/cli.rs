@@ -162,8 +162,9 @@ const TRACE_HELP: &str = "\
 A filter is required: it says which packets are followed, by the addresses that they have anywhere on their way, also those that \
 NAT gives them, and those of the packet inside a tunnel. A followed packet stays followed through translation, encapsulation and \
 into other network namespaces. Programs that only look are attached meanwhile, as links that vanish with droptrace: on \
-tracepoints, on tc hooks where the kernel has tcx, on netfilter's hooks where it has BPF programs there (from 6.4) or fentry. What \
-the running kernel can't show is said. At most 500 packets a second and CPU are begun to be followed; if there are more, that is \
+tracepoints, on tc hooks where the kernel has tcx, on netfilter's hooks where it has BPF programs there (from 6.4) or fentry. \
+Where the kernel has kprobes nft itself tells which of its rules a packet met: asked by a rule in a network namespace of droptrace's own, \
+while the trace runs. What the running kernel can't show is said. At most 500 packets a second and CPU are begun to be followed; if there are more, that is \
 said, too. With -c the trace ends after N packets.";
 
 const RECORD_HELP: &str = "\

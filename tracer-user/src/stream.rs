@@ -1,5 +1,9 @@
 //! From the running kernel half to records: events and counts merged, named and dated, with what was lost.
 
+mod nft_trace;
+
+pub use nft_trace::NftTelling;
+
 use crate::cause::Causes;
 use crate::cilium::{self, known::Asked, model::Cilium};
 use crate::event::{
@@ -96,6 +100,8 @@ pub struct Stream {
     seen: VecDeque<Seen>,
     /// Which rules they met.
     rules: Rules,
+    /// How it is known which of them are nft's.
+    nft_telling: NftTelling,
     /// What the self-test said; `None` if it had nothing to learn from.
     learned: Option<Result<Learned, String>>,
     lost: Losses,
@@ -164,6 +170,7 @@ impl Stream {
             followed: HashSet::new(),
             seen: VecDeque::new(),
             rules: Rules::default(),
+            nft_telling: NftTelling::default(),
             learned: None,
             lost: Losses::default(),
             last_tick,
@@ -382,7 +389,9 @@ impl Stream {
     /// # Errors
     /// If the kernel refuses.
     pub fn arm_trace(&mut self) -> Result<(), TracerError> {
-        self.tracer.arm_trace()
+        self.tracer.arm_trace()?;
+        self.ask_nft();
+        Ok(())
     }
 
     /// The network namespaces of this system, but for the self-test's.
@@ -400,6 +409,10 @@ impl Stream {
             }
             let (head, raw) = {
                 let item = self.tracer.steps()?.next()?;
+                if let Some(step) = trace::decode::nft_step(&item) {
+                    self.rules.take_nft(step);
+                    continue;
+                }
                 // A record of another length is none of ours.
                 let Ok(step) = trace::decode::decode(&item) else { continue };
                 step
@@ -492,15 +505,23 @@ impl Stream {
             return Met { unsure: Some("kernel memory can't be read".to_owned()), ..Met::default() };
         };
         let chains = self.rulesets.base_chains(&mut memory, netns, family, state.hook);
+        let has_chains = chains.as_ref().is_some_and(|chains| !chains.is_empty());
+        let steps = self.rules.nft_steps(head.packet, raw);
+        let nft_told = steps.map(|steps| self.rulesets.traced(&mut memory, netns, &steps));
         let rulesets = &self.rulesets;
         let mut in_force = |backend, table: &str| {
             rulesets.in_force(&mut memory, netns, (family, state.hook), (backend, table))
         };
         let has_legacy = rulesets.engines.legacy;
         let plans = &rulesets.moved;
-        let of_hook = OfHook { netns, has_legacy, chains, in_force: &mut in_force, plans };
+        let of_hook = OfHook { netns, has_legacy, chains, nft_told, in_force: &mut in_force, plans };
         let now = (raw, &head.counters);
-        self.rules.met(head.packet, now, until, of_hook, &self.kernel.conntrack_offsets())
+        let met = self.rules.met(head.packet, now, until, of_hook, &self.kernel.conntrack_offsets());
+        if has_chains {
+            // They came since it was last looked for some.
+            self.ask_nft();
+        }
+        met
     }
 
     /// The tracer, for its ring's descriptor.
@@ -571,6 +592,7 @@ impl Stream {
                 "the self-test had too few hook functions to learn from: that takes a kernel from 6.4, or nf_tables and a \
                  legacy filter table",
             ),
+            nft_trace: self.nft_trace_mechanism(),
             is_second_kept: self.tracer.is_second_kept(),
         }
     }
@@ -805,7 +827,10 @@ impl Stream {
             if self.tracer.probes().is_on_hooks() {
                 let _ = self.attach_probes();
             }
+            // Without a lab nobody asks nft to tell.
+            self.rules.nft_tells_since(None);
             let _ = self.self_test();
+            self.ask_nft_again();
             let _ = self.watch_counters();
         }
         Ok(())

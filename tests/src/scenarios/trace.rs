@@ -1,5 +1,7 @@
 //! `droptrace trace`: the path of packets, and that following them changes nothing.
 
+mod nft;
+
 use super::{alone, here_only, skip};
 use crate::bed::backend::Backend;
 use crate::bed::command;
@@ -24,6 +26,7 @@ pub(super) fn trials() -> Vec<Trial> {
     let newest = if kernel::version() < (6, 6) { How::Clsact } else { How::Tcx };
     let mut trials = vec![
         alone("trace::through_nat_legacy::ipv4", || through_nat(Backend::Legacy, Family::V4)),
+        alone("trace::through_nat_iptables_nft::ipv4", || through_nat(Backend::IptablesNft, Family::V4)),
         alone("trace::forwarding_off", forwarding_off),
         alone("trace::counters_decide_legacy", || counters_decide(Backend::Legacy)),
         alone("trace::counters_decide_iptables_nft", || counters_decide(Backend::IptablesNft)),
@@ -36,9 +39,9 @@ pub(super) fn trials() -> Vec<Trial> {
         // The machine's own kernel may have no IPVS.
         trials.push(alone("trace::ipvs_vip", ipvs_vip));
     }
+    trials.extend(nft::trials());
     trials.extend(here_only([
         alone("trace::through_nat_legacy::ipv6", || through_nat(Backend::Legacy, Family::V6)),
-        alone("trace::through_nat_iptables_nft::ipv4", || through_nat(Backend::IptablesNft, Family::V4)),
         alone("trace::through_nat_iptables_nft::ipv6", || through_nat(Backend::IptablesNft, Family::V6)),
         alone("trace::overlay_unanswered", overlay_unanswered),
         alone("trace::overlay_blocked", overlay_blocked),
@@ -172,6 +175,7 @@ fn through_nat(backend: Backend, family: Family) -> Result<()> {
     let listener = routed.server.netns.enter(|| Ok(UdpSocket::bind(routed.server.port(family, port))?))?;
     let from = routed.client.port(family, 40_000);
     let trace = Trace::start(&["--port", "40000", "--protocol", "udp"])?;
+    let nft_tells = backend == Backend::IptablesNft && nft::tells(&trace)?;
     let dialled = family.pick(format!("{vip}:53"), format!("[{vip}]:53")).parse()?;
     routed.client.netns.enter(|| send::udp(from, dialled, b"query", 1))?;
     let stories = trace.stories(1)?;
@@ -204,6 +208,9 @@ fn through_nat(backend: Backend, family: Family) -> Result<()> {
         format!("{server_netns} route local lo"),
         format!("{server_netns} netfilter INPUT"),
     ];
+    if nft_tells {
+        nft::all_exact(story, &routed.router)?;
+    }
     story.expect(&shown(&wanted, router))
 }
 

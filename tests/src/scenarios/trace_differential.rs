@@ -26,11 +26,10 @@ use std::time::{Duration, Instant};
 
 pub(super) fn trials() -> Vec<Trial> {
     let backends = [Backend::IptablesNft, Backend::Legacy];
-    backends
-        .map(|backend| {
-            alone(format!("trace_differential::{}", backend.name()), move || differential(backend))
-        })
-        .into()
+    let trial = |backend: Backend| {
+        alone(format!("trace_differential::{}", backend.name()), move || differential(backend))
+    };
+    backends.map(trial).into()
 }
 
 /// The sets of a run that doesn't ask for others: always the same, and few, for they take a second each.

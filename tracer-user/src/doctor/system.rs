@@ -71,6 +71,7 @@ pub fn rules(mechanisms: &Mechanisms) -> Vec<Mechanism> {
         ("nft policies", &mechanisms.nft_policies),
         ("iptables-legacy", &mechanisms.legacy),
         ("hook functions", &mechanisms.functions),
+        ("nft in a trace", &mechanisms.nft_trace),
     ];
     let line = |(name, mechanism): (&'static str, &Told)| match mechanism {
         Told::Exact(how) => works(name, format!("exact: {how}")),

@@ -25,6 +25,7 @@ pub mod roles;
 pub mod rulesets;
 pub mod text;
 pub mod tools;
+pub mod traced;
 pub mod watch;
 pub mod words;
 

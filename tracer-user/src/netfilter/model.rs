@@ -226,6 +226,8 @@ pub struct Mechanisms {
     pub legacy: Mechanism,
     /// Other hook functions: conntrack, NAT ...
     pub functions: Mechanism,
+    /// Which of nft's rules a followed packet met.
+    pub nft_trace: Mechanism,
     /// True if a second program stays on the tracepoint.
     pub is_second_kept: bool,
 }

@@ -142,6 +142,33 @@ impl NftLayout {
         })
     }
 
+    /// Whether the netns at `net` has a base chain.
+    pub(super) fn has_base_chain(&self, memory: &mut impl KernelMemory, net: u64) -> bool {
+        let Some(pernet) = self.pernet(memory, net) else { return false };
+        let tables = memory.list(pernet + u64::from(self.pernet_tables), MAX_TABLES);
+        tables.into_iter().any(|table| {
+            let chains = table - u64::from(self.table_list) + u64::from(self.table_chains);
+            let chains = memory.list(chains, MAX_CHAINS);
+            chains.into_iter().any(|chain| self.is_base(memory, chain - u64::from(self.chain_list)))
+        })
+    }
+
+    /// Whether the chain at `chain` is a base chain.
+    fn is_base(&self, memory: &mut impl KernelMemory, chain: u64) -> bool {
+        /// NFT_CHAIN_BASE (include/uapi/linux/netfilter/nf_tables.h).
+        const BASE: u8 = 1;
+        memory.bytes::<1>(chain + u64::from(self.chain_flags)).is_some_and(|[flags]| flags & BASE != 0)
+    }
+
+    /// The handle in the word of bitfields that rules have; `None` where that is no rule's but the end of a chain's.
+    #[must_use]
+    pub fn handle_in(&self, word: u64) -> Option<u64> {
+        match self.rules {
+            RulesLayout::Blob { .. } => (word & IS_LAST == 0).then_some(word >> 13 & HANDLE),
+            RulesLayout::Pointers { .. } => Some(word & HANDLE),
+        }
+    }
+
     /// Finds which of a netns' per-module pointers is nf_tables': the one that leads to a table named `table`, which
     /// must be there. The number (`nf_tables_net_id`) is given at load time and differs from boot to boot; its symbol
     /// is not in every kernel's kallsyms.
@@ -409,16 +436,13 @@ impl Ruleset {
         table: usize,
         cursor: usize,
     ) {
-        /// NFT_CHAIN_BASE (include/uapi/linux/netfilter/nf_tables.h).
-        const BASE: u8 = 1;
         let at = |offset: u32| chain + u64::from(offset);
         let Some(name) = memory.pointer(at(layout.chain_name)).and_then(|name| memory.string(name, MAX_NAME))
         else {
             return;
         };
         let Some(handle) = memory.u64(at(layout.chain_handle)) else { return };
-        let is_base = memory.bytes::<1>(at(layout.chain_flags)).is_some_and(|[flags]| flags & BASE != 0);
-        let base = if is_base { read_base(memory, layout, chain) } else { None };
+        let base = if layout.is_base(memory, chain) { read_base(memory, layout, chain) } else { None };
         let index = self.chains.len();
         let mut rules = [Vec::new(), Vec::new()];
         let (mut seen, mut is_changed) = (None, false);
@@ -532,6 +556,10 @@ impl Ruleset {
 
 /// Bytes of struct nft_rule_dp before the expressions: one word of bitfields.
 const HEADER: u32 = 8;
+/// nft_rule_dp.is_last, in that word.
+const IS_LAST: u64 = 1;
+/// A handle, once it is shifted to the right.
+const HANDLE: u64 = (1 << 42) - 1;
 
 fn read_base(memory: &mut impl KernelMemory, layout: &NftLayout, chain: u64) -> Option<Base> {
     let base = chain.checked_sub(u64::from(layout.base_chain))?;
@@ -571,7 +599,7 @@ fn read_pointers(memory: &mut impl KernelMemory, array: u64, data_at: u32) -> Op
         let bits = memory.u64(header)?;
         let length = (bits >> 44 & 0xfff) as u32;
         let index = u32::try_from(rules.len()).ok()?;
-        rules.push(Rule { handle: bits & ((1 << 42) - 1), offset: 0, length });
+        rules.push(Rule { handle: bits & HANDLE, offset: 0, length });
         ranges.push((header..header + u64::from(HEADER + length), index..index + 1));
     }
     Some((rules, ranges))
@@ -608,11 +636,11 @@ fn rules_in(data: &[u8]) -> Vec<Rule> {
     while rules.len() < MAX_RULES {
         let header = data.get(at..).and_then(|rest| rest.first_chunk::<8>());
         let Some(header) = header.map(|bytes| u64::from_le_bytes(*bytes)) else { break };
-        if header & 1 != 0 {
+        if header & IS_LAST != 0 {
             break;
         }
         let length = (header >> 1 & 0xfff) as u32;
-        let handle = header >> 13 & ((1 << 42) - 1);
+        let handle = header >> 13 & HANDLE;
         let Ok(offset) = u32::try_from(at) else { break };
         rules.push(Rule { handle, offset, length });
         at += HEADER as usize + length as usize;
@@ -665,6 +693,16 @@ pub(super) mod tests {
         for length in 0..whole.len() {
             assert!(rules_in(&whole[..length]).len() <= 2);
         }
+    }
+
+    #[test]
+    fn handles_in_words_of_bitfields() {
+        let word = |last, handle| u64::from_le_bytes(header(last, 4088, handle));
+        let handle = (1 << 42) - 5;
+        assert_eq!(with_blobs().handle_in(word(false, handle)), Some(handle));
+        assert_eq!(with_blobs().handle_in(word(true, 0)), None);
+        // handle:42, genmask:2, dlen:12, udata:1
+        assert_eq!(layout().handle_in(1 << 56 | 4088 << 44 | 3 << 42 | handle), Some(handle));
     }
 
     #[test]
@@ -724,6 +762,11 @@ pub(super) mod tests {
             counters: Some(COUNTERS),
             ..layout()
         }
+    }
+
+    /// Where rules lie in blobs.
+    pub(crate) fn with_blobs() -> NftLayout {
+        NftLayout { rules: RulesLayout::Blob { size: 0, data: 8 }, ..layout() }
     }
 
     fn layout() -> NftLayout {

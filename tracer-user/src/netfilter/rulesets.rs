@@ -19,6 +19,7 @@ use super::nft::{Chain, Found, NftLayout, Ruleset};
 use super::owner::{self, Subject};
 use super::program::{self, Program, ProgramLayout};
 use super::queue;
+use super::traced::{self, Told};
 use super::watch::Plan;
 use super::words::Words;
 use crate::event::decode::Raw;
@@ -27,7 +28,8 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tracer_common::{
-    EXPRESSION_WORDS, FlowKey, attribution_kind, flow_flag, fold, hook_of, index_of, kind_of, undecided,
+    EXPRESSION_WORDS, FlowKey, NftStep, attribution_kind, flow_flag, fold, hook_of, index_of, kind_of,
+    undecided,
 };
 
 /// Generations kept of a netns.
@@ -578,6 +580,32 @@ impl Rulesets {
             .collect();
         found.sort_by_key(|chain| chain.priority);
         Some(found)
+    }
+
+    /// Whether nft has a base chain in a netns, so that packets may meet its rules.
+    #[must_use]
+    pub fn has_base_chain(&self, memory: &mut impl KernelMemory, netns: NetnsId) -> bool {
+        self.layout.is_some_and(|layout| layout.has_base_chain(memory, netns.address))
+    }
+
+    /// Which of nft's rules a followed packet met in a netns, out of what the kernel told of them.
+    pub fn traced(&mut self, memory: &mut impl KernelMemory, netns: NetnsId, steps: &[NftStep]) -> Told {
+        let Some(layout) = self.layout.filter(|_| !steps.is_empty()) else { return Told::default() };
+        let known = kept(&mut self.netns, netns);
+        known.refresh(memory, &layout);
+        let rulesets: Vec<&Ruleset> = known.generations.iter().rev().collect();
+        let mut told = traced::told(steps, &layout, &rulesets);
+        let Some(newest) = known.generations.back() else { return told };
+        let generation = Some(newest.sequence.into());
+        let mut is_current = || newest.is_current(memory, &layout, netns.address);
+        for pass in &mut told.passes {
+            pass.add_texts(newest, &mut |rule| {
+                let mut answer = traced::as_answer(rule);
+                self.words.add(netns, generation, 0, &mut answer, &mut is_current);
+                answer.text
+            });
+        }
+        told
     }
 
     /// Which rules a table has now, that a packet may meet on a hook.

@@ -2,6 +2,7 @@
 
 use super::{
     btf::{Btf, BtfDir, BtfError},
+    nft_trace,
     offsets::{self, MissingField},
     reasons::Reasons,
     symbols::{Symboliser, SymbolsError},
@@ -102,6 +103,7 @@ impl Kernel {
                 conntrack: resolved.conntrack,
                 pktinfo: pktinfo(&vmlinux),
                 probes: probe_offsets(&vmlinux, None),
+                nft_trace: nft_trace::resolve(&vmlinux).unwrap_or_default(),
                 net_list: vmlinux.offset_of("net", "list"),
                 control_block: vmlinux.offset_of("qdisc_skb_cb", "data"),
                 array_pptrs: vmlinux.offset_of("bpf_array", "pptrs"),
@@ -235,6 +237,7 @@ impl Kernel {
                     let x_tables = directory.load_module("x_tables", vmlinux).ok().flatten();
                     self.nft = NftLayout::resolve(&btf, x_tables.as_ref());
                     self.layout.probes = probe_offsets(&btf, x_tables.as_ref());
+                    self.layout.nft_trace = nft_trace::resolve(&btf).unwrap_or_default();
                 }
                 "cls_bpf" | "netkit" => {
                     let both = ["cls_bpf", "netkit"];

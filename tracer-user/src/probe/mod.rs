@@ -12,6 +12,7 @@ pub mod lab;
 pub mod mapped;
 pub(crate) mod netlink;
 pub(crate) mod next_hop;
+pub mod nft_trace;
 pub mod object;
 pub mod offsets;
 pub mod reasons;

@@ -85,6 +85,7 @@ mod tests {
         let hooks = hooks.map(|hook| format!("raw_tp/path_hook_{hook}"));
         let trace = [
             "classifier",
+            "kprobe/__nft_trace_packet",
             "fexit/__udp_enqueue_schedule_skb",
             "tp_btf/consume_skb",
             "tp_btf/net_dev_queue",

@@ -4,6 +4,7 @@ mod filter;
 mod hook_programs;
 mod memory;
 mod moved;
+mod nft_trace;
 mod path;
 mod probes;
 mod retransmit;
@@ -42,8 +43,8 @@ use std::{
     os::fd::AsFd as _,
 };
 use tracer_common::{
-    ABSENT, ConntrackOffsets, Control, CpuState, FlowKey, Layout, Memory, Offsets, ProbeOffsets, Role,
-    SequenceOffsets, Site, Slot, TcLayout, TextRange, dimension, slot_state,
+    ABSENT, ConntrackOffsets, Control, CpuState, FlowKey, Layout, Memory, NftTraceOffsets, Offsets,
+    ProbeOffsets, Role, SequenceOffsets, Site, Slot, TcLayout, TextRange, dimension, slot_state,
     watch::{Baseline, LISTS},
 };
 
@@ -156,6 +157,8 @@ pub struct KernelLayout {
     pub probes: ProbeOffsets,
     /// What is on tc hooks.
     pub tc: TcLayout,
+    /// What nft tells its own tracing, if nf_tables is there already and described.
+    pub nft_trace: NftTraceOffsets,
     /// Text of nf_hook_slow.
     pub nf_hook_slow: TextRange,
     /// Text of nft_do_chain; zero if nf_tables is not there.
@@ -354,6 +357,7 @@ impl Tracer {
             conntrack: kernel.conntrack,
             probes: kernel.probes,
             tc: kernel.tc,
+            nft_trace: kernel.nft_trace,
         };
         // SAFETY: the page is ours, and no program runs yet.
         unsafe { control.at(0).write_volatile(page) };
@@ -504,6 +508,7 @@ impl Tracer {
             (&raw mut (*page).conntrack).write_volatile(kernel.conntrack);
             (&raw mut (*page).probes).write_volatile(kernel.probes);
             (&raw mut (*page).tc).write_volatile(kernel.tc);
+            (&raw mut (*page).nft_trace).write_volatile(kernel.nft_trace);
             (&raw mut (*page).pktinfo_skb).write_volatile(skb);
             (&raw mut (*page).pktinfo_state).write_volatile(state);
             (&raw mut (*page).nft_do_chain).write_volatile(kernel.nft_do_chain);

@@ -3,7 +3,7 @@
 use crate::event::decode::{self, DecodeError, Raw};
 use bytes::Buf as _;
 use tracer_common::{
-    Device, Event, Step, StepHead,
+    Device, Event, NftStep, Step, StepHead,
     moved::{CounterLook, Moved},
 };
 
@@ -53,6 +53,27 @@ fn counters(rest: &mut &[u8]) -> CounterLook {
     look
 }
 
+/// Decodes a record of what nft told; `None` for others, which have another length.
+#[must_use]
+pub fn nft_step(mut bytes: &[u8]) -> Option<NftStep> {
+    // The length is checked, so none of the reads runs out of bytes. Fields in the order of `NftStep`.
+    (bytes.len() == size_of::<NftStep>()).then(|| NftStep {
+        packet: bytes.get_u64_ne(),
+        net: bytes.get_u64_ne(),
+        table: bytes.get_u64_ne(),
+        base_chain: bytes.get_u64_ne(),
+        chain: bytes.get_u64_ne(),
+        rule: bytes.get_u64_ne(),
+        target: bytes.get_u64_ne(),
+        verdict: bytes.get_i32_ne(),
+        kind: bytes.get_u32_ne(),
+        mark: bytes.get_u32_ne(),
+        family: bytes.get_u8(),
+        hook: bytes.get_u8(),
+        reserved: bytes.get_u16_ne(),
+    })
+}
+
 fn array<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
     let mut bytes = [0; N];
     rest.copy_to_slice(&mut bytes);
@@ -81,6 +102,21 @@ mod tests {
         assert_eq!((head.packet, head.priority, head.pid, head.has_ethernet), (7, -299, 11, 1));
         assert_eq!((&head.process[..4], raw.time), (&b"curl"[..], 9));
         assert_eq!((head.counters.number, head.counters.moved[1].chunk), (3, 5));
+    }
+
+    #[test]
+    fn what_nft_told() {
+        let mut bytes = vec![0_u8; size_of::<NftStep>()];
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        put(std::mem::offset_of!(NftStep, packet), &7_u64.to_ne_bytes());
+        put(std::mem::offset_of!(NftStep, target), &8_u64.to_ne_bytes());
+        put(std::mem::offset_of!(NftStep, verdict), &(-3_i32).to_ne_bytes());
+        put(std::mem::offset_of!(NftStep, mark), &9_u32.to_ne_bytes());
+        put(std::mem::offset_of!(NftStep, hook), &[4]);
+        let wanted = NftStep { packet: 7, target: 8, verdict: -3, mark: 9, hook: 4, ..NftStep::default() };
+        assert_eq!(nft_step(&bytes), Some(wanted));
+        assert_eq!(nft_step(&bytes[1..]), None);
+        assert_eq!(nft_step(&vec![0; size_of::<Step>()]), None);
     }
 
     #[test]

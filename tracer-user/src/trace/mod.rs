@@ -12,6 +12,7 @@ mod iptables;
 mod json;
 mod listings;
 pub mod model;
+mod nft;
 pub mod observe;
 mod pcapng;
 pub mod rules;

@@ -106,7 +106,7 @@ pub struct RuleMet {
     /// The rule's number in its chain, from 1; of a chain's end or policy, one more than the last rule has. `None` for rules of
     /// native nft.
     pub rule: Option<u32>,
-    /// Handle of a native nft rule.
+    /// Handle of a rule of native nft; of one of iptables-nft, too, where nft itself told of it.
     pub handle: Option<u64>,
     /// What came of it: `continue`, `jump CHAIN`, `goto CHAIN`, `return`, `accept`, `drop`, `reject` ..., or
     /// `target NAME` (in lower case) where the target only changes the packet and lets it go on.
@@ -269,7 +269,7 @@ pub struct NetfilterStep {
     pub what: Option<Met>,
     /// The number, as in [`RuleMet::rule`].
     pub rule: Option<u32>,
-    /// Handle of a native nft rule.
+    /// As in [`RuleMet::handle`].
     pub handle: Option<u64>,
     /// As in [`RuleMet::verdict`].
     pub verdict: Option<String>,

@@ -1,8 +1,10 @@
 //! Which rules a followed packet met between two looks at it on a hook: its tables, as the node's own tools print them, are
-//! evaluated for the packet as it was at the first look, and compared with how far their counters have moved between the two.
+//! evaluated for the packet as it was at the first look, and compared with how far their counters have moved between the two. Of nft's
+//! tables the kernel itself tells, where it has kprobes: see [`super::nft`].
 
 use super::listings::{Listing, Listings, Table};
 use super::model::RuleMet;
+use super::nft::{self, Records};
 use crate::event::{decode::Raw, packet::is_icmp};
 use crate::netfilter::{
     NetnsId,
@@ -11,13 +13,14 @@ use crate::netfilter::{
         self, Connection, Packet, State, TableText,
         path::{self, Ends, path},
     },
-    model::{Backend, Family, Netfilter, hook_name},
+    model::{Backend, Confidence, Family, Netfilter, hook_name},
     moved::{Plan, Plans},
     rulesets::{BaseChain, InForce},
+    traced::{Pass, Told},
 };
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
-use tracer_common::{ConntrackOffsets, moved::CounterLook};
+use tracer_common::{ConntrackOffsets, NftStep, moved::CounterLook};
 
 /// Packets on hooks that are remembered.
 const MAX_PACKETS: usize = 4096;
@@ -63,6 +66,10 @@ pub struct Rules {
     order: VecDeque<u64>,
     listings: Listings,
     evaluation: Budget,
+    /// What nft told.
+    nft: Records,
+    /// Since when it tells, CLOCK_MONOTONIC ns; `None` where it doesn't.
+    nft_since: Option<u64>,
 }
 
 /// What of the hook's tables kernel memory tells.
@@ -73,6 +80,8 @@ pub struct OfHook<'a> {
     pub has_legacy: bool,
     /// nft's base chains on the hook; `None` if they can't be read now.
     pub chains: Option<Vec<BaseChain>>,
+    /// What nft told of the packet there; `None` where it does not tell.
+    pub nft_told: Option<Told>,
     /// Which rules of a table are in force.
     pub in_force: &'a mut dyn FnMut(Backend, &str) -> InForce,
     /// What the counters of the hook's rules mean.
@@ -92,6 +101,10 @@ pub enum Until<'a> {
 impl Rules {
     /// Notes a look at a packet: what is met next is met by the packet as it is now.
     pub fn look(&mut self, packet: u64, (raw, counters): (Raw, CounterLook), priority: i32) {
+        if priority == i32::MIN {
+            // What there is of that hook is of another time that it was on it.
+            drop(self.nft.take(packet, &raw));
+        }
         if self.looks.insert(packet, Some(Look { raw, priority, counters })).is_none() {
             self.order.push_back(packet);
         }
@@ -100,6 +113,23 @@ impl Rules {
         {
             self.looks.remove(&oldest);
         }
+    }
+
+    /// nft tells what packets meet from then on, CLOCK_MONOTONIC ns; `None`: it doesn't.
+    pub fn nft_tells_since(&mut self, then: Option<u64>) {
+        self.nft_since = then;
+    }
+
+    /// Notes what nft told.
+    pub fn take_nft(&mut self, step: NftStep) {
+        self.nft.add(step);
+    }
+
+    /// Takes what nft has told of a packet on the hook that it is on. `None` where it did not tell yet at the last look.
+    pub fn nft_steps(&mut self, packet: u64, now: &Raw) -> Option<Vec<NftStep>> {
+        let steps = self.nft.take(packet, now);
+        let look = self.looks.get(&packet)?.as_ref()?;
+        self.nft_since.filter(|since| look.raw.time >= *since).map(|_| steps)
     }
 
     /// What the packet met since the last look at it, if that was on the hook that it is on now.
@@ -121,9 +151,13 @@ impl Rules {
             return Met::default();
         }
         if !self.evaluation.is_left(BURST) {
+            let OfHook { has_legacy, nft_told, .. } = of_hook;
+            let is_all = nft_told.is_some() && !has_legacy;
+            let Told { passes, unsure } = nft_told.unwrap_or_default();
+            let too_many = || "too many packets to evaluate rules for each".to_owned();
             return Met {
-                unsure: Some("too many packets to evaluate rules for each".to_owned()),
-                ..Met::default()
+                rules: passes.into_iter().flat_map(|pass| pass.rules).collect(),
+                unsure: unsure.or_else(|| (!is_all).then(too_many)),
             };
         }
         let began = Instant::now();
@@ -131,8 +165,10 @@ impl Rules {
         let plan = of_hook.plans.plan(counters.version);
         let told = plan.and_then(|plan| Some((plan, plan.moved(&before, counters)?)));
         let after = Packet::of(now, offsets);
-        let met =
+        let unsure = of_hook.nft_told.as_ref().and_then(|told| told.unsure.clone());
+        let mut met =
             self.evaluate((&seen, after.as_ref()), (family, hook), priority, until, of_hook, told.as_ref());
+        met.unsure = met.unsure.or(unsure);
         self.evaluation.take(began.elapsed().saturating_sub(self.listings.took()));
         met
     }
@@ -143,10 +179,12 @@ impl Rules {
         (family, hook): (u8, u8),
         from: i32,
         until: &Until<'_>,
-        OfHook { netns, has_legacy, chains, in_force, .. }: OfHook<'_>,
+        OfHook { netns, has_legacy, chains, nft_told, in_force, .. }: OfHook<'_>,
         told: Option<&(&Plan, HashMap<u64, u64>)>,
     ) -> Met {
         let mut met = Met::default();
+        // What was told needs no evaluation.
+        let chains = if nft_told.is_some() { Some(Vec::new()) } else { chains };
         if chains.is_none() {
             met.unsure = Some(
                 "which base chains nft has here is not known; of its rules only those of iptables are told"
@@ -158,7 +196,8 @@ impl Rules {
         let end = if let Until::Past(priority) = until { *priority } else { i32::MAX };
         let mut packet = *before;
         let mut is_tracked_since = false;
-        let tables = tables(hook, base, from, end, has_legacy, chains.as_deref());
+        let passes = nft_told.as_ref().map(|told| told.passes.as_slice()).unwrap_or_default();
+        let tables = with_passes(tables(hook, base, from, end, has_legacy, chains.as_deref()), passes);
         for (index, table) in tables.iter().enumerate() {
             let name = format!("{}:{}", table.name, table.chain);
             let rest = tables.get(index..).unwrap_or_default();
@@ -169,6 +208,14 @@ impl Rules {
                 // Connection tracking came in between: what it said is what it says now.
                 is_tracked_since = true;
                 packet.connection = after.and_then(|after| after.connection);
+            }
+            if let Some(pass) = table.pass {
+                met.rules.extend(nft::met(pass, &packet));
+                if pass.is_end {
+                    return met;
+                }
+                packet = nft::behind(pass, &packet, after);
+                continue;
             }
             let counted = told.and_then(|(plan, moved)| {
                 let counted = plan.table(netns, (table.backend, table.name), (family, hook))?;
@@ -182,6 +229,7 @@ impl Rules {
                 match by_counters.or_else(|| is_asked(&packet, hook, is_tracked_since)) {
                     Some(true) => {}
                     Some(false) => continue,
+                    None if in_force(table.backend, table.name) == InForce::NoTable => continue,
                     None => {
                         met.unsure = Some(format!("whether {name} was asked can't be known"));
                         continue;
@@ -253,8 +301,10 @@ impl Rules {
             }
         }
         if matches!(until, Until::Dropped(_)) {
-            // No table dropped it, for all that is known; so something between them did, and it came to no table behind that.
-            met.rules.clear();
+            // No table dropped it, for all that is known; so something between them did, and it came to no table behind that. What
+            // the kernel told it met, and so what lies before.
+            let is_sure = |rule: &RuleMet| rule.confidence == Confidence::Exact;
+            met.rules.truncate(met.rules.iter().rposition(is_sure).map_or(0, |last| last + 1));
             met.unsure.get_or_insert_with(|| {
                 "behind which of the hook's tables it was dropped is not known".to_owned()
             });
@@ -267,7 +317,7 @@ impl Rules {
 /// it was not dropped there, or if one of these did it.
 fn surely_reaches(until: &Until<'_>, tables: &[OnHook<'_>]) -> bool {
     match until {
-        Until::Dropped(answer) => tables.iter().any(|table| table.is_named(*answer)),
+        Until::Dropped(answer) => tables.iter().any(|table| table.pass.is_some() || table.is_named(*answer)),
         Until::Past(_) | Until::Left => true,
     }
 }
@@ -286,6 +336,8 @@ struct OnHook<'a> {
     is_iptables: bool,
     /// With the family, for people.
     full: String,
+    /// What nft told of the packet there.
+    pass: Option<&'a Pass>,
 }
 
 impl OnHook<'_> {
@@ -306,7 +358,15 @@ fn tables<'a>(
 ) -> Vec<OnHook<'a>> {
     let of_iptables = |backend| {
         IPTABLES.iter().filter(move |(_, hooks, _)| hooks.contains(&hook)).map(move |(name, _, priority)| {
-            OnHook { backend, name, chain: base, priority: *priority, is_iptables: true, full: String::new() }
+            OnHook {
+                backend,
+                name,
+                chain: base,
+                priority: *priority,
+                is_iptables: true,
+                full: String::new(),
+                pass: None,
+            }
         })
     };
     let legacy = of_iptables(Backend::Legacy).filter(|_| has_legacy);
@@ -318,10 +378,34 @@ fn tables<'a>(
         priority: chain.priority,
         is_iptables: chain.is_iptables,
         full: format!("{}:{}:{}", chain.family.nft_name(), chain.table, chain.chain),
+        pass: None,
     });
     let mut all: Vec<OnHook<'_>> =
         legacy.chain(likely).chain(nft).filter(|table| (from..end).contains(&table.priority)).collect();
     all.sort_by_key(|table| table.priority);
+    all
+}
+
+/// With what nft told, in the order in which it came.
+fn with_passes<'a>(tables: Vec<OnHook<'a>>, passes: &'a [Pass]) -> Vec<OnHook<'a>> {
+    let mut passes = passes.iter().peekable();
+    let of = |pass: &'a Pass| OnHook {
+        backend: Backend::Nft,
+        name: &pass.table,
+        chain: "",
+        priority: pass.priority,
+        is_iptables: pass.is_iptables,
+        full: String::new(),
+        pass: Some(pass),
+    };
+    let mut all = Vec::with_capacity(tables.len());
+    for table in tables {
+        while let Some(pass) = passes.next_if(|pass| pass.priority < table.priority) {
+            all.push(of(pass));
+        }
+        all.push(table);
+    }
+    all.extend(passes.map(of));
     all
 }
 
@@ -340,5 +424,49 @@ fn is_asked(packet: &Packet<'_>, hook: u8, is_tracked_since: bool) -> Option<boo
             !evaluate::is_translated(status?, is_destination)
         }),
         _ => Some(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pass(table: &str, priority: i32) -> Pass {
+        Pass {
+            family: Family::Ipv4,
+            table: table.to_owned(),
+            table_handle: 1,
+            priority,
+            is_iptables: false,
+            rules: Vec::new(),
+            mark: 0,
+            is_end: false,
+        }
+    }
+
+    /// Legacy tables on OUTPUT, in order.
+    fn on_output(from: i32, end: i32) -> Vec<OnHook<'static>> {
+        tables(3, "OUTPUT", from, end, true, Some(&[]))
+    }
+
+    #[test]
+    fn what_nft_told_is_among_legacy_tables_in_its_own_order() {
+        // Chains of type nat are asked where NAT is, whatever their priority says.
+        let passes = [pass("a", -300), pass("b", -160), pass("c", 7), pass("d", -50)];
+        let all = with_passes(on_output(i32::MIN, i32::MAX), &passes);
+        let names: Vec<&str> = all.iter().map(|table| table.name).collect();
+        assert_eq!(names, ["raw", "a", "b", "mangle", "nat", "filter", "c", "d", "security"]);
+        let alone = with_passes(on_output(60, 70), &passes);
+        assert_eq!(alone.iter().map(|table| table.name).collect::<Vec<_>>(), ["a", "b", "c", "d"]);
+    }
+
+    #[test]
+    fn a_dropped_packet_surely_reached_what_nft_told() {
+        let passes = [pass("a", -160)];
+        let all = with_passes(on_output(i32::MIN, i32::MAX), &passes);
+        let dropped = Until::Dropped(None);
+        let reaches: Vec<bool> = (0..all.len()).map(|from| surely_reaches(&dropped, &all[from..])).collect();
+        assert_eq!(reaches, [true, true, false, false, false, false]);
+        assert!(surely_reaches(&Until::Left, &all[3..]));
     }
 }

@@ -159,7 +159,8 @@ async fn follow(settings: &Trace, mut stream: Stream, mut updates: Option<Update
         say(&format!("note: {note}"));
     }
     let by = stream.tracer().path().to_string();
-    say(&format!("following packets on {}: {by}; Ctrl-C ends", stream.node()));
+    let mut nft = stream.nft_telling().clone();
+    say(&format!("following packets on {}: {by}; {nft}; Ctrl-C ends", stream.node()));
     live::introduce(&stream, &pods);
 
     let host = Host::here(stream.node());
@@ -192,7 +193,14 @@ async fn follow(settings: &Trace, mut stream: Stream, mut updates: Option<Update
                 stream.tick(&mut |_| {}).context("can't read the clock")?;
                 before = say_left_out(stream.tracer().traced()?, before);
             }
-            _ = moves.tick() => places.refresh(&mut stream),
+            _ = moves.tick() => {
+                places.refresh(&mut stream);
+                stream.ask_nft();
+                if nft != *stream.nft_telling() {
+                    nft = stream.nft_telling().clone();
+                    say(&format!("note: {nft}"));
+                }
+            }
             _ = prints.tick() => telling.tell(false),
             _ = stalls.tick() => {
                 if telling.told == told && !telling.stories.is_waiting() {

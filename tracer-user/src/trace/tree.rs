@@ -243,7 +243,7 @@ fn end(story: &Story, look: &Look) -> String {
 mod tests {
     use super::*;
     use crate::trace::fixtures::{self, NODE};
-    use crate::trace::model::Seen;
+    use crate::trace::model::{RuleMet, Seen};
     use crate::trace::story::Stories;
     use std::time::Duration;
 
@@ -351,6 +351,31 @@ packet 2  22:14:03.112  shop/cart-7c9:41822 -> 10.96.3.4:6379  TCP SYN
         }
         let text = told(seen, &Look { verbose: true, ..plain() });
         assert!(!text.contains('\u{1b}') && text.contains("\\x1b[31m:\\x1b[31m:rule:1"), "{text}");
+    }
+
+    #[test]
+    fn rules_of_nft_by_their_handles() {
+        let mut packet = fixtures::Walker::new(1, "udp", "10.0.0.1:1", "10.0.0.2:53");
+        let native = |handle, place: &str, verdict: &str| RuleMet {
+            backend: Backend::Nft,
+            family: Family::Inet,
+            rule: None,
+            handle,
+            confidence: Confidence::Exact,
+            method: "probe",
+            ..fixtures::rule(place, verdict)
+        };
+        let rules =
+            vec![native(Some(12), "shop:pods:rule:", "jump dns"), native(None, "shop:in:policy:", "accept")];
+        let seen = vec![packet.enters("INPUT"), packet.leaves("INPUT", rules)];
+        let text = told(seen.clone(), &plain());
+        assert!(text.contains("    inet:shop:pods:handle:12  jump dns  (nft, probe)\n"), "{text}");
+        assert!(text.contains("    shop:in:policy  accept  (nft, probe)\n"), "{text}");
+        let mut stories = Stories::default();
+        seen.into_iter().for_each(|seen| stories.take(seen, Duration::ZERO));
+        let lines = crate::trace::iptables::lines(&stories.due(Duration::from_secs(9))[0], |_| String::new());
+        assert!(lines.starts_with("TRACE: inet:shop:pods:handle:12 IN= OUT= SRC=10.0.0.1 "), "{lines}");
+        assert!(lines.contains("\nTRACE: shop:in:policy IN= OUT= SRC=10.0.0.1 "), "{lines}");
     }
 
     #[test]

@@ -93,7 +93,7 @@ pub(super) const OUTAGES: &[Outage] = &[
         heals: |node| node.run(&format!("ip route add {}/32 via {}", node.db(), node.redis.end.v4)),
         facts: &[
             "shop/cart-0:40000 -> shop/db-0:8080",
-            "A route of type blackhole swallows packets to 10.244.",
+            "of table main swallows packets to 10.244.",
             "ip route show table all type blackhole",
         ],
         more: &["node: ", "blackhole"],

@@ -10,6 +10,7 @@
 
 mod counts;
 mod mark;
+pub mod matched;
 mod matches;
 #[cfg(test)]
 mod model;

@@ -281,7 +281,7 @@ fn contradicted(_: Contradiction) -> String {
 }
 
 /// As in [`RuleMet::verdict`].
-fn verdict(rule: &Rule<'_>) -> String {
+pub(super) fn verdict(rule: &Rule<'_>) -> String {
     match (rule.action.next, rule.target) {
         (Next::Goto(chain), _) => format!("goto {chain}"),
         (Next::Jump(chain), _) => format!("jump {chain}"),

@@ -8,6 +8,7 @@ mod backends;
 pub mod legacy;
 mod netlink;
 pub mod nft;
+mod nft_trace;
 pub mod program;
 
 pub use backends::Backends;
@@ -130,6 +131,8 @@ pub struct Lab {
     netfilter: Option<netlink::Socket>,
     /// Where the kernel has such programs.
     programs: Option<Programs>,
+    /// It has a rule that asks for nft's tracing.
+    asks_for_tracing: bool,
 }
 
 impl Lab {
@@ -156,7 +159,7 @@ impl Lab {
         loopback_up(&udp).map_err(failed("set lo up"))?;
         let open = || netlink::Socket::open().map_err(failed("open a netfilter netlink socket"));
         let netfilter = if backends.nft { Some(open()?) } else { None };
-        Ok(Self { inode, backends, udp, netfilter, programs: Programs::load().ok() })
+        Ok(Self { inode, backends, udp, netfilter, programs: Programs::load().ok(), asks_for_tracing: false })
     }
 
     /// True if there are programs to attach.
@@ -205,6 +208,20 @@ impl Lab {
             return Err(LabError::NotLoaded("nft_counter"));
         }
         socket.commit(&table.transaction()?)
+    }
+
+    /// Makes nft tell its own tracing of every packet in the system that comes to its rules, as long as the lab lives: by a rule that no
+    /// packet meets, also none of the lab's.
+    ///
+    /// # Errors
+    /// If nf_tables is not loaded or refuses it.
+    pub fn ask_for_tracing(&mut self) -> Result<(), LabError> {
+        if !self.asks_for_tracing {
+            let socket = self.netfilter.as_ref().ok_or(LabError::NotLoaded("nf_tables"))?;
+            socket.commit(&nft_trace::transaction())?;
+            self.asks_for_tracing = true;
+        }
+        Ok(())
     }
 
     /// Replaces the IPv4 `filter` table of iptables-legacy.

@@ -8,51 +8,51 @@ use std::net::Ipv4Addr;
 const MAX_NAME: usize = 255;
 
 /// `enum nf_tables_msg_types`
-mod message {
-    pub(super) const NEW_TABLE: u8 = 0;
-    pub(super) const NEW_CHAIN: u8 = 3;
-    pub(super) const NEW_RULE: u8 = 6;
+pub(super) mod message {
+    pub(crate) const NEW_TABLE: u8 = 0;
+    pub(crate) const NEW_CHAIN: u8 = 3;
+    pub(crate) const NEW_RULE: u8 = 6;
 }
 
 /// Attributes, each in the scope that its name begins with: `NFTA_TABLE_NAME` and so on.
-mod attribute {
-    pub(super) const TABLE_NAME: u16 = 1;
+pub(super) mod attribute {
+    pub(crate) const TABLE_NAME: u16 = 1;
 
-    pub(super) const CHAIN_TABLE: u16 = 1;
-    pub(super) const CHAIN_NAME: u16 = 3;
-    pub(super) const CHAIN_HOOK: u16 = 4;
-    pub(super) const CHAIN_POLICY: u16 = 5;
+    pub(crate) const CHAIN_TABLE: u16 = 1;
+    pub(crate) const CHAIN_NAME: u16 = 3;
+    pub(crate) const CHAIN_HOOK: u16 = 4;
+    pub(crate) const CHAIN_POLICY: u16 = 5;
 
-    pub(super) const COUNTER_BYTES: u16 = 1;
-    pub(super) const COUNTER_PACKETS: u16 = 2;
+    pub(crate) const COUNTER_BYTES: u16 = 1;
+    pub(crate) const COUNTER_PACKETS: u16 = 2;
 
-    pub(super) const HOOK_HOOKNUM: u16 = 1;
-    pub(super) const HOOK_PRIORITY: u16 = 2;
+    pub(crate) const HOOK_HOOKNUM: u16 = 1;
+    pub(crate) const HOOK_PRIORITY: u16 = 2;
 
-    pub(super) const RULE_TABLE: u16 = 1;
-    pub(super) const RULE_CHAIN: u16 = 2;
-    pub(super) const RULE_EXPRESSIONS: u16 = 4;
+    pub(crate) const RULE_TABLE: u16 = 1;
+    pub(crate) const RULE_CHAIN: u16 = 2;
+    pub(crate) const RULE_EXPRESSIONS: u16 = 4;
 
-    pub(super) const LIST_ELEM: u16 = 1;
-    pub(super) const EXPR_NAME: u16 = 1;
-    pub(super) const EXPR_DATA: u16 = 2;
+    pub(crate) const LIST_ELEM: u16 = 1;
+    pub(crate) const EXPR_NAME: u16 = 1;
+    pub(crate) const EXPR_DATA: u16 = 2;
 
-    pub(super) const PAYLOAD_DREG: u16 = 1;
-    pub(super) const PAYLOAD_BASE: u16 = 2;
-    pub(super) const PAYLOAD_OFFSET: u16 = 3;
-    pub(super) const PAYLOAD_LEN: u16 = 4;
+    pub(crate) const PAYLOAD_DREG: u16 = 1;
+    pub(crate) const PAYLOAD_BASE: u16 = 2;
+    pub(crate) const PAYLOAD_OFFSET: u16 = 3;
+    pub(crate) const PAYLOAD_LEN: u16 = 4;
 
-    pub(super) const CMP_SREG: u16 = 1;
-    pub(super) const CMP_OP: u16 = 2;
-    pub(super) const CMP_DATA: u16 = 3;
+    pub(crate) const CMP_SREG: u16 = 1;
+    pub(crate) const CMP_OP: u16 = 2;
+    pub(crate) const CMP_DATA: u16 = 3;
 
-    pub(super) const IMMEDIATE_DREG: u16 = 1;
-    pub(super) const IMMEDIATE_DATA: u16 = 2;
+    pub(crate) const IMMEDIATE_DREG: u16 = 1;
+    pub(crate) const IMMEDIATE_DATA: u16 = 2;
 
-    pub(super) const DATA_VALUE: u16 = 1;
-    pub(super) const DATA_VERDICT: u16 = 2;
-    pub(super) const VERDICT_CODE: u16 = 1;
-    pub(super) const VERDICT_CHAIN: u16 = 2;
+    pub(crate) const DATA_VALUE: u16 = 1;
+    pub(crate) const DATA_VERDICT: u16 = 2;
+    pub(crate) const VERDICT_CODE: u16 = 1;
+    pub(crate) const VERDICT_CHAIN: u16 = 2;
 }
 
 /// `NFT_REG_VERDICT`
@@ -66,7 +66,7 @@ const DESTINATION: u32 = 16;
 /// `NFT_CMP_EQ`
 const EQUAL: u32 = 0;
 /// Its tables are of family `ip` (NFPROTO_IPV4, include/uapi/linux/netfilter.h).
-const FAMILY: u8 = 2;
+pub(super) const FAMILY: u8 = 2;
 
 /// A table of family `ip`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -242,7 +242,7 @@ impl Verdict {
 }
 
 /// Adds an expression to a rule's list.
-fn expression(list: &mut Attributes, name: &str, fill: impl FnOnce(&mut Attributes)) {
+pub(super) fn expression(list: &mut Attributes, name: &str, fill: impl FnOnce(&mut Attributes)) {
     list.nest(attribute::LIST_ELEM, |element| {
         element.text(attribute::EXPR_NAME, name);
         element.nest(attribute::EXPR_DATA, fill);
