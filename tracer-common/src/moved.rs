@@ -62,10 +62,16 @@ pub struct CounterLook {
     pub cpu: u32,
     /// Number of the look on this CPU: what moved did so since the look whose number is one less.
     pub number: u32,
-    /// How many chunks have counters that moved; where they are more than [`MOVED`], not all are told.
+    /// How many chunks have counters that moved; where they are more than [`MOVED`], not all are told, and
+    /// [`CounterLook::UNTOLD`] where it isn't known which have, as at the first look on a CPU.
     pub length: u32,
     /// The chunks.
     pub moved: [Moved; MOVED],
+}
+
+impl CounterLook {
+    /// As `length`: what moved before this look is not told; only what does behind it is.
+    pub const UNTOLD: u32 = u32::MAX;
 }
 
 impl HookTables {

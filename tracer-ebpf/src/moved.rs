@@ -11,7 +11,7 @@ use crate::{
 use core::ptr::{read_volatile, write_volatile};
 use tracer_common::{
     Layout,
-    moved::{CHECKS, HookTables, LIST_PROBES, LISTS, MOVED, Moved, TABLE_CHUNKS, TABLES},
+    moved::{CHECKS, CounterLook, HookTables, LIST_PROBES, LISTS, MOVED, Moved, TABLE_CHUNKS, TABLES},
     watch::{self, CHUNK_RULES, COUNTER_BYTES},
 };
 
@@ -59,9 +59,12 @@ pub extern "C" fn look_at_counters(index: u32) -> u32 {
             compare_table(index, read_volatile(table), read_volatile(table.add(1)));
             at += 1;
         }
+        if (*scratch).unsure != 0 {
+            // What the next look is compared with is known all the same.
+            write_volatile(&raw mut (*head).counters.length, CounterLook::UNTOLD);
+        }
         // A look that has interrupted this one has taken some of what is this one's.
-        if (*scratch).unsure == 0
-            && read_volatile(&raw const (*traced).looks) == number
+        if read_volatile(&raw const (*traced).looks) == number
             && read_volatile(&raw const (*control).moved_version) == version
         {
             write_volatile(&raw mut (*head).counters.cpu, index / Layout::LEVELS);

@@ -43,6 +43,8 @@ const PACKETS: u16 = 20;
 const BEDS: usize = 6;
 /// How long that takes at least: droptrace begins to follow at most 500 packets a second on a CPU, and answers are packets, too.
 const ROUND: Duration = Duration::from_millis(700);
+/// The first kernel whose nft traces a rule that returns as a rule; those before tell it as the end of its chain.
+const RETURNS_TRACED: (u32, u32) = (6, 5);
 /// How long it takes at most until droptrace has read new rules.
 const SETTLING: Duration = Duration::from_millis(300);
 /// Of the steps that are told, so many must be told by counters, in hundredths.
@@ -219,6 +221,10 @@ impl Told {
             Some("policy") => What::Policy,
             other => return Err(anyhow!("{other:?} is not known")),
         };
+        let is_return = what == What::Rule && text("verdict") == Some("return");
+        if is_return && text("backend") == Some("nft") && kernel::version() < RETURNS_TRACED {
+            return Ok(());
+        }
         let number = step.number("/netfilter/rule").context("no number")?;
         let met = Met { table: table.to_owned(), chain: chain.to_owned(), what, number };
         self.met.push((hook.to_owned(), met));

@@ -486,6 +486,10 @@ mod tests {
         assert_eq!(plan.moved(&before, &CounterLook { cpu: 2, ..look(8, &[]) }), None);
         assert_eq!(plan.moved(&before, &CounterLook { version: 4, ..look(8, &[]) }), None);
         assert_eq!(plan.moved(&before, &CounterLook { length: 17, ..look(8, &[]) }), None);
+        // The first look on a CPU tells nothing, but the next one does.
+        let first = CounterLook { length: CounterLook::UNTOLD, ..look(8, &[]) };
+        assert_eq!(plan.moved(&before, &first), None);
+        assert_eq!(plan.moved(&first, &look(9, &[])), Some(HashMap::new()));
         assert_eq!(plan.moved(&before, &look(8, &[(3, 1)])), None);
     }
 
