@@ -47,8 +47,8 @@ const ROUND: Duration = Duration::from_millis(700);
 const RETURNS_TRACED: (u32, u32) = (6, 5);
 /// How long it takes at most until droptrace has read new rules.
 const SETTLING: Duration = Duration::from_millis(300);
-/// Of the steps that are told, so many must be told by counters, in hundredths.
-const LEAST_COUNTED: u64 = 90;
+/// Of the steps that are told, so many must be told by the kernel, by counters or a probe, in hundredths.
+const LEAST_EXACT: u64 = 90;
 /// The first source port.
 const FIRST_PORT: u16 = 1024;
 /// Of all that the kernel tells, so much may be left out by droptrace as not known, in hundredths.
@@ -195,8 +195,8 @@ struct Told {
     ends: Option<Ends>,
     /// With the hook.
     met: Vec<(String, Met)>,
-    /// How many of them by counters.
-    counted: u64,
+    /// How many of them are exact.
+    exact: u64,
     /// Hooks on which it said that it doesn't know all, and why.
     unsure: BTreeMap<String, String>,
     has_ended: bool,
@@ -228,7 +228,7 @@ impl Told {
         let number = step.number("/netfilter/rule").context("no number")?;
         let met = Met { table: table.to_owned(), chain: chain.to_owned(), what, number };
         self.met.push((hook.to_owned(), met));
-        self.counted += u64::from(step.text("/method") == Some("counter"));
+        self.exact += u64::from(step.text("/confidence") == Some("exact"));
         Ok(())
     }
 }
@@ -392,9 +392,9 @@ struct Outcome {
     /// Steps on which both agree, and those of the kernel that droptrace said it doesn't know.
     steps: u64,
     unsure: u64,
-    /// Steps that droptrace told in all, and those that counters told.
+    /// Steps that droptrace told in all, and those that it says are exact.
     told: u64,
-    counted: u64,
+    exact: u64,
     /// Why, by frequency.
     doubts: BTreeMap<String, u64>,
     fault_count: u64,
@@ -433,7 +433,7 @@ impl Outcome {
             for (told, traced) in told.into_iter().zip(traced) {
                 self.packets += 1;
                 self.told += told.met.len() as u64;
-                self.counted += told.counted;
+                self.exact += told.exact;
                 match compare(backend, told, traced) {
                     Ok((steps, unsure)) => {
                         self.steps += steps;
@@ -474,7 +474,7 @@ impl Outcome {
         self.steps += other.steps;
         self.unsure += other.unsure;
         self.told += other.told;
-        self.counted += other.counted;
+        self.exact += other.exact;
         self.fault_count += other.fault_count;
         self.faults.extend(other.faults);
         self.faults.truncate(KEPT);
@@ -496,10 +496,7 @@ impl Outcome {
             self.unsure * 100 <= (self.steps + self.unsure) * MOST_UNSURE,
             "too much is not known: {self}"
         );
-        ensure!(
-            self.counted * 100 >= self.told * LEAST_COUNTED,
-            "too few steps are told by counters: {self}"
-        );
+        ensure!(self.exact * 100 >= self.told * LEAST_EXACT, "too few steps are exact: {self}");
         ensure!(
             self.packets * 100 >= (self.packets + self.unpaired) * LEAST_PAIRED,
             "too many packets can't be compared: {self}"
@@ -513,8 +510,8 @@ impl fmt::Display for Outcome {
         let share = self.unsure as f64 * 100.0 / (self.steps + self.unsure).max(1) as f64;
         write!(
             f,
-            "{} packets compared ({} not), {} steps, {} of {} by counters, unsure {} ({share:.1} %), {} wrong",
-            self.packets, self.unpaired, self.steps, self.counted, self.told, self.unsure, self.fault_count
+            "{} packets compared ({} not), {} steps, {} of {} exact, unsure {} ({share:.1} %), {} wrong",
+            self.packets, self.unpaired, self.steps, self.exact, self.told, self.unsure, self.fault_count
         )?;
         let mut doubts: Vec<_> = self.doubts.iter().collect();
         doubts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));

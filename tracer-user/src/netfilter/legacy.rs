@@ -50,6 +50,8 @@ pub struct LegacyLayout {
     /// Of struct nf_nat_lookup_hook_priv (net/netfilter/nf_nat_core.c), whose list of functions NAT's function on a hook calls;
     /// `None` if it is not described.
     nat_entries: Option<u32>,
+    /// Whether NAT is loaded: where it isn't, it asks no table.
+    pub has_nat: bool,
     /// Addresses of [`TABLE_FUNCTIONS`]; 0 for one that is not there.
     pub functions: [u64; TABLE_FUNCTIONS.len()],
     /// What the CPU adds to per-CPU addresses, if this machine can have one only: counters lie in the rules then
@@ -75,6 +77,7 @@ impl LegacyLayout {
             target_name: at("xt_target", "name")?,
             nat_entries: nf_nat.unwrap_or(vmlinux).offset_of("nf_nat_lookup_hook_priv", "entries"),
             functions: [0; TABLE_FUNCTIONS.len()],
+            has_nat: true,
             only_cpu: None,
         })
     }
@@ -283,6 +286,9 @@ impl Table {
         layout: &LegacyLayout,
         hooked: &[Hooked],
     ) -> Option<Vec<u64>> {
+        if !layout.has_nat {
+            return Some(Vec::new());
+        }
         let entries_at = u64::from(layout.nat_entries?);
         let mut tables = Vec::new();
         // Which of them is NAT's need not be known: in no other's place there is a list of functions of tables.
@@ -610,6 +616,7 @@ pub(crate) mod tests {
         target_name: 16,
         nat_entries: Some(8),
         functions: [0x1111, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        has_nat: true,
         only_cpu: None,
     };
 

@@ -294,6 +294,7 @@ impl Kernel {
         self.layout.br_nf_pre_routing = range(bridge::FREES_ITSELF);
         if let Some(legacy) = &mut self.legacy {
             legacy.functions = legacy::TABLE_FUNCTIONS.map(|name| range(name).start);
+            legacy.has_nat = range("nf_nat_inet_fn").end != 0;
         }
     }
 }
