@@ -15,7 +15,9 @@ use crate::{
 use anyhow::Context as _;
 use std::{
     ffi::OsString,
+    fs,
     io::{self, Write as _},
+    ops::Range,
     sync::{Mutex, PoisonError, mpsc::Sender},
 };
 
@@ -102,6 +104,31 @@ fn release_memory() {
         libc::malloc_trim(0);
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
     }
+    release_code();
+}
+
+/// Lets go of the program's own code, most of which only start-up runs: the kernel has it in its page cache, and maps what runs again.
+fn release_code() {
+    let (Ok(maps), Ok(program)) = (fs::read_to_string("/proc/self/maps"), fs::read_link("/proc/self/exe"))
+    else {
+        return;
+    };
+    let Some(program) = program.to_str() else { return };
+    for range in maps.lines().filter_map(|line| code(line, program)) {
+        // SAFETY: a mapping of this process that nothing can write to and that no relocation changed, for it is code: what is
+        // read or run there next comes from the same file (madvise(2), MADV_DONTNEED).
+        unsafe { libc::madvise(range.start as *mut libc::c_void, range.len(), libc::MADV_DONTNEED) };
+    }
+}
+
+/// Where a line of /proc/PID/maps (proc_pid_maps(5)) has code of a program.
+fn code(line: &str, program: &str) -> Option<Range<usize>> {
+    let (range, rest) = line.split_once(' ')?;
+    let (start, end) = range.split_once('-')?;
+    let is_it = rest.starts_with("r-xp ")
+        && rest.split_once('/').is_some_and(|(_, path)| path == program.trim_start_matches('/'));
+    let address = |text| usize::from_str_radix(text, 16).ok();
+    Some(address(start)?..address(end)?).filter(|range| is_it && !range.is_empty())
 }
 
 fn refuse(why: &dyn std::error::Error) -> u8 {
@@ -124,4 +151,27 @@ pub fn say(line: &str) {
         return;
     }
     let _ = writeln!(io::stderr(), "droptrace: {line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::code;
+
+    #[test]
+    fn only_the_programs_own_code() {
+        let line = |perms: &str, path: &str| format!("55d0-55f0 {perms} 00001000 fd:00 123    {path}");
+        assert_eq!(code(&line("r-xp", "/usr/bin/droptrace"), "/usr/bin/droptrace"), Some(0x55d0..0x55f0));
+        for (perms, path) in [
+            ("r--p", "/usr/bin/droptrace"),
+            ("rwxp", "/usr/bin/droptrace"),
+            ("r-xs", "/usr/bin/droptrace"),
+            ("r-xp", "/usr/bin/other"),
+            ("r-xp", "/usr/bin/droptrace (deleted)"),
+            ("r-xp", "[vdso]"),
+            ("r-xp", ""),
+        ] {
+            assert_eq!(code(&line(perms, path), "/usr/bin/droptrace"), None, "{perms} {path}");
+        }
+        assert_eq!(code("nonsense", "/usr/bin/droptrace"), None);
+    }
 }

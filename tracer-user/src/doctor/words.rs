@@ -225,7 +225,10 @@ mod tests {
         let finding = Finding {
             id: "ip-forward-off",
             severity: Severity::Error,
-            text: Text::new("ip-forward-off", [("interfaces", "eth\n0".to_owned())]),
+            text: Text::new(
+                "ip-forward-off",
+                [("interfaces", "eth\n0".to_owned()), ("settings", "net.ipv4.ip_forward=1".to_owned())],
+            ),
             evidence: vec![evidence("net.ipv4.ip_forward", 0, "sysctl")],
             netns: Some(7),
             interface: Some("eth\n0".to_owned()),
