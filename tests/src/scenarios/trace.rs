@@ -604,7 +604,7 @@ fn ipvs_vip() -> Result<()> {
     routed.router.run("ipvsadm -A -t 10.96.0.1:6379 -s rr")?;
     let names = super::names::inventory()?;
     let path = names.path().to_str().context("the path of a file")?;
-    let trace = Trace::start(&["--inventory", path, "--service", "redis"])?;
+    let trace = Trace::start(&["--inventory", path, "--ip", "10.96.0.1"])?;
     let to = "10.96.0.1:6379".parse()?;
     let syn = |port| packet::tcp(routed.client.port(Family::V4, port), to, 1, 0, tcp_flag::SYN, b"");
     routed.client.inject(&[syn(40_010)])?;
