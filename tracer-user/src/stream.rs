@@ -435,6 +435,9 @@ impl Stream {
 
     /// Looks for changed rules where packets are followed, if it is time. Where that fails, rules are evaluated.
     fn refresh_moved(&mut self) {
+        if !self.rulesets.moved.is_due() {
+            return;
+        }
         let Ok(mut netns) = self.tracer.network_namespaces(self.kernel.layout()) else { return };
         netns.retain(|netns| self.followed.contains(&netns.inode));
         let most = self.tracer.compared_chunks();

@@ -63,10 +63,12 @@ impl CountedTable {
         self.chains.values().flat_map(|chain| chain.rules.iter().copied().flatten().chain(chain.end))
     }
 
-    /// Whether a packet that comes to it always moves one of its counters.
+    /// Whether every packet that comes to it by a base chain leaves the counter of what ended its way behind: all rules and the base chain's
+    /// end have one.
     #[must_use]
-    pub fn counts_all(&self) -> bool {
-        self.backend == Backend::Legacy
+    pub fn counts_all(&self, base: &str) -> bool {
+        let has_end = self.chains.get(base).is_some_and(|chain| chain.end.is_some());
+        has_end && self.chains.values().flat_map(|chain| &chain.rules).all(Option::is_some)
     }
 
     /// How far each of its counters has moved.
@@ -128,6 +130,12 @@ pub struct Plans {
 }
 
 impl Plans {
+    /// Whether it is time to look for changed rules.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.not_before.is_none_or(|when| Instant::now() >= when)
+    }
+
     /// Looks for changed rules in the given network namespaces. Returns the new plan, of at most `most` chunks, and its version if
     /// the programs must be told.
     pub fn refresh(
@@ -138,10 +146,8 @@ impl Plans {
         most: u32,
     ) -> Option<(u32, &Plan)> {
         let start = Instant::now();
-        if self.not_before.is_some_and(|when| start < when) {
-            return None;
-        }
         let signatures: Vec<_> = netns.iter().map(|it| signature(memory, layouts, it.address)).collect();
+        self.not_before = Some(start + start.elapsed() * IDLE_SHARE + Duration::from_millis(10));
         let known = self.plans.last().map(|(_, plan)| plan.counted.as_slice()).unwrap_or_default();
         let is_known = |(netns, signature): (&NetnsId, &Signature)| {
             known.iter().any(|it| it.netns == *netns && it.signature == *signature)

@@ -177,7 +177,10 @@ impl View {
     /// The drops of a group, the newest first.
     pub(super) fn drops<'a>(&'a self, model: &'a Model, label: &'a Label) -> Vec<&'a Recent> {
         let key = model.groups(self.key).0;
-        model.drops_of(key, label).filter(|it| self.has(&words::line(&it.drop))).collect()
+        model
+            .drops_of(key, label)
+            .filter(|it| self.filter.is_empty() || self.has(&words::line(&it.drop)))
+            .collect()
     }
 
     /// What a key does.

@@ -224,7 +224,7 @@ impl Rules {
             if table.name == "nat" && table.is_iptables {
                 let by_counters = counted.as_ref().and_then(|(counted, moved)| match moved.is_empty() {
                     false => Some(true),
-                    true => counted.counts_all().then_some(false),
+                    true => counted.counts_all(table.chain).then_some(false),
                 });
                 match by_counters.or_else(|| is_asked(&packet, hook, is_tracked_since)) {
                     Some(true) => {}

@@ -13,6 +13,8 @@ pub(super) struct Counts<'t> {
     chains: &'t HashMap<String, CountedChain>,
     /// By counter.
     moved: HashMap<u64, Moved>,
+    /// Another packet that was there in between would show: only then counters may say what evaluating does not.
+    is_whole: bool,
 }
 
 #[derive(Debug, Default)]
@@ -30,10 +32,10 @@ struct Moved {
 pub(super) struct Contradiction;
 
 impl<'t> Counts<'t> {
-    /// `moved`: how far the table's counters did.
-    pub(super) fn new(table: &'t CountedTable, moved: HashMap<u64, u64>) -> Self {
+    /// `moved`: how far the counters of the table did, which the packet came to by the chain `base`.
+    pub(super) fn new(table: &'t CountedTable, base: &str, moved: HashMap<u64, u64>) -> Self {
         let moved = moved.into_iter().map(|(counter, by)| (counter, Moved { by, ..Moved::default() }));
-        Self { chains: &table.chains, moved: moved.collect() }
+        Self { chains: &table.chains, moved: moved.collect(), is_whole: table.counts_all(base) }
     }
 
     /// Whether a rule that the packet comes to matched, of which evaluating says `evaluated`.
@@ -62,6 +64,9 @@ impl<'t> Counts<'t> {
     }
 
     fn ask(&mut self, counter: u64, evaluated: Truth) -> Result<bool, Contradiction> {
+        if evaluated == Truth::Unknown && !self.is_whole {
+            return Err(Contradiction);
+        }
         let Some(moved) = self.moved.get_mut(&counter) else {
             return if evaluated == Truth::Yes { Err(Contradiction) } else { Ok(false) };
         };
@@ -88,7 +93,7 @@ mod tests {
     /// One chain whose rules have counters 1, 2 ..., and whose end has 9.
     fn counts<'c>(chains: &'c HashMap<String, CountedChain>, moved: &[(u64, u64)]) -> Counts<'c> {
         let moved = moved.iter().map(|(counter, by)| (*counter, Moved { by: *by, ..Moved::default() }));
-        Counts { chains, moved: moved.collect() }
+        Counts { chains, moved: moved.collect(), is_whole: true }
     }
 
     fn chains() -> HashMap<String, CountedChain> {
@@ -105,6 +110,15 @@ mod tests {
         assert!(!it.are_used_up());
         assert_eq!(it.end("X"), Ok(()));
         assert!(it.are_used_up());
+    }
+
+    #[test]
+    fn where_other_packets_would_leave_no_end_only_evaluating_decides() {
+        let chains = chains();
+        let mut it = Counts { is_whole: false, ..counts(&chains, &[(1, 1)]) };
+        assert_eq!(it.rule("X", 1, Truth::Yes), Ok(true));
+        assert_eq!(it.rule("X", 2, Truth::No), Ok(false));
+        assert_eq!(it.rule("X", 2, Truth::Unknown), Err(Contradiction));
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub fn counted_path(
     counted: &CountedTable,
     moved: HashMap<u64, u64>,
 ) -> Option<Path> {
-    let path = follow(packet, table, counted.backend, Some(Counts::new(counted, moved)));
+    let path = follow(packet, table, counted.backend, Some(Counts::new(counted, table.chain, moved)));
     path.unsure.is_none().then_some(path)
 }
 
