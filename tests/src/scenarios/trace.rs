@@ -268,7 +268,7 @@ fn counters_decide(backend: Backend) -> Result<()> {
     }
     let family = Family::V4;
     let routed = Routed::new()?;
-    let rules = "*filter\n:half - [0:0]\n\
+    let rules = "*filter\n:FORWARD ACCEPT [0:0]\n:half - [0:0]\n\
         -A FORWARD -p udp -m statistic --mode nth --every 2 --packet 0 -j half\n\
         -A half -p udp -m comment --comment \"each that comes here\"\nCOMMIT\n";
     backend.load(&routed.router, family, rules)?;
